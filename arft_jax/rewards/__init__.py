@@ -1,0 +1,1 @@
+"""R_format and R_acc."""

@@ -1,0 +1,1 @@
+"""Advantages, objectives and corrections: functions of arrays."""

@@ -1,0 +1,1 @@
+"""Picking tokens and recognising stops."""

@@ -1,0 +1,1 @@
+"""The jitted programs; the only floor with jax.jit."""

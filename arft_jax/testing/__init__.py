@@ -1,0 +1,1 @@
+"""Tiny models, tokenizers, scripted policies and oracles for tests."""

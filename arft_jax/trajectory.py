@@ -1,0 +1,179 @@
+"""The records that flow through the loops: tasks, turns, tool calls, observations, trajectories.
+
+Everything here is a frozen value. Token spans are half-open ``[start, end)`` indices into the one
+token stream of a trajectory, which is never decoded and encoded again: what the sampler wrote is what
+the loss reads.
+"""
+
+import dataclasses
+import enum
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from arft_jax import protocol
+
+
+class Status(enum.StrEnum):
+    """Why a trajectory ended."""
+
+    ANSWERED = "answered"  # an <answer> closed it
+    MALFORMED = "malformed"  # a turn that is no action of the protocol
+    TURN_LIMIT = "turn_limit"  # max_turns turns and no answer
+    TURN_TOKENS = "turn_tokens"  # a turn reached max_turn_tokens without a stop tag
+    TOKENS = "tokens"  # the trajectory's token budget is spent, at a whole observation
+    INFRA = "infra"  # a fault of ours: masked, never scored
+
+
+class ToolStatus(enum.StrEnum):
+    """Outcome of one tool call."""
+
+    OK = "ok"
+    ERROR = "error"  # the policy's own mistake: exception, bad request
+    LIMIT = "limit"  # time, memory or output limit reached
+    INFRA = "infra"  # a fault of ours, never shown to the policy and never scored
+    REFUSED = "refused"  # the tool is switched off or not offered to this task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Image:
+    """A decoded image, RGB.
+
+    Args:
+      pixels: uint8[height, width, 3].
+      name: how the trajectory refers to it, for example ``image_1``.
+    """
+
+    pixels: np.ndarray
+    name: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Content hash of shape and pixels: the key under which an image is stored and encoded once."""
+        header = str(self.pixels.shape).encode()
+        return hashlib.sha256(header + np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """One dataset row.
+
+    Args:
+      id: unique within its data set and split.
+      kind: ``coding`` or ``search``: which agent's protocol and tools serve it.
+      question: the user's text.
+      images: what the user shows, in order.
+      answers: acceptable answers; the best match counts.
+      problems: the true kinds of degradation (coding); empty for search.
+      split: ``simple`` or ``hard``.
+      corpus: name of the local text collection that a search task is asked over.
+    """
+
+    id: str
+    kind: str
+    question: str
+    images: tuple[Image, ...]
+    answers: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    split: str = "simple"
+    corpus: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """A request to a tool: ``python`` (source), ``search`` (query) or ``diagnose`` (named problems)."""
+
+    tool: str
+    request: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observation:
+    """What a tool returned, as the policy sees it."""
+
+    text: str
+    images: tuple[Image, ...] = ()
+    status: ToolStatus = ToolStatus.OK
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
+    """One segment written by the policy.
+
+    Args:
+      text: the decoded turn, for people and parsers only.
+      action: what protocol.parse_turn made of it.
+      start, end: its token span in the trajectory.
+      call, observation: the tool's part, where the turn asked for one.
+    """
+
+    text: str
+    action: protocol.Action
+    start: int
+    end: int
+    call: ToolCall | None = None
+    observation: Observation | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSpan:
+    """Where an image's tokens stand: ``tokens[start : start + n]`` with patch grid (t, h, w)."""
+
+    sha256: str
+    start: int
+    n: int
+    grid: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The record of one rollout; T tokens, prompt included.
+
+    Args:
+      task: the dataset row.
+      row: index within its group, 0 .. G-1.
+      tokens: int32[T].
+      sampler_logps: float32[T], nats; 0 where a token was not sampled.
+      completion_mask: bool[T], True after the prompt.
+      observation_mask: bool[T], True on injected tokens (tool text, images, chat frame).
+      positions: int32[3, T], M-RoPE positions.
+      prompt_len: tokens before sampling starts.
+      images: the image spans, in order of their start.
+      turns: in order.
+      status: why it ended.
+      rewards: components by name (``format``, ``accuracy``, ``total``, ...); empty before scoring.
+    """
+
+    task: Task
+    row: int
+    tokens: np.ndarray
+    sampler_logps: np.ndarray
+    completion_mask: np.ndarray
+    observation_mask: np.ndarray
+    positions: np.ndarray
+    prompt_len: int
+    images: tuple[ImageSpan, ...]
+    turns: tuple[Turn, ...]
+    status: Status
+    rewards: dict[str, float] = dataclasses.field(default_factory=dict)
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """bool[T]: the policy's own tokens, the end token included. The only mask a loss takes."""
+        return self.completion_mask & ~self.observation_mask
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the final <answer>, or None."""
+        for turn in reversed(self.turns):
+            if isinstance(turn.action, protocol.Answer):
+                return turn.action.text
+        return None
