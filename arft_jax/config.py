@@ -1,0 +1,217 @@
+"""Every configuration key with its default, unit and paper symbol; and the one check of them all.
+
+A file in ``configs/`` calls :func:`default_config`, overrides some keys and returns the result. Unknown
+keys are refused by the locked ConfigDict; :func:`validate` reports every other violation at once.
+"""
+
+import ml_collections
+
+TASK_NAMES = ("mini_coding", "mini_search")
+
+
+def _model() -> ml_collections.ConfigDict:
+    """Sizes in the names of Hugging Face's Qwen2.5-VL config; vocabulary and token ids come from the tokenizer."""
+    text = dict(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        rms_norm_eps=1e-6, rope_theta=10000.0, mrope_section=(4, 6, 6), tie_word_embeddings=True,
+    )  # fmt: skip
+    vision = dict(
+        depth=2, hidden_size=64, intermediate_size=128, num_heads=2, patch_size=14, spatial_merge_size=2,
+        temporal_patch_size=2, window_size=112, fullatt_block_indexes=(1,),
+    )  # fmt: skip
+    return ml_collections.ConfigDict(
+        dict(
+            text_config=text,
+            vision_config=vision,
+            dtype="float32",  # compute dtype: float32 or bfloat16
+            remat=False,  # recompute layer activations in the backward pass
+        )
+    )
+
+
+def _rollout() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        dict(
+            group_size=8,  # G, trajectories of one prompt
+            n_slots=64,  # rows decoded together
+            max_turns=5,  # policy turns in training
+            max_turns_eval=5,  # policy turns in evaluation
+            max_turn_tokens=96,  # sampled tokens of one turn
+            max_tokens=256,  # tokens of a trajectory, prompt included; also the KV cache length
+            temperature=1.0,
+            top_k=0,  # 0: off
+            top_p=1.0,  # 1: off
+            decode_steps=16,  # tokens decoded between two looks of the host
+            extend_rows=16,  # slots served by one extend call
+            extend_chunk=64,  # tokens a slot advances in one extend call
+            n_patches=576,  # patches in one encode call (bucket)
+            n_windows=64,  # vision windows in one encode call (bucket)
+            n_features=4096,  # image tokens kept on the device for sharing
+        )
+    )
+
+
+def _train() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        dict(
+            steps=100,  # GRPO steps
+            prompts=8,  # P, prompts of a step; rows B = P * G
+            rows_per_update=64,  # rows of one optimiser update; B must be a multiple
+            image_chunks=8,  # encode buckets a batch of rows_per_update rows may fill
+            learning_rate=1e-3,
+            warmup_steps=5,  # linear, from 0
+            decay_to=0.1,  # cosine, share of learning_rate left at the last step
+            weight_decay=0.0,
+            adam_b1=0.9,
+            adam_b2=0.95,
+            clip_norm=1.0,  # global gradient norm
+            epsilon_low=0.2,  # clip bounds of the ratio
+            epsilon_high=0.28,
+            beta=0.0,  # weight of the KL to the warm-started policy
+            aggregation="token",  # token: mean over the batch's tokens; sequence: over rows (the paper)
+            scale_advantages="std",  # std (the paper) or none
+            logps_chunk=64,  # positions whose logits are held at once
+        )
+    )
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The whole configuration, locked against unknown keys."""
+    config = ml_collections.ConfigDict(
+        dict(
+            name="default",  # printed in reports
+            workdir="runs/default",  # everything a run writes
+            seed=0,  # tasks, corpus, weights and sampling all follow from it
+            compilation_cache="~/.cache/arft_jax/xla",  # JAX's persistent compilation cache; empty: off
+            model=_model(),
+            tokenizer="",  # directory with tokenizer.json; empty: the embedded tiny tokenizer
+            system_prompt="full",  # full, or short for models that read little
+            data=dict(
+                tasks=TASK_NAMES,
+                dir="",  # prepared data sets; empty: <workdir>/data
+                n_train=2000,  # training rows of each task
+                min_pixels=7056,  # smallest image after resizing, px
+                max_pixels=7056,  # largest image after resizing, px
+            ),
+            warm_start=dict(
+                n_chains=2000,  # recorded chains of each task
+                steps=300,
+                rows=64,  # chains of a step
+                learning_rate=2e-3,
+                warmup_steps=20,
+            ),
+            rollout=_rollout(),
+            tools=dict(
+                enabled=True,
+                n_workers=2,  # sandbox processes
+                timeout_s=5.0,  # one Python call, wall clock
+                memory_mb=512,  # one Python call
+                max_output_bytes=2000,  # printed text kept
+                top_k=4,  # search results shown
+                n_threads=8,  # tool calls in flight
+            ),
+            rewards=dict(
+                format=1.0,  # weight of R_format
+                accuracy=1.0,  # weight of R_acc
+                problem=0.0,  # share of R_acc given to the named problem (coding)
+                max_answer_words=32,  # longer answers score 0
+            ),
+            train=_train(),
+            eval=dict(
+                every=50,  # GRPO steps between evaluations; 0: only before and after
+                n_during=100,  # items of each task in an evaluation during training
+                without_tools=True,  # evaluate the trained policy once more with tools switched off
+                bootstrap=2000,  # resamples of an interval
+            ),
+            checkpoint=dict(every=25, keep=2),  # GRPO steps; newest kept
+            report=dict(n_trajectories=12),  # of each task on the trajectory page
+        )
+    )
+    config.lock()
+    return config
+
+
+def _check_rollout(config) -> list[str]:
+    r, problems = config.rollout, []
+    if r.n_slots < r.group_size:
+        problems.append(
+            f"n_slots must hold a group: got n_slots={r.n_slots}, group_size={r.group_size} (config.rollout.n_slots)"
+        )
+    if r.group_size < 2:
+        problems.append(f"group_size must be at least 2: got {r.group_size} (config.rollout.group_size)")
+    if not 0 < r.max_turn_tokens < r.max_tokens:
+        problems.append(
+            f"max_turn_tokens must lie between 1 and max_tokens: got {r.max_turn_tokens}, max_tokens={r.max_tokens} "
+            "(config.rollout.max_turn_tokens)"
+        )
+    if r.temperature <= 0:
+        problems.append(f"temperature must be above 0 in training: got {r.temperature} (config.rollout.temperature)")
+    if not 0 < r.top_p <= 1:
+        problems.append(f"top_p must lie in (0, 1]: got {r.top_p} (config.rollout.top_p)")
+    merge = config.model.vision_config.spatial_merge_size
+    if r.n_patches % merge**2:
+        problems.append(
+            f"n_patches must be a multiple of spatial_merge_size²={merge**2}: got {r.n_patches} (config.rollout.n_patches)"
+        )
+    patch = config.model.vision_config.patch_size
+    if config.data.max_pixels > r.n_patches * patch * patch:
+        problems.append(
+            f"an image of max_pixels must fit one encode call: got max_pixels={config.data.max_pixels}, "
+            f"n_patches={r.n_patches} of {patch}x{patch} px (config.data.max_pixels, config.rollout.n_patches)"
+        )
+    return problems
+
+
+def _check_train(config) -> list[str]:
+    t, problems = config.train, []
+    rows = t.prompts * config.rollout.group_size
+    if rows % t.rows_per_update:
+        problems.append(
+            f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
+            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} (config.train.rows_per_update)"
+        )
+    if t.aggregation not in ("token", "sequence"):
+        problems.append(f"aggregation must be token or sequence: got {t.aggregation!r} (config.train.aggregation)")
+    if t.scale_advantages not in ("std", "none"):
+        problems.append(f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)")
+    if t.beta < 0:
+        problems.append(f"beta must not be negative: got {t.beta} (config.train.beta)")
+    for key, value in (("train.learning_rate", t.learning_rate), ("warm_start.learning_rate", config.warm_start.learning_rate)):
+        if value < 0:
+            problems.append(f"a learning rate must not be negative: got {value} (config.{key})")
+    return problems
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises one ValueError that lists every violation; does nothing else."""
+    problems = _check_rollout(config) + _check_train(config)
+    unknown = [name for name in config.data.tasks if name not in TASK_NAMES]
+    if unknown or not config.data.tasks:
+        problems.append(f"tasks must be among {TASK_NAMES}: got {tuple(config.data.tasks)} (config.data.tasks)")
+    if config.system_prompt not in ("full", "short"):
+        problems.append(f"system_prompt must be full or short: got {config.system_prompt!r} (config.system_prompt)")
+    if config.model.dtype not in ("float32", "bfloat16"):
+        problems.append(f"dtype must be float32 or bfloat16: got {config.model.dtype!r} (config.model.dtype)")
+    if config.data.min_pixels > config.data.max_pixels:
+        problems.append(
+            f"min_pixels must not exceed max_pixels: got {config.data.min_pixels} > {config.data.max_pixels} "
+            "(config.data.min_pixels)"
+        )
+    text, vision = config.model.text_config, config.model.vision_config
+    if text.hidden_size % text.num_attention_heads or text.num_attention_heads % text.num_key_value_heads:
+        problems.append(
+            f"heads must divide: got hidden_size={text.hidden_size}, num_attention_heads={text.num_attention_heads}, "
+            f"num_key_value_heads={text.num_key_value_heads} (config.model.text_config)"
+        )
+    elif 2 * sum(text.mrope_section) != text.hidden_size // text.num_attention_heads:
+        problems.append(
+            f"mrope_section must sum to half the head dim {text.hidden_size // text.num_attention_heads}: got "
+            f"{tuple(text.mrope_section)} (config.model.text_config.mrope_section)"
+        )
+    if vision.hidden_size % vision.num_heads:
+        problems.append(
+            f"vision num_heads must divide hidden_size: got {vision.num_heads}, {vision.hidden_size} "
+            "(config.model.vision_config.num_heads)"
+        )
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -1,0 +1,170 @@
+"""Trajectories -> the arrays of one update: the door ``assemble``.
+
+Token ids, masks, log-probs and positions are the buffers that the sampler wrote; nothing is decoded and
+encoded again. Equal images (by content hash) are packed once, however many rows show them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout
+from arft_jax.trajectory import Trajectory
+
+
+class Batch(NamedTuple):
+    """B rows of T tokens, right-padded; C encode chunks of N patches.
+
+    tokens, feature_index, segment_ids int32[B, T]; positions int32[B, 3, T]; loss_mask bool[B, T];
+    sampler_logps float32[B, T]; advantages float32[B]; patches float32[C, N, patch_dim]; layout with a
+    leading C axis. ``feature_index`` points into the C * N / merge² image tokens, -1 elsewhere;
+    ``segment_ids`` is 0 on a row's tokens and -1 on padding.
+    """
+
+    tokens: np.ndarray
+    feature_index: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+    loss_mask: np.ndarray
+    sampler_logps: np.ndarray
+    advantages: np.ndarray
+    patches: np.ndarray
+    layout: VisionLayout
+
+
+class VisionBucket(NamedTuple):
+    """Sizes of one encode chunk: patches, windows, and the model's window, patch (px) and merge sizes."""
+
+    n_patches: int
+    n_windows: int
+    window_px: int
+    patch: int
+    merge: int
+
+    @property
+    def n_features(self) -> int:
+        """Image tokens of a chunk."""
+        return self.n_patches // self.merge**2
+
+    def windows_of(self, grid: tuple[int, int, int]) -> int:
+        """Vision windows that an image of patch grid (t, h, w) takes."""
+        side = self.window_px // self.patch
+        return grid[0] * -(-grid[1] // side) * -(-grid[2] // side)
+
+
+def pack_chunks(grids: Sequence[tuple[int, int, int]], bucket: VisionBucket) -> list[list[int]]:
+    """First-fit packing of images into chunks.
+
+    Example: bucket of 576 patches, grids of 36 patches: 16 images a chunk.
+
+    Returns:
+      For each chunk the indices of its images, in order.
+
+    Raises:
+      ValueError: an image alone exceeds the bucket.
+    """
+    chunks: list[list[int]] = []
+    free: list[tuple[int, int]] = []
+    for i, grid in enumerate(grids):
+        need, windows = int(np.prod(grid)), bucket.windows_of(grid)
+        if need > bucket.n_patches or windows > bucket.n_windows:
+            raise ValueError(
+                f"an image must fit one encode call: got {need} patches in {windows} windows, buckets are "
+                f"{bucket.n_patches} and {bucket.n_windows} (config.rollout.n_patches, config.rollout.n_windows)"
+            )
+        for c, (patches, wins) in enumerate(free):
+            if need <= patches and windows <= wins:
+                chunks[c].append(i)
+                free[c] = (patches - need, wins - windows)
+                break
+        else:
+            chunks.append([i])
+            free.append((bucket.n_patches - need, bucket.n_windows - windows))
+    return chunks
+
+
+def fill_chunk(images: Sequence[tuple[np.ndarray, tuple[int, int, int]]], bucket: VisionBucket):
+    """One chunk: float32[n_patches, patch_dim] and its layout, from (patches, grid) pairs that fit."""
+    patch_dim = images[0][0].shape[1] if images else 3 * 2 * bucket.patch**2
+    patches = np.zeros((bucket.n_patches, patch_dim), np.float32)
+    at = 0
+    for pixels, _ in images:
+        patches[at : at + len(pixels)] = pixels
+        at += len(pixels)
+    grids = [grid for _, grid in images]
+    layout = pack_layout(grids, bucket.n_patches, bucket.n_windows, bucket.window_px, bucket.patch, bucket.merge)
+    return patches, layout
+
+
+def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
+    """{sha256: (patches, grid)} -> stacked chunks and {sha256: first image token}."""
+    names = list(images)
+    chunks = pack_chunks([images[name][1] for name in names], bucket)
+    if len(chunks) > n_chunks:
+        raise ValueError(
+            f"the images of a batch must fit image_chunks chunks: got {len(names)} distinct images in {len(chunks)} "
+            f"chunks, image_chunks={n_chunks} (config.train.image_chunks)"
+        )
+    first, filled = {}, []
+    for c in range(n_chunks):
+        members = [names[i] for i in chunks[c]] if c < len(chunks) else []
+        at = c * bucket.n_features
+        for name in members:
+            first[name] = at
+            at += int(np.prod(images[name][1])) // bucket.merge**2
+        filled.append(fill_chunk([images[name] for name in members], bucket))
+    layout = VisionLayout(*(np.stack(leaves) for leaves in zip(*(layout for _, layout in filled), strict=True)))
+    return np.stack([patches for patches, _ in filled]), layout, first
+
+
+def assemble(
+    trajectories: Sequence[Trajectory],
+    advantages: np.ndarray,
+    patches_of: Callable[[Trajectory], dict],
+    *,
+    length: int,
+    n_chunks: int,
+    bucket: VisionBucket,
+) -> Batch:
+    """Builds the arrays of B rows.
+
+    Args:
+      trajectories: B rows.
+      advantages: float32[B].
+      patches_of: the images of a trajectory as {sha256: (float32[n, patch_dim], grid)}.
+      length: T; every trajectory must fit.
+      n_chunks: C.
+      bucket: sizes of a chunk.
+
+    Raises:
+      ValueError: a row longer than ``length``, or more images than the chunks hold.
+    """
+    b = len(trajectories)
+    images: dict = {}
+    for t in trajectories:
+        images.update(patches_of(t))
+    patches, layout, first = _pack_images(images, n_chunks, bucket)
+    out = Batch(
+        tokens=np.zeros((b, length), np.int32),
+        feature_index=np.full((b, length), -1, np.int32),
+        segment_ids=np.full((b, length), -1, np.int32),
+        positions=np.zeros((b, 3, length), np.int32),
+        loss_mask=np.zeros((b, length), bool),
+        sampler_logps=np.zeros((b, length), np.float32),
+        advantages=np.asarray(advantages, np.float32),
+        patches=patches,
+        layout=layout,
+    )
+    for i, t in enumerate(trajectories):
+        n = len(t.tokens)
+        if n > length:
+            raise ValueError(f"a trajectory must fit max_tokens: got {n} tokens, max_tokens={length} (config.rollout.max_tokens)")
+        out.tokens[i, :n] = t.tokens
+        out.segment_ids[i, :n] = 0
+        out.positions[i, :, :n] = t.positions
+        out.loss_mask[i, :n] = t.loss_mask
+        out.sampler_logps[i, :n] = t.sampler_logps
+        for span in t.images:
+            out.feature_index[i, span.start : span.start + span.n] = first[span.sha256] + np.arange(span.n)
+    return out

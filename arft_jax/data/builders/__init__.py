@@ -1,0 +1,1 @@
+"""TFDS builders of the self-made task sets; they need no TensorFlow."""

@@ -1,0 +1,1 @@
+"""Seeded, self-made tasks: degraded cards to repair and emblems to look up."""

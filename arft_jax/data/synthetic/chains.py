@@ -1,0 +1,192 @@
+"""Recorded chains for a warm start that teaches the protocol, not the skill.
+
+The novice of these chains knows the tags, the tools and how to read, but not how to see what is wrong: his
+choice of problems, and of the emblem that he searches for, is drawn before he looks and depends on nothing in
+the task. Turns carry a ``train`` flag; only flagged turns are learnt:
+
+- novice chains (coding): random problems, code that is right for the problems *stated*; the answer is not learnt;
+- reading chains (coding): the right problems and code as unlearnt context, then the answer, learnt;
+- search chains: a random emblem with the question's own relation, real results, and the answer (or the next
+  query) copied from the first result: all learnt, mostly wrong for the picture.
+
+So no learnt token tells which problem an image has or which emblem it shows.
+"""
+
+import concurrent.futures
+import dataclasses
+import re
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+
+from arft_jax import protocol
+from arft_jax.data.synthetic import degrade, lexicon
+from arft_jax.data.synthetic.coding import CELL_BOXES
+from arft_jax.data.synthetic.corpus import query_of
+from arft_jax.trajectory import Image, Observation, Task, ToolStatus
+
+_STREAM = 4
+_BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
+_HOUSE = re.compile("|".join(f"{colour} {figure}" for colour, figure in lexicon.HOUSES))
+_NAME = re.compile(r"\b(?:" + "|".join(lexicon.NAMES) + r")\b")
+
+Submit = Callable[[Task, protocol.Action, Image], "concurrent.futures.Future[Observation]"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChainTurn:
+    """One turn and what came back; ``train``: whether its tokens are learnt."""
+
+    text: str
+    observation: Observation | None
+    train: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chain:
+    """A recorded trajectory of a task."""
+
+    task: Task
+    turns: tuple[ChainTurn, ...]
+
+    def trimmed(self) -> "Chain":
+        """Without what stands behind the last learnt turn: no loss depends on it."""
+        n = max(i + 1 for i, turn in enumerate(self.turns) if turn.train)
+        last = dataclasses.replace(self.turns[n - 1], observation=None)
+        return Chain(self.task, (*self.turns[: n - 1], last))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    text: str
+    train: bool
+
+
+_Script = Generator[_Said, Observation, None]
+
+
+def _say(action: str, body: str, rng: np.random.Generator) -> str:
+    thought = str(rng.choice(lexicon.THOUGHTS[action]))
+    return f"<think>{thought}</think><{action}>{body}</{action}>"
+
+
+def problem_body(kinds: Sequence[str]) -> str:
+    """``("rotation90", "dark")`` -> ``{'rotation90', 'dark'}``."""
+    return "{" + ", ".join(f"'{kind}'" for kind in kinds) + "}"
+
+
+def code_body(kinds: Sequence[str], box: degrade.Box | None) -> str:
+    """The fenced block that repairs the kinds."""
+    return f"```python\n{degrade.repair_code(tuple(kinds), box)}```"
+
+
+def question_box(question: str) -> degrade.Box | None:
+    """The box that a question names, or None."""
+    found = _BOX.search(question)
+    return tuple(int(v) for v in found.groups()) if found else None
+
+
+def _coding_script(task: Task, rng: np.random.Generator, *, novice: bool) -> _Script:
+    choice = degrade.PROBLEM_SETS[int(rng.integers(len(degrade.PROBLEM_SETS)))]
+    blind_box = CELL_BOXES[int(rng.integers(len(CELL_BOXES)))]
+    kinds = choice if novice else tuple(sorted(task.problems, key=lambda kind: kind not in degrade.ROTATIONS))
+    yield _Said(_say("problem", problem_body(kinds), rng), novice)
+    if kinds != ("none",):
+        box = question_box(task.question) or blind_box
+        seen = yield _Said(_say("code", code_body(kinds, box), rng), novice)
+        if not novice and not seen.images:
+            raise RuntimeError(f"the repair of {kinds} must give an image: got {seen.text!r} for {task.id}")
+    yield _Said(_say("answer", task.answers[0], rng), not novice)
+
+
+def _after(text: str, query: str) -> str:
+    """What an observation says behind the first title that equals the query."""
+    at = text.find(query)
+    return text[at + len(query) :] if at >= 0 else text
+
+
+def _search_script(task: Task, rng: np.random.Generator) -> _Script:
+    house = lexicon.HOUSES[int(rng.integers(len(lexicon.HOUSES)))]
+    relation = next(word for word in lexicon.RELATIONS if f" {word} of " in task.question)
+    if f" {lexicon.RIVAL} of " in task.question:
+        query = query_of(house, lexicon.RIVAL)
+        seen = yield _Said(_say("search", query, rng), True)
+        found = _HOUSE.search(_after(seen.text, query))
+        if found is None:
+            return
+        house = tuple(found.group().split())
+    query = query_of(house, relation)
+    seen = yield _Said(_say("search", query, rng), True)
+    found = _NAME.search(_after(seen.text, query))
+    if found is not None:
+        yield _Said(_say("answer", found.group(), rng), True)
+
+
+class _Recorder:
+    """Plays one script against the tools, a turn at a time."""
+
+    def __init__(self, task: Task, script: _Script):
+        self.task, self.script = task, script
+        self.image = task.images[0]
+        self.turns: list[ChainTurn] = []
+        self.said: _Said | None = next(script)
+
+    def send(self, submit: Submit):
+        """Starts the tool call of the turn just said; None where the turn is the answer."""
+        action = protocol.parse_turn(self.said.text)
+        if isinstance(action, protocol.Malformed):
+            raise RuntimeError(f"a recorded turn must be well formed: {action.reason} in {self.said.text!r}")
+        return None if isinstance(action, protocol.Answer) else submit(self.task, action, self.image)
+
+    def receive(self, observation: Observation | None) -> None:
+        """Takes the observation and says the next turn."""
+        if observation is not None and observation.status is ToolStatus.INFRA:
+            raise RuntimeError(f"a tool failed while chains were recorded: {observation.text}")
+        self.turns.append(ChainTurn(self.said.text, observation, self.said.train))
+        if observation is not None and observation.images:
+            self.image = observation.images[-1]
+        try:
+            self.said = None if observation is None else self.script.send(observation)
+        except StopIteration:
+            self.said = None
+
+
+def _script_of(task: Task, index: int, seed: int, reading_frac: float) -> _Script:
+    rng = np.random.default_rng([_STREAM, seed, index])  # of the place in the list: blind to the task
+    if task.kind == "search":
+        return _search_script(task, rng)
+    return _coding_script(task, rng, novice=rng.random() >= reading_frac)
+
+
+def record_chains(
+    tasks: Sequence[Task], submit: Submit, seed: int, *, reading_frac: float = 0.5, in_flight: int = 32
+) -> list[Chain]:
+    """Plays one chain for each task, with the tools really running.
+
+    Args:
+      tasks: training tasks; coding and search may be mixed.
+      submit: the toolbox's ``submit``.
+      seed: of the novice's choices; they depend on it and on the chain's place in the list alone.
+      reading_frac: share of coding chains that practise reading.
+      in_flight: chains played side by side.
+
+    Returns:
+      Chains in the order of their tasks.
+
+    Raises:
+      RuntimeError: a tool failed by its own fault, or a right repair gave no image.
+    """
+    chains = []
+    for first in range(0, len(tasks), in_flight):
+        part = [
+            _Recorder(task, _script_of(task, first + i, seed, reading_frac))
+            for i, task in enumerate(tasks[first : first + in_flight])
+        ]
+        live = part
+        while live:
+            calls = [(recorder, recorder.send(submit)) for recorder in live]
+            for recorder, future in calls:
+                recorder.receive(None if future is None else future.result())
+            live = [recorder for recorder in live if recorder.said is not None]
+        chains += [Chain(recorder.task, tuple(recorder.turns)) for recorder in part]
+    return chains

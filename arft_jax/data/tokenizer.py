@@ -1,0 +1,153 @@
+"""Byte-level BPE tokenizers of the Qwen2.5 layout, from a directory or the embedded tiny one.
+
+Text from outside (questions, tool output, recorded turns) can never become a control token: ``encode`` reads
+``<|im_end|>`` in a text as ten ordinary characters. Control tokens are placed by id, in ``chat.py`` alone.
+"""
+
+import functools
+import importlib.resources
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+
+import tokenizers
+
+_CONTROL = re.compile(r"<\|.*\|>")
+_NAMED = {
+    "pad_id": "<|endoftext|>",
+    "eos_id": "<|im_end|>",
+    "im_start_id": "<|im_start|>",
+    "vision_start_id": "<|vision_start|>",
+    "vision_end_id": "<|vision_end|>",
+    "image_pad_id": "<|image_pad|>",
+    "video_pad_id": "<|video_pad|>",
+}
+FILE_NAME = "tokenizer.json"
+
+
+@functools.cache
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's printable stand-ins: every byte is one character of the vocabulary file."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Text <-> token ids.
+
+    Args:
+      text: the JSON of a ``tokenizer.json``.
+      name: what errors call it.
+
+    Raises:
+      ValueError: not a byte-level BPE with Qwen2.5's control tokens.
+    """
+
+    pad_id: int
+    eos_id: int
+    im_start_id: int
+    vision_start_id: int
+    vision_end_id: int
+    image_pad_id: int
+    video_pad_id: int
+
+    def __init__(self, text: str, name: str = "tokenizer"):
+        try:
+            layout = json.loads(text)
+            added = layout.get("added_tokens", [])
+            for entry in added:  # Qwen marks some <|...|> tokens as ordinary: then text could spell them
+                entry["special"] = bool(entry["special"] or _CONTROL.fullmatch(entry["content"]))
+            self._encoder = tokenizers.Tokenizer.from_str(json.dumps(layout))
+        except Exception as error:  # the library raises bare Exception for a bad layout
+            raise ValueError(f"{name} must be a tokenizers JSON file: {error}") from error
+        self._encoder.encode_special_tokens = True
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        self._control = {entry["id"]: entry["content"] for entry in added if entry["special"]}
+        ids = {content: token for token, content in self._control.items()}
+        missing = [content for content in _NAMED.values() if content not in ids]
+        if missing:
+            raise ValueError(f"{name} must hold the control tokens of Qwen2.5: missing {missing}")
+        for attribute, content in _NAMED.items():
+            setattr(self, attribute, ids[content])
+        self._bytes = self._decode_vocab({entry["id"]: entry["content"] for entry in added}, name)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike = "") -> "Tokenizer":
+        """From a directory that holds ``tokenizer.json``; empty for the embedded tiny one.
+
+        Raises:
+          ValueError: no such file, or not a tokenizer of this layout.
+        """
+        if not directory:
+            return cls.tiny()
+        path = pathlib.Path(directory) / FILE_NAME
+        if not path.is_file():
+            raise ValueError(f"tokenizer must be a directory with {FILE_NAME}: got {directory} (config.tokenizer)")
+        return cls(path.read_text(encoding="utf-8"), str(path))
+
+    @classmethod
+    def tiny(cls) -> "Tokenizer":
+        """The embedded tokenizer: about a thousand ids, made for the self-made tasks; any text round-trips."""
+        asset = importlib.resources.files("arft_jax.data") / "assets" / "tiny_tokenizer" / FILE_NAME
+        return cls(asset.read_text(encoding="utf-8"), "the embedded tiny tokenizer")
+
+    def _decode_vocab(self, added: dict[int, str], name: str) -> list[bytes]:
+        vocab = {token: piece for piece, token in self._encoder.get_vocab(with_added_tokens=False).items()}
+        table, pieces = _byte_of_char(), []
+        for token in range(max([*vocab, *added]) + 1):
+            if token in self._control or (token not in vocab and token not in added):
+                pieces.append(b"")
+            elif token in added:
+                pieces.append(added[token].encode())
+            elif all(char in table for char in vocab[token]):
+                pieces.append(bytes(table[char] for char in vocab[token]))
+            else:
+                raise ValueError(f"{name} must be a byte-level BPE: token {token} is {vocab[token]!r}")
+        return pieces
+
+    @property
+    def vocab_size(self) -> int:
+        """Highest id + 1; a model's vocabulary may be padded beyond it."""
+        return len(self._bytes)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Every id that stands for no text: to be banned from sampling, all but ``eos_id``."""
+        return frozenset(self._control)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of untrusted text; never a control id.
+
+        >>> Tokenizer.tiny().eos_id in Tokenizer.tiny().encode("<|im_end|>")
+        False
+        """
+        return self._encoder.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; broken UTF-8 becomes U+FFFD, control tokens their names, ids beyond the vocabulary nothing."""
+        size = self.vocab_size
+        parts = []
+        for token in ids:
+            token = int(token)
+            name = self._control.get(token)
+            parts.append(name.encode() if name else self._bytes[token] if 0 <= token < size else b"")
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def token_bytes(self, n_ids: int | None = None) -> list[bytes]:
+        """What each id writes; ``b""`` for control ids, holes and padding.
+
+        Args:
+          n_ids: length of the list, for a model whose vocabulary is padded; default ``vocab_size``.
+
+        Raises:
+          ValueError: fewer than ``vocab_size``.
+        """
+        n_ids = self.vocab_size if n_ids is None else n_ids
+        if n_ids < self.vocab_size:
+            raise ValueError(f"the model's vocabulary must hold the tokenizer's: got {n_ids} < {self.vocab_size}")
+        return self._bytes + [b""] * (n_ids - self.vocab_size)

@@ -1,0 +1,123 @@
+"""Linear maps, RMS norm and the stacking of layers, with logical axis names on every parameter.
+
+A parameter's ``axes`` metadata is plain: one word an axis, read by the sharding table and by nothing in
+flax. :func:`stack_layers` prepends ``layers`` to the axes of each parameter that it stacks, so inside a
+scanned body a parameter has one axis fewer than its ``axes``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Axes = tuple[str | None, ...]
+
+
+def truncated_normal(rngs: nnx.Rngs, shape: Sequence[int], std: float, dtype: Any) -> jax.Array:
+    """Normal cut at two deviations and rescaled, so that its deviation is ``std``."""
+    values = jax.random.truncated_normal(rngs.params(), -2.0, 2.0, tuple(shape), jnp.float32)
+    return (values * (std / 0.87962566)).astype(dtype)
+
+
+class Linear(nnx.Module):
+    """y = x W + b with several input or output axes, kernel float[*inputs, *outputs].
+
+    Args:
+      inputs, outputs: sizes of the contracted and of the new axes.
+      axes: logical names of the kernel's axes, inputs first.
+      bias: whether there is one, shaped as outputs.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        axes: Axes,
+        *,
+        bias: bool,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+    ):
+        self.n_inputs, self.dtype = len(inputs), dtype
+        shape, std = (*inputs, *outputs), float(np.prod(inputs)) ** -0.5
+        self.kernel = nnx.Param(truncated_normal(rngs, shape, std, param_dtype), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(tuple(outputs), param_dtype), axes=axes[len(inputs) :]) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[..., *inputs] -> float[..., *outputs] in the compute type."""
+        n = self.n_inputs
+        contract = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
+        y = jax.lax.dot_general(x.astype(self.dtype), self.kernel[...].astype(self.dtype), (contract, ((), ())))
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(self.dtype)
+        return y + jax.lax.expand_dims(bias, range(y.ndim - bias.ndim))
+
+
+class RMSNorm(nnx.Module):
+    """y = x / √(mean(x²) + ε) · g in float32 (arXiv 1910.07467, eq. 4), returned in x's type."""
+
+    def __init__(self, dim: int, eps: float, axis: str, *, param_dtype: Any):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((dim,), param_dtype), axes=(axis,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[..., D] -> float[..., D]."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...].astype(jnp.float32)
+        return (y * jax.lax.expand_dims(scale, range(y.ndim - 1))).astype(x.dtype)
+
+
+class GatedMLP(nnx.Module):
+    """y = (silu(x Wg) · x Wu) Wd (SwiGLU, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, mlp_dim: int, axes: tuple[str, str], *, bias: bool, **kwargs: Any):
+        into, out = axes, axes[::-1]
+        self.gate = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
+        self.up = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
+        self.down = Linear((mlp_dim,), (dim,), out, bias=bias, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """float[..., D] -> float[..., D]."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose parameters carry a leading axis ``layers``: n_layers layers, each its own draw."""
+
+    @nnx.split_rngs(splits=n_layers)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def build(layer_rngs: nnx.Rngs) -> nnx.Module:
+        return make(layer_rngs)
+
+    layers = build(rngs)
+    for _, node in nnx.iter_graph(layers):
+        if isinstance(node, nnx.Param):
+            node.set_metadata("axes", ("layers", *node.get_metadata("axes")))
+    return layers
+
+
+def scan_layers(
+    body: Callable[[Any, nnx.Module, Any], Any], layers: nnx.Module, carry: Any, xs: Any = None, *, remat: bool = False
+) -> Any:
+    """carry = body(carry, layer_l, xs_l) for l = 0 .. L-1, compiled once whatever L.
+
+    Args:
+      body: (carry, layer, x) -> carry; it must not change the layer.
+      layers: what :func:`stack_layers` made.
+      carry: any pytree of arrays.
+      xs: pytree of arrays with a leading axis L, or None.
+      remat: keep only each layer's carry for the backward pass and compute the rest again.
+    """
+    graphdef, state = nnx.split(layers)
+
+    def step(carry: Any, scanned: Any) -> tuple[Any, None]:
+        layer_state, x = scanned
+        return body(carry, nnx.merge(graphdef, layer_state), x), None
+
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, carry, (state, xs))[0]

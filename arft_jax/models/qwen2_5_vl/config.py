@@ -1,0 +1,251 @@
+"""Sizes of a Qwen2.5-VL model, read from and written to the published configuration's layout.
+
+Qwen2.5-VL (arXiv 2502.13923, table 1).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+def _require(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("model configuration: " + "; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The decoder.
+
+    Args:
+      vocab_size: V.
+      dim: D, equal to n_heads * head_dim.
+      mlp_dim: F.
+      n_layers: decoder layers.
+      n_heads, n_kv_heads: N and K.
+      rope_theta: base of the rotary frequencies.
+      mrope_section: frequencies for time, height and width, summing to head_dim / 2.
+      norm_eps: of every RMS norm.
+      tied: whether the unembedding is the embedding transposed.
+      max_positions: the longest context that the model was made for, tokens.
+    """
+
+    vocab_size: int
+    dim: int
+    mlp_dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    mrope_section: tuple[int, int, int]
+    rope_theta: float = 1_000_000.0
+    norm_eps: float = 1e-6
+    tied: bool = False
+    max_positions: int = 32768
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.dim % self.n_heads or self.head_dim % 2:
+            problems.append(f"hidden_size must be n_heads even heads: got D={self.dim}, N={self.n_heads}")
+        if self.n_heads % self.n_kv_heads:
+            problems.append(
+                "num_attention_heads must be a multiple of num_key_value_heads: "
+                f"got N={self.n_heads}, K={self.n_kv_heads}"
+            )
+        if len(self.mrope_section) != 3 or 2 * sum(self.mrope_section) != self.head_dim:
+            problems.append(
+                f"mrope_section must be three numbers summing to head_dim / 2 = {self.head_dim // 2}: "
+                f"got {self.mrope_section}"
+            )
+        _require(problems)
+
+    @property
+    def head_dim(self) -> int:
+        """H."""
+        return self.dim // self.n_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower.
+
+    Args:
+      dim: width of the tower.
+      mlp_dim: of its gated MLP.
+      n_layers, n_heads: blocks, and heads of each.
+      out_dim: width of a feature, the decoder's D.
+      full_layers: blocks with full attention; all others attend within windows.
+      window_px: side of a window in pixels.
+      patch_px: side of a patch in pixels.
+      temporal_patch: frames a patch (a still image is repeated).
+      channels: colour channels.
+      merge: side of a merge block in patches; merge² patches make one feature.
+      rope_theta, norm_eps: as in the decoder.
+      tokens_per_second: time step of video positions (kept for the configuration's sake).
+    """
+
+    dim: int
+    mlp_dim: int
+    n_layers: int
+    n_heads: int
+    out_dim: int
+    full_layers: tuple[int, ...]
+    window_px: int = 112
+    patch_px: int = 14
+    temporal_patch: int = 2
+    channels: int = 3
+    merge: int = 2
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tokens_per_second: int = 2
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.dim % self.n_heads or self.head_dim % 4:
+            problems.append(
+                "vision hidden_size / num_heads must be a whole multiple of 4: "
+                f"got {self.dim} / {self.n_heads}"
+            )
+        if self.window_px % (self.patch_px * self.merge):
+            problems.append(
+                "window_size must be a multiple of patch_size * spatial_merge_size: "
+                f"got {self.window_px}, {self.patch_px}, {self.merge}"
+            )
+        if any(not 0 <= layer < self.n_layers for layer in self.full_layers):
+            problems.append(f"fullatt_block_indexes must lie in [0, {self.n_layers}): got {self.full_layers}")
+        _require(problems)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.n_heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in a flattened patch: channels * frames * side²."""
+        return self.channels * self.temporal_patch * self.patch_px**2
+
+    @property
+    def window_len(self) -> int:
+        """Patches in a whole window: 112 px of 14 px patches are 8 * 8 = 64."""
+        return (self.window_px // self.patch_px) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: decoder, vision tower and the control tokens that frame an image."""
+
+    text: TextConfig
+    vision: VisionConfig
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+
+    def __post_init__(self) -> None:
+        if self.vision.out_dim != self.text.dim:
+            raise ValueError(
+                "vision out_hidden_size must equal the decoder's hidden_size: "
+                f"got {self.vision.out_dim} and {self.text.dim}"
+            )
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
+        """Reads a ``config.json`` in the flat layout or with a nested ``text_config``.
+
+        Raises:
+          ValueError: a key is missing or asks for what this model does not have.
+        """
+        text = {**config, **(config.get("text_config") or {})}
+        tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+        try:
+            return cls(
+                text=_text_from_hf(text, tied),
+                vision=_vision_from_hf(config["vision_config"]),
+                **{key: config[key] for key in _CONTROL_TOKENS if key in config},
+            )
+        except KeyError as error:
+            raise ValueError(f"model configuration lacks the key {error}") from error
+
+    def to_hf(self) -> dict[str, Any]:
+        """The nested layout of ``config.json``; ``from_hf(c.to_hf()) == c``."""
+        text, vision = self.text, self.vision
+        return {
+            "model_type": "qwen2_5_vl",
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "tie_word_embeddings": text.tied,
+            **{key: getattr(self, key) for key in _CONTROL_TOKENS},
+            "text_config": {
+                "model_type": "qwen2_5_vl_text",
+                **{theirs: getattr(text, ours) for theirs, ours in _TEXT_KEYS.items()},
+                "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
+                "rope_theta": text.rope_theta,
+                "hidden_act": "silu",
+                "tie_word_embeddings": text.tied,
+            },
+            "vision_config": {
+                "model_type": "qwen2_5_vl_vision",
+                **{theirs: getattr(vision, ours) for theirs, ours in _VISION_KEYS.items()},
+                "fullatt_block_indexes": list(vision.full_layers),
+                "hidden_act": "silu",
+            },
+        }
+
+
+_CONTROL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_TEXT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "intermediate_size": "mlp_dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "rms_norm_eps": "norm_eps",
+    "max_position_embeddings": "max_positions",
+}
+_VISION_KEYS = {
+    "hidden_size": "dim",
+    "intermediate_size": "mlp_dim",
+    "depth": "n_layers",
+    "num_heads": "n_heads",
+    "out_hidden_size": "out_dim",
+    "window_size": "window_px",
+    "patch_size": "patch_px",
+    "temporal_patch_size": "temporal_patch",
+    "in_channels": "channels",
+    "spatial_merge_size": "merge",
+    "tokens_per_second": "tokens_per_second",
+}
+_OPTIONAL = ("tokens_per_second", "in_channels")
+
+
+def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    problems = []
+    if kind not in ("default", "mrope"):
+        problems.append(f"rope type must be default or mrope: got {kind!r}")
+    if text.get("use_sliding_window"):
+        problems.append("use_sliding_window must be false: got true")
+    if text.get("hidden_act", "silu") != "silu":
+        problems.append(f"hidden_act must be silu: got {text['hidden_act']!r}")
+    _require(problems)
+    return TextConfig(
+        **{ours: text[theirs] for theirs, ours in _TEXT_KEYS.items()},
+        mrope_section=tuple(rope["mrope_section"]),
+        rope_theta=float(rope["rope_theta"] if "rope_theta" in rope else text["rope_theta"]),
+        tied=tied,
+    )
+
+
+def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
+    if vision.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"vision hidden_act must be silu: got {vision['hidden_act']!r}")
+    vision = dict(vision)
+    if "in_chans" in vision:  # the published files' older word
+        vision.setdefault("in_channels", vision["in_chans"])
+    theta = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
+    return VisionConfig(
+        **{ours: vision[theirs] for theirs, ours in _VISION_KEYS.items() if theirs in vision or theirs not in _OPTIONAL},
+        full_layers=tuple(vision["fullatt_block_indexes"]),
+        rope_theta=float(theta),
+    )

@@ -1,0 +1,129 @@
+"""The text decoder: pre-norm blocks of grouped-query attention with M-RoPE and SwiGLU.
+
+Qwen2.5 (arXiv 2412.15115, section 2): biases on query, key and value only. One scan over stacked layers,
+either over whole sequences (training) or through the key/value cache (sampling).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from arft_jax.models.cache import KVCache
+from arft_jax.models.layers import GatedMLP, Linear, RMSNorm, scan_layers, stack_layers, truncated_normal
+from arft_jax.models.qwen2_5_vl.config import TextConfig
+from arft_jax.ops.attention import attend
+from arft_jax.ops.rotary import mrope_angles, rotate
+from arft_jax.ops.shapes import check_axes
+
+
+class DecoderLayer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: TextConfig, **kwargs: Any):
+        dim, n, k, h = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
+        kv_axes = ("embed", "kv_heads", "head_dim")
+        self.norm1 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
+        self.q = Linear((dim,), (n, h), ("embed", "heads", "head_dim"), bias=True, **kwargs)
+        self.k = Linear((dim,), (k, h), kv_axes, bias=True, **kwargs)
+        self.v = Linear((dim,), (k, h), kv_axes, bias=True, **kwargs)
+        self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, **kwargs)
+        self.norm2 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
+        self.mlp = GatedMLP(dim, config.mlp_dim, ("embed", "mlp"), bias=False, **kwargs)
+
+    def project(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """float[B, T, D] -> rotated queries [B, T, N, H], rotated keys and values [B, T, K, H]."""
+        y = self.norm1(x)
+        return rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y)
+
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        """Adds the attention's output and the MLP; float[B, T, D] -> float[B, T, D]."""
+        x = x + self.o(attended)
+        return x + self.mlp(self.norm2(x))
+
+
+class TextDecoder(nnx.Module):
+    """Embedding, layers, final norm and unembedding."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool):
+        self.config, self.dtype, self.remat = config, dtype, remat
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype}
+        # Tied: the final norm gives unit components, so a row of deviation 1/√D gives logits of unit
+        # scale; the first norm undoes the small scale on the way in. Untied: the usual 0.02.
+        std = config.dim**-0.5 if config.tied else 0.02
+        table = truncated_normal(rngs, (config.vocab_size, config.dim), std, param_dtype)
+        self.embedding = nnx.Param(table, axes=("vocab", "embed"))
+        self.layers = stack_layers(lambda r: DecoderLayer(config, rngs=r, **kwargs), config.n_layers, rngs)
+        self.norm = RMSNorm(config.dim, config.norm_eps, "embed", param_dtype=param_dtype)
+        if config.tied:
+            self.unembedding = None
+        else:
+            kernel = truncated_normal(rngs, (config.dim, config.vocab_size), config.dim**-0.5, param_dtype)
+            self.unembedding = nnx.Param(kernel, axes=("embed", "vocab"))
+
+    def _rotary(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        config = self.config
+        angles = mrope_angles(positions, config.head_dim, config.rope_theta, config.mrope_section)
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """int32[B, T] -> float[B, T, D]."""
+        return self.embedding[...][tokens].astype(self.dtype)
+
+    def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        """Whole sequences; see the model's ``hidden``."""
+        check_axes(embeds=(embeds, "BTD"), positions=(positions, "BAT"), segment_ids=(segment_ids, "BT"))
+        cos, sin = self._rotary(positions)
+        at = jnp.arange(embeds.shape[1])
+        same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids >= 0)[:, None, :]
+        mask = same & (at[None, :, None] >= at[None, None, :])
+
+        def body(x: jax.Array, layer: nnx.Module, _: None) -> jax.Array:
+            q, k, v = layer.project(x, cos, sin)
+            return layer.finish(x, attend(q, k, v, mask))
+
+        return self.norm(scan_layers(body, self.layers, embeds.astype(self.dtype), remat=self.remat))
+
+    def hidden_cached(
+        self, embeds: jax.Array, positions: jax.Array, cache: KVCache, rows: jax.Array | None, cols: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """The next tokens of cached sequences; see the model's ``hidden_cached``."""
+        check_axes(embeds=(embeds, "RTD"), positions=(positions, "RAT"), cols=(cols, "RT"))
+        n_rows, n_slots = embeds.shape[0], cache.k.shape[1]
+        if rows is None and n_rows != n_slots:
+            raise ValueError(f"without rows there must be one row a slot: got R={n_rows}, n_slots={n_slots}")
+        if rows is not None:
+            check_axes(embeds=(embeds, "RTD"), rows=(rows, "R"))
+        cos, sin = self._rotary(positions)
+        slots = (jnp.arange(n_rows, dtype=cols.dtype) if rows is None else rows)[:, None]
+        mask = jnp.arange(cache.k.shape[2], dtype=cols.dtype)[None, None, :] <= cols[:, :, None]
+
+        def body(
+            carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: jax.Array
+        ) -> tuple[jax.Array, KVCache]:
+            x, cache = carry
+            q, k, v = layer.project(x, cos, sin)
+            cache = KVCache(
+                cache.k.at[index, slots, cols].set(k.astype(cache.k.dtype), mode="drop"),
+                cache.v.at[index, slots, cols].set(v.astype(cache.v.dtype), mode="drop"),
+            )
+            keys, values = (a[index] if rows is None else a[index, rows] for a in cache)
+            return layer.finish(x, attend(q, keys.astype(q.dtype), values.astype(q.dtype), mask)), cache
+
+        carry = (embeds.astype(self.dtype), cache)
+        x, cache = scan_layers(body, self.layers, carry, jnp.arange(self.config.n_layers))
+        return self.norm(x), cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float[..., D] -> float32[..., V]."""
+        if self.unembedding is None:
+            kernel, axis = self.embedding[...], 1
+        else:
+            kernel, axis = self.unembedding[...], 0
+        return jax.lax.dot_general(
+            hidden.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (((hidden.ndim - 1,), (axis,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )

@@ -1,0 +1,70 @@
+"""R_total = R_format + R_acc for a whole live trajectory, with its components.
+
+Visual-ARFT (arXiv 2505.14246), section 3, equation R_total(q, o) = R_format(o) + R_acc(q, o).
+"""
+
+import dataclasses
+
+from arft_jax.rewards import form, outcome
+from arft_jax.trajectory import Status, Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardWeights:
+    """How the components add up.
+
+    Args:
+      format: weight of R_format.
+      accuracy: weight of R_acc.
+      problem: p in [0, 1], coding only: R_acc = (1 - p) F1 + p (problem step score).
+      max_answer_words: longer answers score 0; 0 sets no cap.
+
+    Raises:
+      ValueError: a weight out of range.
+    """
+
+    format: float = 1.0
+    accuracy: float = 1.0
+    problem: float = 0.0
+    max_answer_words: int = 0
+
+    def __post_init__(self):
+        if not 0.0 <= self.problem <= 1.0:
+            raise ValueError(f"problem must be in [0, 1]: got {self.problem} (config.rewards.problem)")
+        for name in ("format", "accuracy", "max_answer_words"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0: got {getattr(self, name)} (config.rewards.{name})")
+
+
+def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeights()) -> dict[str, float]:
+    """The reward of an ended trajectory and its parts.
+
+    Args:
+      trajectory: any status but ``infra``; one without an answer is worth 0.
+      weights: how the parts add up.
+
+    Returns:
+      ``format``, ``f1``, ``em``, ``problem`` (always 0 for search), ``accuracy`` (R_acc before its weight) and
+      ``total`` = format weight * R_format + accuracy weight * R_acc.
+
+    Raises:
+      ValueError: the status is ``infra``: a fault of ours is masked, never scored.
+    """
+    if trajectory.status is Status.INFRA:
+        raise ValueError(
+            f"status must not be 'infra' for a score: got task {trajectory.task.id!r}, row {trajectory.row}; mask "
+            "the row instead"
+        )
+    format_ = form.format_score(trajectory)
+    f1, em = outcome.answer_score(trajectory, max_answer_words=weights.max_answer_words)
+    problem = outcome.problem_score(trajectory)
+    share = weights.problem if trajectory.task.kind == "coding" else 0.0
+    accuracy = (1.0 - share) * f1 + share * problem
+    return {
+        "format": format_,
+        "f1": f1,
+        "em": em,
+        "problem": problem,
+        "accuracy": accuracy,
+        "total": weights.format * format_ + weights.accuracy * accuracy,
+    }

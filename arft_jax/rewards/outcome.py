@@ -1,0 +1,69 @@
+"""R_acc for a whole live trajectory: what the final answer is worth, and whether the problem was named rightly.
+
+Visual-ARFT (arXiv 2505.14246), section 3. Departures, both because the tools run:
+
+1. The answer alone is judged; a code step earns nothing by itself (the released trainer pays a constant 0.9).
+2. An answer above a length cap scores 0: a long answer that holds every word is no answer.
+"""
+
+from collections.abc import Sequence
+
+from arft_jax import protocol
+from arft_jax.rewards import text
+from arft_jax.trajectory import Trajectory
+
+_ROTATIONS = ("rotation90", "rotation180")
+
+
+def count_words(answer: str) -> int:
+    """Words between spaces; a Chinese character counts as one.
+
+    >>> count_words("two words"), count_words("红色 bus")
+    (2, 3)
+    """
+    return len("".join(f" {c} " if text.is_chinese(c) else c for c in answer).split())
+
+
+def answer_score(trajectory: Trajectory, *, max_answer_words: int = 0) -> tuple[float, float]:
+    """(F1, EM) of the final answer, the best over the task's answers.
+
+    Args:
+      trajectory: an ended rollout; without an answer it scores 0.
+      max_answer_words: a longer answer scores 0; 0 sets no cap.
+
+    Returns:
+      f1, em in [0, 1].
+    """
+    answer = trajectory.answer
+    if answer is None or (max_answer_words and count_words(answer) > max_answer_words):
+        return 0.0, 0.0
+    return text.score_answer(answer, trajectory.task.answers, chinese=trajectory.task.kind == "coding")
+
+
+def problem_step_score(named: Sequence[str], truth: Sequence[str]) -> float:
+    """The paper's score of a ``<problem>`` step.
+
+    1 for the exact set, 0.5 for a lone rotation where the truth is that rotation and one more, else 0.
+
+    Args:
+      named: kinds that the policy named.
+      truth: the true kinds; empty means ``none``.
+
+    >>> [problem_step_score([k], ["rotation90", "dark"]) for k in ("rotation90", "dark")]
+    [0.5, 0.0]
+    """
+    named_set, truth_set = set(named), set(truth) or {"none"}
+    if named_set == truth_set:
+        return 1.0
+    lone_rotation = len(named_set) == 1 and named_set <= set(_ROTATIONS)
+    return 0.5 if lone_rotation and named_set < truth_set and len(truth_set) == 2 else 0.0
+
+
+def problem_score(trajectory: Trajectory) -> float:
+    """:func:`problem_step_score` of the first ``<problem>`` turn; 0 without one, and for search tasks."""
+    if trajectory.task.kind != "coding":
+        return 0.0
+    for turn in trajectory.turns:
+        if isinstance(turn.action, protocol.Problem):
+            return problem_step_score(turn.action.kinds, trajectory.task.problems)
+    return 0.0

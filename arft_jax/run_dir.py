@@ -1,0 +1,93 @@
+"""The work directory of a run: whose it is, its resolved config, its results so far."""
+
+import json
+import os
+import pathlib
+import subprocess
+from importlib import metadata
+from typing import Any
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "pillow", "opencv-python-headless")
+FREE_KEYS = ("compilation_cache", "workdir")  # may differ between a run and its resumption
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def _versions() -> dict[str, str]:
+    try:
+        here = pathlib.Path(__file__).parent
+        ask = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        commit = subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    versions = {"commit": commit or "unknown"}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+class RunDir:
+    """Opens a work directory for one config.
+
+    Args:
+      config: the validated configuration.
+
+    Raises:
+      ValueError: the directory holds a run of another config, or something that is no run.
+    """
+
+    def __init__(self, config):
+        self.path = pathlib.Path(config.workdir)
+        mine = {key: value for key, value in flatten(config.to_dict()).items() if key not in FREE_KEYS}
+        mine = json.loads(json.dumps(mine))
+        written = self.path / "config.json"
+        if written.exists():
+            self._compare(json.loads(written.read_text())["config"], mine)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"the work directory must be empty or hold a run of this config: {self.path} holds other files (config.workdir)"
+            )
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(written, {"config": mine, "versions": _versions()})
+
+    def _compare(self, theirs: dict, mine: dict) -> None:
+        names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
+        if names:
+            shown = ", ".join(f"{key}={theirs.get(key)!r} there and {mine.get(key)!r} here" for key in names[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ValueError(
+                f"the work directory must hold a run of this config: {self.path} has {shown}{more}; resume with the old "
+                "values or choose another directory (config.workdir)"
+            )
+
+    @property
+    def results_path(self) -> pathlib.Path:
+        return self.path / "results.json"
+
+    def results(self) -> dict:
+        """What has been measured so far; empty at first."""
+        return json.loads(self.results_path.read_text()) if self.results_path.exists() else {}
+
+    def add_result(self, stage: str, value: Any) -> None:
+        """Adds the figures of one stage, keeping those of the others."""
+        write_json(self.results_path, self.results() | {stage: value})

@@ -1,0 +1,153 @@
+"""Reads a file of predictions and scores it as its benchmark prescribes.
+
+Visual-ARFT (arXiv 2505.14246), MAT benchmark and the multi-hop QA sets.
+"""
+
+import json
+import pathlib
+
+from arft_jax.rewards import aggregate, text
+
+# items of the simple half, for files that carry no split; None: no halves
+BENCHMARKS = {"mat_coding": 70, "mat_search": 75, "qa": None}
+_GOLD = ("gt", "answers", "answer", "golden_answers")
+_SPLITS = ("simple", "hard")
+
+
+def load_records(path: str) -> list[dict]:
+    """The records of a JSON list or JSON Lines file.
+
+    Raises:
+      ValueError: the file cannot be read, is no JSON, or is not a non-empty list of objects.
+    """
+    try:
+        content = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"predictions must be a readable file: got {path!r} ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"predictions must be UTF-8 text: got {path!r}") from None
+    try:
+        try:
+            records = json.loads(content)
+        except json.JSONDecodeError:
+            if not content.lstrip().startswith("{"):
+                raise
+            records = [json.loads(line) for line in content.splitlines() if line.strip()]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"predictions must be JSON: got {path!r} ({error})") from None
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"predictions must be a non-empty list of records: got {type(records).__name__} in {path!r}")
+    for place, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"every record must be an object: got {type(record).__name__} at place {place}")
+    if not any("pred_answer" in record for record in records):
+        raise ValueError(f"records must carry 'pred_answer': got {', '.join(sorted(records[0]))} at place 0")
+    return records
+
+
+def _as_text(value: object, place: int, key: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{key!r} must be text: got {type(value).__name__} at place {place}")
+
+
+def _answers(record: dict, place: int) -> list[str]:
+    key = next((key for key in _GOLD if record.get(key) is not None), None)
+    if key is None:
+        raise ValueError(f"every record must carry its answers under one of {', '.join(_GOLD)}: none at place {place}")
+    values = record[key] if isinstance(record[key], list) else [record[key]]
+    if not values:
+        raise ValueError(f"{key!r} must hold at least one answer: got an empty list at place {place}")
+    return [_as_text(value, place, key) for value in values]
+
+
+def _ids(records: list[dict]) -> list[int] | None:
+    """Integer ids where every record has one, else None."""
+    ids = []
+    for record in records:
+        value = record.get("id")
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            return None
+        ids.append(value)
+    return ids
+
+
+def _splits(records: list[dict], n_simple: int) -> list[str]:
+    given = [record.get("split") for record in records]
+    if any(split is not None for split in given):
+        for place, split in enumerate(given):
+            if split not in _SPLITS:
+                raise ValueError(f"'split' must be 'simple' or 'hard' in every record: got {split!r} at place {place}")
+        return given
+    # the benchmarks number their items in order from 1, so an id tells the half even in a shuffled file
+    ids = _ids(records)
+    places = [i - min(1, min(ids)) for i in ids] if ids else range(len(records))
+    return ["simple" if place < n_simple else "hard" for place in places]
+
+
+def score_file(path: str, benchmark: str) -> dict[str, object]:
+    """Scores a file of predictions.
+
+    Args:
+      path: JSON list or JSON Lines of records with ``pred_answer`` (null where none was given) and the accepted
+        answers under ``gt``, ``answers``, ``answer`` or ``golden_answers`` (one text or a list); ``id`` and
+        ``split`` if known.
+      benchmark: ``mat_coding``, ``mat_search`` or ``qa``.
+
+    Returns:
+      ``benchmark``, ``n``, ``missing`` and, for ``simple``, ``hard`` and ``avg`` (qa: ``avg`` alone),
+      ``{"n", "f1", "em", "ci95": {"f1": [low, high], "em": [low, high]}}`` in percent.
+
+    Raises:
+      ValueError: unknown benchmark, or a file that does not hold such records.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}: got {benchmark!r}")
+    records = load_records(path)
+    ids = _ids(records)
+    if ids and len(set(ids)) < len(ids):
+        raise ValueError(f"ids must differ: got {next(i for i in ids if ids.count(i) > 1)} more than once")
+    f1, em, missing = [], [], 0
+    for place, record in enumerate(records):
+        prediction = record.get("pred_answer")
+        if prediction is not None:
+            prediction = _as_text(prediction, place, "pred_answer")
+        missing += prediction is None or not prediction.strip()
+        scores = text.score_answer(prediction, _answers(record, place), chinese=benchmark == "mat_coding")
+        f1.append(scores[0])
+        em.append(scores[1])
+    n_simple = BENCHMARKS[benchmark]
+    if n_simple is None:
+        parts = {"avg": aggregate.summarise(f1, em)}
+    else:
+        parts = aggregate.by_split(f1, em, _splits(records, n_simple))
+    return {"benchmark": benchmark, "n": len(records), "missing": missing, **parts}
+
+
+def format_text(scores: dict) -> str:
+    """:func:`score_file`'s result as a table for people.
+
+    >>> print(format_text({"benchmark": "qa", "n": 1, "missing": 0, "avg": aggregate.summarise([1.0], [1.0])}))
+    qa: n=1, missing=0
+               n      F1  95 % interval         EM  95 % interval
+    avg        1  100.00  [100.00, 100.00]  100.00  [100.00, 100.00]
+    """
+    lines = [f"{scores['benchmark']}: n={scores['n']}, missing={scores['missing']}"]
+    lines.append(f"{'':6}{'n':>6}{'F1':>8}  {'95 % interval':16}{'EM':>8}  {'95 % interval'}")
+    for name in ("simple", "hard", "avg"):
+        part = scores.get(name)
+        if part is None:
+            continue
+        cells = []
+        for metric in ("f1", "em"):
+            if part["n"]:
+                low, high = part["ci95"][metric]
+                cells.append(f"{part[metric]:8.2f}  {f'[{low:.2f}, {high:.2f}]':16}")
+            else:
+                cells.append(f"{'-':>8}  {'':16}")
+        lines.append(f"{name:6}{part['n']:6}{''.join(cells)}".rstrip())
+    return "\n".join(lines)

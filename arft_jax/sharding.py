@@ -1,0 +1,175 @@
+"""Placement: which mesh axis each logical axis of a parameter or a batch is split over.
+
+A parameter names its axes (``nnx.Param`` metadata ``axes``, one name a dimension, ``layers`` first where layers are
+stacked); one table sends each name to a mesh axis or to none. The mesh always has the three axes ``data`` (replicas),
+``fsdp`` (parameters and batch) and ``tensor`` (heads, MLP, vocabulary); an axis that is not wanted has size 1.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis -> mesh axis, or None for an axis that every device holds whole.
+RULES: Mapping[str, str | None] = {
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "patch_dim": None,
+    "vision_embed": "fsdp",
+    "vision_heads": "tensor",
+    "vision_mlp": "tensor",
+}
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lays the devices out as (data, fsdp, tensor).
+
+    ``make_mesh({"fsdp": 4, "data": -1})`` on 8 devices is data=2, fsdp=4, tensor=1.
+
+    Args:
+      shape: size by axis; an axis left out has size 1; at most one is -1 and takes the devices that remain.
+      devices: the devices to use, all of them where None.
+
+    Raises:
+      ValueError: an unknown axis, a size that is not positive, or a product other than the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    unknown = sorted(set(shape) - set(MESH_AXES))
+    if unknown:
+        raise ValueError(f"mesh axes must be among {MESH_AXES}: got {unknown[0]!r} (config.mesh)")
+    sizes = {axis: int(shape.get(axis, 1)) for axis in MESH_AXES}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    bad = [axis for axis, size in sizes.items() if size < 1 and size != -1]
+    if bad or len(free) > 1:
+        raise ValueError(f"mesh sizes must be positive, at most one -1: got {sizes} (config.mesh)")
+    if free:
+        sizes[free[0]] = max(1, len(devices) // math.prod(size for size in sizes.values() if size != -1))
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(
+            f"mesh sizes must multiply to the number of devices: got {sizes}, {len(devices)} devices (config.mesh)"
+        )
+    # Splitting a physical axis is what lets a mesh axis of 4 lie on an 8 x 8 torus.
+    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(np.asarray(grid), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def partition_spec(
+    name: str,
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    rules: Mapping[str, str | None] = RULES,
+) -> PartitionSpec:
+    """The split of one parameter.
+
+    On a mesh with fsdp=2, tensor=2, ``("embed", "mlp")`` of shape (8, 12) is ``PartitionSpec("fsdp", "tensor")``:
+    each device holds [4, 6].
+
+    Args:
+      name: the parameter's path, for messages.
+      axes: one logical name a dimension; None is a dimension that is never split.
+      shape: the parameter's shape.
+      mesh: where it will lie.
+      rules: logical axis -> mesh axis or None.
+
+    Raises:
+      ValueError: names that do not match the rank, a name without a rule, two dimensions that claim one mesh axis,
+        or a dimension that the mesh axis does not divide.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{name} must name every dimension: got axes {tuple(axes)} for shape {tuple(shape)}")
+    taken: dict[str, tuple[int, str]] = {}
+    spec: list[str | None] = []
+    for dim, (logical, size) in enumerate(zip(axes, shape, strict=True)):
+        if logical is not None and logical not in rules:
+            raise ValueError(f"{name} has an axis without a rule: {logical!r} of {tuple(axes)} (sharding.RULES)")
+        mesh_axis = None if logical is None else rules[logical]
+        if mesh_axis is not None:
+            if mesh_axis not in mesh.shape:
+                raise ValueError(f"rule {logical!r} -> {mesh_axis!r} must name a mesh axis: got {dict(mesh.shape)}")
+            if mesh_axis in taken:
+                other_dim, other = taken[mesh_axis]
+                raise ValueError(
+                    f"{name} splits two dimensions over one mesh axis: dimension {other_dim} ({other!r} -> "
+                    f"{mesh_axis!r}) and dimension {dim} ({logical!r} -> {mesh_axis!r}) (sharding.RULES)"
+                )
+            taken[mesh_axis] = (dim, logical)
+            if size % mesh.shape[mesh_axis]:
+                raise ValueError(
+                    f"{name} dimension {dim} ({logical!r}) must be a multiple of the mesh axis: got size {size}, "
+                    f"{mesh_axis}={mesh.shape[mesh_axis]} (config.mesh.{mesh_axis})"
+                )
+        spec.append(mesh_axis)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def param_shardings(state: Any, mesh: Mesh, rules: Mapping[str, str | None] = RULES) -> Any:
+    """A NamedSharding for every leaf, in the structure of ``state``.
+
+    Serves parameters and what mirrors them (an optax state built from them): wherever an ``nnx.Variable`` with
+    metadata ``axes`` stands, its axes decide; scalars outside any variable are replicated.
+
+    Args:
+      state: pytree with ``nnx.Variable`` nodes (for example ``nnx.state(model)`` or its ``eval_shape``).
+      mesh: the mesh of :func:`make_mesh`.
+      rules: logical axis -> mesh axis or None.
+
+    Returns:
+      The same pytree with each array replaced by its sharding: fits ``jax.device_put`` and ``jax.jit``.
+
+    Raises:
+      ValueError: see :func:`partition_spec`; also an array of rank 1 or more without axes.
+    """
+
+    def place(path: tuple[Any, ...], node: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        axes = node.get_metadata().get("axes") if isinstance(node, nnx.Variable) else None
+        leaves = jax.tree.leaves(node)
+        if axes is None and any(np.ndim(leaf) for leaf in leaves):
+            raise ValueError(f"{name} must carry metadata 'axes': got an array of shape {np.shape(leaves[0])} without")
+
+        def one(leaf: Any) -> NamedSharding:
+            # An optimiser keeps scalars in a parameter's place (masked or factored moments): they are replicated.
+            spec = partition_spec(name, axes, leaf.shape, mesh, rules) if np.ndim(leaf) else PartitionSpec()
+            return NamedSharding(mesh, spec)
+
+        return jax.tree.map(one, node)
+
+    return jax.tree_util.tree_map_with_path(place, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+def batch_sharding(mesh: Mesh, n_rows: int, key: str = "config.train.rows") -> NamedSharding:
+    """Rows over (data, fsdp); every other dimension whole.
+
+    Args:
+      mesh: the mesh of :func:`make_mesh`.
+      n_rows: size of the leading dimension.
+      key: the config key to name where the rows do not divide.
+
+    Raises:
+      ValueError: rows that the mesh does not divide.
+    """
+    n_shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if n_rows % n_shards:
+        raise ValueError(f"rows must be a multiple of data*fsdp: got {n_rows} rows, data*fsdp={n_shards} ({key})")
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())

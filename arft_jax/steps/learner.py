@@ -1,0 +1,159 @@
+"""The learner's programs: ``score`` (log-probs of finished rows) and ``update`` (one optimiser step).
+
+The forward pass, the banned tokens and the temperature are the sampler's, so the trainer's distribution is
+the sampler's. GRPO as in Visual-ARFT (arXiv 2505.14246, section 3); the warm start is the same program with
+a different loss. Departure: a non-finite gradient leaves params and optimiser state as they were, and is
+counted, where optax.apply_if_finite would in the end apply it.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from arft_jax.ops import logps as logps_ops
+from arft_jax.rl import advantages, corrections, objectives
+from arft_jax.sampling import pick
+
+
+class Objective(NamedTuple):
+    """Static settings of the loss.
+
+    Args:
+      kind: ``policy`` (GRPO) or ``imitation`` (cross-entropy on the masked tokens).
+      temperature, top_k, top_p: of the sampler.
+      epsilon_low, epsilon_high: clip bounds of the ratio.
+      beta: weight of the k3 KL to the reference.
+      aggregation: ``token`` or ``sequence``.
+      on_policy: the batch is used once, so the ratio is exp(logp - stop_gradient(logp)).
+      logps_chunk: positions whose logits are held at once.
+    """
+
+    kind: str = "policy"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    epsilon_low: float = 0.2
+    epsilon_high: float = 0.28
+    beta: float = 0.0
+    aggregation: str = "token"
+    on_policy: bool = True
+    logps_chunk: int = 64
+
+
+def _encode_chunks(model, patches, layout):
+    """Image tokens of C chunks, one after another; an empty chunk costs nothing. Returns [C * n, D]."""
+
+    @jax.checkpoint
+    def encode(args):
+        one_patches, one_layout = args
+        features = model.encode(one_patches[None], jax.tree.map(lambda x: x[None], one_layout))[0]
+        return features
+
+    def maybe(args):
+        shape = jax.eval_shape(encode, args)
+        return jax.lax.cond(jnp.any(args[1].segment_ids >= 0), encode, lambda _: jnp.zeros(shape.shape, shape.dtype), args)
+
+    features = jax.lax.map(maybe, (patches, layout))
+    return features.reshape(-1, features.shape[-1])
+
+
+def _logps(graphdef, objective: Objective, params, batch, allowed):
+    """(logps, entropy), each float32[B, T], of every token under the sampler's distribution."""
+    model = nnx.merge(graphdef, params)
+    features = _encode_chunks(model, batch.patches, batch.layout)
+    embeds = model.embed(batch.tokens, features, batch.feature_index)
+    hidden = model.hidden(embeds, batch.positions, batch.segment_ids)
+    log_probs = functools.partial(
+        pick.log_probs,
+        allowed=allowed,
+        temperature=objective.temperature,
+        top_k=objective.top_k,
+        top_p=objective.top_p,
+    )
+    return logps_ops.token_logps(hidden, model.logits, batch.tokens, log_probs, objective.logps_chunk)
+
+
+def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref_logps):
+    logps, entropy = _logps(graphdef, objective, params, batch, allowed)
+    mask = batch.loss_mask
+    weight = mask.astype(jnp.float32)
+    n = jnp.maximum(weight.sum(), 1.0)
+    if objective.kind == "imitation":
+        loss = objectives.sft_loss(logps, mask)
+        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": ((logps > -0.7) * weight).sum() / n}
+    else:
+        old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
+        loss, stats = objectives.policy_loss(
+            logps,
+            old,
+            batch.advantages,
+            mask,
+            epsilon_low=objective.epsilon_low,
+            epsilon_high=objective.epsilon_high,
+            beta=objective.beta,
+            ref_logps=ref_logps if objective.beta > 0 else None,
+            aggregation=objective.aggregation,
+        )
+        stats |= corrections.gap_stats(batch.sampler_logps, old, mask)
+    return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
+
+
+def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
+    grads, stats = jax.grad(_loss, has_aux=True)(params, graphdef, objective, batch, allowed, old_logps, ref_logps)
+    norm = optax.global_norm(grads)
+    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    finite = jnp.isfinite(norm)
+
+    def keep(new, old):
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    new_params = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), params, updates)
+    stats = stats | {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
+    return keep(new_params, params), keep(new_opt_state, opt_state), stats
+
+
+def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
+    """Global-norm clipping and AdamW without the learning rate, which ``update`` takes as an argument."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay)
+    )
+
+
+def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation):
+    """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
+
+    ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
+    """
+    return jax.jit(functools.partial(_update, graphdef, objective, optimizer), donate_argnums=(0, 1))
+
+
+def make_score(graphdef, objective: Objective):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens."""
+
+    def score(params, batch, allowed):
+        return _logps(graphdef, objective, params, batch, allowed)[0]
+
+    return jax.jit(score)
+
+
+def make_advantages(group_size: int, scale: str):
+    """advantages(rewards float32[B], valid bool[B]) -> (advantages float32[B], stats)."""
+
+    def compute(rewards, valid):
+        return advantages.group_advantages(rewards, group_size, valid, scale=scale)
+
+    return jax.jit(compute)
+
+
+def init_opt_state(optimizer: optax.GradientTransformation, params):
+    """The optimiser's state for fresh moments."""
+    return jax.jit(optimizer.init)(params)
+
+
+def copy_params(params):
+    """A copy on the device, for a reference policy that outlives donation."""
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)

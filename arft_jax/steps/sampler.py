@@ -1,0 +1,187 @@
+"""The sampler's four programs: encode, extend, fork, decode. Each is traced once, at its one shape.
+
+The state is donated; the host keeps no reference to an old one. Indices past the end mean *no row* and
+are dropped by the scatters, so that one shape serves any number of rows.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from arft_jax.sampling import pick
+from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState
+
+
+class Rules(NamedTuple):
+    """What decoding obeys, as data.
+
+    Args:
+      next_state: int[n_states, V], the stop automaton.
+      hit_of: int32[n_states], the index of the stop string that a state completes, or -1.
+      allowed: bool[V], False for control tokens that must not be sampled.
+      eos: int32[], the end token.
+    """
+
+    next_state: jax.Array
+    hit_of: jax.Array
+    allowed: jax.Array
+    eos: jax.Array
+
+
+class Extension(NamedTuple):
+    """One chunk for each of R slots; C tokens.
+
+    slots int32[R] (N: no row); tokens int32[R, C]; n int32[R], tokens that count; start int32[R], the
+    column of the first; positions int32[R, 3, C]; feature_index int32[R, C], -1 for ordinary tokens;
+    final bool[R]: decoding goes on behind this chunk, with next_position, limit, task and row int32[R].
+    """
+
+    slots: jax.Array
+    tokens: jax.Array
+    n: jax.Array
+    start: jax.Array
+    positions: jax.Array
+    feature_index: jax.Array
+    final: jax.Array
+    next_position: jax.Array
+    limit: jax.Array
+    task: jax.Array
+    row: jax.Array
+
+
+def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotState:
+    """Vision tower over packed patches [1, n, patch_dim]; image token j goes to features[rows[j]]."""
+    features = nnx.merge(graphdef, params).encode(patches, layout)[0]
+    return state._replace(features=state.features.at[rows].set(features.astype(state.features.dtype), mode="drop"))
+
+
+def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
+    """Chunked prefill at each slot's own offset: prompt, tool text and tool image alike."""
+    model = nnx.merge(graphdef, params)
+    n_slots, length = state.tokens.shape
+    chunk = jnp.arange(ext.tokens.shape[1], dtype=jnp.int32)[None, :]
+    cols = jnp.where(chunk < ext.n[:, None], ext.start[:, None] + chunk, length)
+    rows = jnp.minimum(ext.slots, n_slots - 1)  # rows without a slot write nowhere: their n is 0
+    embeds = model.embed(ext.tokens, state.features, ext.feature_index)
+    _, cache = model.hidden_cached(embeds, ext.positions, state.cache, rows, cols)
+    final = jnp.where(ext.final, ext.slots, n_slots)
+
+    def put(old, new):
+        return old.at[final].set(new, mode="drop")
+
+    end = ext.start + ext.n
+    return state._replace(
+        tokens=state.tokens.at[ext.slots[:, None], cols].set(ext.tokens, mode="drop"),
+        length=put(state.length, end),
+        next_position=put(state.next_position, ext.next_position),
+        limit=put(state.limit, ext.limit),
+        automaton=put(state.automaton, jnp.zeros_like(end)),
+        status=put(state.status, jnp.full_like(end, RUNNING)),
+        stop_code=put(state.stop_code, jnp.full_like(end, NO_STOP)),
+        task=put(state.task, ext.task),
+        row=put(state.row, ext.row),
+        cache=cache,
+    )
+
+
+def _fork(state: SlotState, source, targets, rows) -> SlotState:
+    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as rows ``rows`` (int32[F]) of its group."""
+
+    def spread(leaf):
+        copies = jnp.broadcast_to(leaf[source], (targets.shape[0], *leaf.shape[1:]))
+        return leaf.at[targets].set(copies, mode="drop")
+
+    def spread_cache(leaf):
+        copies = jnp.broadcast_to(leaf[:, source][:, None], (leaf.shape[0], targets.shape[0], *leaf.shape[2:]))
+        return leaf.at[:, targets].set(copies, mode="drop")
+
+    kept = dict(cache=jax.tree.map(spread_cache, state.cache), features=state.features)
+    rest = {name: spread(leaf) for name, leaf in state._asdict().items() if name not in kept}
+    rest["row"] = rest["row"].at[targets].set(rows, mode="drop")
+    return SlotState(**rest, **kept)
+
+
+def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, top_p) -> SlotState:
+    """One token for every running row."""
+    n_slots, length = state.tokens.shape
+    every = jnp.arange(n_slots, dtype=jnp.int32)
+    running = state.status == RUNNING
+    token = state.tokens[every, jnp.maximum(state.length - 1, 0)]
+    here = jnp.where(running, state.length - 1, length)
+    positions = jnp.broadcast_to((state.next_position - 1)[:, None, None], (n_slots, 3, 1))
+    embeds = model.embed(token[:, None], state.features, jnp.full((n_slots, 1), -1, jnp.int32))
+    hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None])
+    keys = pick.row_keys(rng, state.task, state.row, state.length)
+    new, logps = pick.pick(keys, model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
+    automaton = rules.next_state[state.automaton, new].astype(jnp.int32)
+    hit = rules.hit_of[automaton]
+    code = jnp.where(hit >= 0, hit, jnp.where(new == rules.eos, jnp.max(rules.hit_of) + 1, NO_STOP))
+    code = jnp.where((code == NO_STOP) & (state.length + 1 >= state.limit), BUDGET, code)
+    column = jnp.where(running, state.length, length)
+
+    def keep(new_value, old):
+        return jnp.where(running, new_value, old)
+
+    return state._replace(
+        tokens=state.tokens.at[every, column].set(new, mode="drop"),
+        logps=state.logps.at[every, column].set(logps, mode="drop"),
+        length=keep(state.length + 1, state.length),
+        next_position=keep(state.next_position + 1, state.next_position),
+        automaton=keep(automaton, state.automaton),
+        status=keep(jnp.where(code == NO_STOP, RUNNING, STOPPED), state.status),
+        stop_code=keep(code, state.stop_code),
+        cache=cache,
+    )
+
+
+def _decode(graphdef, params, state: SlotState, rules: Rules, rng, temperature: float, *, n_steps, top_k, top_p) -> SlotState:
+    """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop."""
+    model = nnx.merge(graphdef, params)
+
+    def go_on(carry):
+        i, state = carry
+        return (i < n_steps) & jnp.any(state.status == RUNNING)
+
+    def body(carry):
+        i, state = carry
+        return i + 1, _decode_one(model, state, rules, rng, temperature, top_k, top_p)
+
+    return jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state))[1]
+
+
+class Sampler(NamedTuple):
+    """The compiled programs; ``params`` and ``state`` lead every call but fork. Decoding is traced once a temperature."""
+
+    encode: jax.stages.Wrapped
+    extend: jax.stages.Wrapped
+    fork: jax.stages.Wrapped
+    decode: jax.stages.Wrapped
+
+    def n_compiled(self) -> int:
+        """Programs traced so far; constant after warm-up."""
+        return sum(program._cache_size() for program in self)
+
+
+def make_sampler(graphdef, *, decode_steps: int, top_k: int, top_p: float) -> Sampler:
+    """Binds the model's structure and the static settings.
+
+    Args:
+      graphdef: of ``nnx.split(model)``.
+      decode_steps: tokens of one decode segment.
+      top_k, top_p: truncation of the sampling distribution; 0 and 1 switch them off.
+
+    Returns:
+      Programs: encode(params, state, patches, layout, rows), extend(params, state, extension),
+      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature), the temperature static; each returns the
+      new state and consumes the old.
+    """
+    decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
+    return Sampler(
+        encode=jax.jit(functools.partial(_encode, graphdef), donate_argnums=1),
+        extend=jax.jit(functools.partial(_extend, graphdef), donate_argnums=1),
+        fork=jax.jit(_fork, donate_argnums=0),
+        decode=jax.jit(decode, donate_argnums=1, static_argnums=4),
+    )

@@ -1,0 +1,73 @@
+"""What one call may use: the numbers, and the kernel limits (setrlimit) that the child takes on."""
+
+import dataclasses
+import math
+import resource
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of one call.
+
+    Args:
+      timeout_s: wall-clock seconds.
+      memory_bytes: address space on top of what the worker has mapped already.
+      max_output_bytes: printed bytes that are kept.
+      max_flood_bytes: printed bytes at which the call is ended.
+      max_file_bytes: size of any one file.
+      max_scratch_bytes: size of all files in the scratch folder together.
+      max_scratch_entries: files and folders in it.
+      max_descriptors: open descriptors.
+    """
+
+    timeout_s: float
+    memory_bytes: int
+    max_output_bytes: int
+    max_flood_bytes: int
+    max_file_bytes: int
+    max_scratch_bytes: int
+    max_scratch_entries: int = 256
+    max_descriptors: int = 64
+
+    def to_json(self) -> dict:
+        """The fields, for the worker's command line; ``Limits(**fields)`` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def mapped_bytes() -> int:
+    """Address space of this process in bytes (``/proc/self/statm``)."""
+    with open("/proc/self/statm", encoding="ascii") as f:
+        return int(f.read().split()[0]) * resource.getpagesize()
+
+
+def _lower(kind: int, soft: int, hard: int) -> None:
+    """Sets a limit, never above the one that already holds."""
+    ceiling = resource.getrlimit(kind)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def apply(limits: Limits, base_bytes: int, can_fork: bool) -> None:
+    """Takes the kernel limits on, in the child; they cannot be raised again without privilege.
+
+    CPU seconds are the second line behind the worker's clock. RLIMIT_NPROC counts every process and thread
+    of the user, the trainer's too, and does not bind root: it is set, to 0, only where nothing better
+    forbids fork (see confine.py).
+
+    Args:
+      limits: the numbers.
+      base_bytes: address space that the worker has mapped.
+      can_fork: whether fork is still possible.
+    """
+    cpu_s = math.ceil(limits.timeout_s) + 1
+    memory = base_bytes + limits.memory_bytes
+    _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
+    _lower(resource.RLIMIT_FSIZE, limits.max_file_bytes, limits.max_file_bytes)
+    _lower(resource.RLIMIT_NOFILE, limits.max_descriptors, limits.max_descriptors)
+    _lower(resource.RLIMIT_CORE, 0, 0)
+    _lower(resource.RLIMIT_MEMLOCK, 0, 0)
+    _lower(resource.RLIMIT_MSGQUEUE, 0, 0)
+    if can_fork:
+        _lower(resource.RLIMIT_NPROC, 0, 0)
+    _lower(resource.RLIMIT_AS, memory, memory)

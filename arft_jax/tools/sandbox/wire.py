@@ -1,0 +1,54 @@
+"""What broker, worker and child agree on: exit codes, and messages of one JSON header and one blob each."""
+
+import json
+import socket
+import struct
+
+EXIT_ERROR, EXIT_MEMORY = 1, 77  # of a child: an exception, a MemoryError
+READY = b"\x01"  # first byte that a child notes: its limits hold, the code starts
+MAX_NOTE_CHARS = 400  # of an exception's description
+
+_FRAME = struct.Struct("<II")  # lengths in bytes of header and blob
+
+
+def send(sock: socket.socket, header: dict, blob: bytes = b"") -> None:
+    """Sends one message; blocks while the peer's buffer is full."""
+    head = json.dumps(header).encode("ascii")
+    sock.sendall(_FRAME.pack(len(head), len(blob)) + head)
+    if blob:
+        sock.sendall(blob)
+
+
+def _receive_exactly(sock: socket.socket, n_bytes: int) -> bytearray:
+    data = bytearray(n_bytes)
+    view = memoryview(data)
+    while view:
+        n = sock.recv_into(view)
+        if n == 0:
+            raise EOFError("the other side closed the socket")
+        view = view[n:]
+    return data
+
+
+def receive(sock: socket.socket, max_bytes: int) -> tuple[dict, bytearray]:
+    """Receives one message.
+
+    Args:
+      sock: a stream socket.
+      max_bytes: inclusive cap on the whole message.
+
+    Returns:
+      (header, blob).
+
+    Raises:
+      EOFError: if the peer is gone, also in the midst of a message.
+      ValueError: if the message is longer than ``max_bytes`` or its header is no JSON object.
+      TimeoutError: if the socket has a timeout and it passed.
+    """
+    n_head, n_blob = _FRAME.unpack(_receive_exactly(sock, _FRAME.size))
+    if n_head + n_blob > max_bytes:
+        raise ValueError(f"a message must fit in {max_bytes} bytes: got {n_head + n_blob}")
+    header = json.loads(_receive_exactly(sock, n_head))
+    if not isinstance(header, dict):
+        raise ValueError(f"a message's header must be an object: got {type(header).__name__}")
+    return header, _receive_exactly(sock, n_blob)

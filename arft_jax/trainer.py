@@ -1,0 +1,316 @@
+"""The one training loop: warm start, GRPO, evaluation before, during and after, checkpoints.
+
+Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
+  1. Tools run during training, over several turns, with images in every turn.
+  2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
+  3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
+  4. A group in which a tool failed by our fault is dropped whole.
+
+Every stage leaves its mark in the work directory, and the same command goes on behind the last one.
+"""
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from arft_jax import build
+from arft_jax.config import validate
+from arft_jax.data.batch import assemble
+from arft_jax.data.pipeline import task_stream
+from arft_jax.data.synthetic.chains import record_chains
+from arft_jax.evaluator import evaluate
+from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.metrics import MetricsWriter, Progress
+from arft_jax.io.trajectories import save_trajectories
+from arft_jax.preemption import StopRequest
+from arft_jax.report import run_report
+from arft_jax.rewards.combine import score_trajectory
+from arft_jax.rollout import Request
+from arft_jax.rollout_metrics import rollout_metrics
+from arft_jax.run_dir import RunDir
+from arft_jax.schedule import learning_rate
+from arft_jax.steps import learner
+from arft_jax.tools.toolbox import Toolbox
+from arft_jax.trajectory import Status, Trajectory
+from arft_jax.warm_start import chain_trajectories
+
+
+@dataclasses.dataclass
+class Run:
+    """What the stages share; ``step`` counts warm-start and GRPO steps together."""
+
+    config: Any
+    directory: RunDir
+    parts: build.Parts
+    tasks: dict[str, dict[str, list]]
+    toolbox: Toolbox
+    index_path: Any
+    checkpoints: Checkpoints
+    metrics: MetricsWriter
+    stop: StopRequest
+    optimizer: Any
+    params: Any
+    opt_state: Any
+    ref_params: Any
+    streams: dict  # task name -> endless shuffled task indices
+    step: int = 0
+    seconds: float = 0.0  # spent in earlier sessions of this run
+    begin: float = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.seconds + time.perf_counter() - self.begin
+
+    def state(self) -> dict:
+        """What a checkpoint holds."""
+        return {"params": self.params, "opt_state": self.opt_state, "ref_params": self.ref_params}
+
+    def rng(self, stream: int, step: int) -> jax.Array:
+        """A threefry key from (seed, stream, step)."""
+        return jax.device_put(np.array([self.config.seed * 8 + stream, step], np.uint32))
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step where there is none yet."""
+        if self.checkpoints.latest_step() != self.step:
+            streams = {name: stream.get_state() for name, stream in self.streams.items()}
+            self.checkpoints.save(self.step, self.state(), {"seconds": self.elapsed_s, "streams": streams})
+
+    def end_step(self, last: int) -> None:
+        """Saves when it is time; leaves where the process was asked to end."""
+        if self.step == last or self.step % self.config.checkpoint.every == 0 or self.stop.requested:
+            self.save()
+        if self.stop.requested:
+            self.checkpoints.wait()
+            raise SystemExit(f"stopped by signal at step {self.step}; the same command resumes")
+
+
+def train(config) -> dict:
+    """Runs or resumes the whole of a run; returns the results as written to ``results.json``.
+
+    Raises:
+      ValueError: a bad configuration or a work directory of another config, before any compute.
+    """
+    # ------------------------------------------------- check everything first
+    validate(config)
+    directory = RunDir(config)
+    build.set_up_jax(config)
+    with contextlib.ExitStack() as stack:
+        # --------------------------------------------------- parts, data, tools
+        run = _open(config, directory, stack)
+        print(f"{config.name}: {build.describe(run.parts)}; work directory {directory.path}", flush=True)
+        with jax.transfer_guard("disallow"):
+            # ---------------------------------------------------- warm start
+            if run.step < config.warm_start.steps:
+                _warm_start(run)
+            if run.step == config.warm_start.steps:
+                _begin_grpo(run)
+            # ---------------------------------------------------------- GRPO
+            _evaluate_stage(run, "before", run.toolbox)
+            _grpo(run)
+            # --------------------------------------------- after, and without
+            _evaluate_stage(run, "after", run.toolbox)
+            if config.eval.without_tools:
+                with contextlib.closing(build.make_toolbox(config, None, enabled=False)) as off:
+                    _evaluate_stage(run, "no_tools", off)
+        directory.add_result("seconds", run.elapsed_s)
+        run.checkpoints.wait()
+    # ------------------------------------------------------------------ report
+    return run_report.write_report(config, directory)
+
+
+def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
+    parts = build.build(config)
+    t = config.train
+    optimizer = learner.make_optimizer(
+        clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay
+    )
+    tasks, index_path = build.load_data(config, directory.path)
+    toolbox = stack.enter_context(contextlib.closing(build.make_toolbox(config, index_path)))
+    checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
+    ref_params = learner.copy_params(parts.params) if t.beta > 0 else None
+    opt_state = learner.init_opt_state(optimizer, parts.params)
+    run = Run(
+        config, directory, parts, tasks, toolbox, index_path, checkpoints, None, StopRequest(), optimizer,
+        parts.params, opt_state, ref_params,
+        {name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
+    )  # fmt: skip
+    stack.enter_context(run.stop)
+    found = checkpoints.restore_latest(jax.eval_shape(lambda: run.state()))
+    if found is not None:
+        run.step, state, host = found
+        run.params, run.opt_state, run.ref_params = state["params"], state["opt_state"], state["ref_params"]
+        run.seconds = host["seconds"]
+        for name, stream in run.streams.items():
+            stream.set_state(host["streams"][name])
+        print(f"resumed at step {run.step}", flush=True)
+    run.metrics = stack.enter_context(MetricsWriter(directory.path / "metrics.jsonl", resume_step=run.step))
+    run.begin = time.perf_counter()
+    return run
+
+
+# ------------------------------------------------------------------ warm start
+
+
+def _warm_start(run: Run) -> None:
+    """Imitation of recorded chains up to ``warm_start.steps``."""
+    config, w = run.config, run.config.warm_start
+    tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
+    chains = record_chains(tasks, run.toolbox.submit, config.seed)
+    data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
+    print(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}", flush=True)
+    update = learner.make_update(run.parts.graphdef, build.objective(config, "imitation"), run.optimizer)
+    progress = Progress("warm start", w.steps, start=run.step)
+    for run.step in range(run.step + 1, w.steps + 1):
+        begin = time.perf_counter()
+        rows = np.random.default_rng([config.seed, 1, run.step]).choice(len(data), w.rows, replace=False)
+        batch = _batch(run, [data[i] for i in rows], np.zeros(w.rows))
+        lr = learning_rate(run.step, w.steps, peak=w.learning_rate, warmup_steps=w.warmup_steps, decay_to=0.1)
+        stats = _apply(run, update, batch, lr, None, None)
+        seconds = time.perf_counter() - begin
+        row = {"phase": "warm_start", "step": run.step, "lr": lr, "tokens_per_s": stats["n_tokens"] / seconds, **stats}
+        run.metrics.write(row)
+        progress.update(run.step, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
+        run.end_step(w.steps)
+
+
+def _begin_grpo(run: Run) -> None:
+    """The optimiser starts anew and the warm-started policy becomes the reference."""
+    run.opt_state = learner.init_opt_state(run.optimizer, run.params)
+    if run.ref_params is not None:
+        run.ref_params = learner.copy_params(run.params)
+
+
+# ------------------------------------------------------------------------ GRPO
+
+
+def _grpo(run: Run) -> None:
+    """GRPO steps up to ``train.steps``."""
+    config, t = run.config, run.config.train
+    first, last = config.warm_start.steps, config.warm_start.steps + t.steps
+    policy = build.objective(config, "policy")
+    update = learner.make_update(run.parts.graphdef, policy, run.optimizer)
+    score = learner.make_score(run.parts.graphdef, policy)
+    advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
+    progress = Progress("grpo", t.steps, start=run.step - first)
+    for run.step in range(run.step + 1, last + 1):
+        step = run.step - first
+        begin = time.perf_counter()
+        # ------------------------------------------------------------ rollout
+        trajectories = _rollout(run, step)
+        rollout_s = time.perf_counter() - begin
+        # ---------------------------------------------------------- advantages
+        valid = _valid_rows(trajectories, config.rollout.group_size)
+        rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
+        adv, adv_stats = jax.device_get(advantages(*jax.device_put((rewards, valid))))
+        # -------------------------------------------------------------- update
+        lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
+        parts = [slice(k, k + t.rows_per_update) for k in range(0, len(trajectories), t.rows_per_update)]
+        batches = [_batch(run, trajectories[p], adv[p]) for p in parts]
+        old = [None if policy.on_policy else score(run.params, b, run.parts.rules.allowed) for b in batches]
+        ref = [score(run.ref_params, b, run.parts.rules.allowed) if t.beta > 0 else None for b in batches]
+        stats = [_apply(run, update, *args) for args in zip(batches, [lr] * len(batches), old, ref, strict=True)]
+        # ----------------------------------------------------- figures, files
+        seconds = time.perf_counter() - begin
+        row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": seconds}
+        row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
+        row |= {name: float(value) for name, value in adv_stats.items()} | rollout_metrics(trajectories)
+        row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
+        row |= _evaluate_during(run, step)
+        run.metrics.write(row)
+        shown = {"reward": row["reward"], "em": row["reward/em"], "tools": row["tool_calls"], "tokens/s": row["tokens_per_s"]}
+        progress.update(step, shown)
+        run.end_step(last)
+
+
+def _rollout(run: Run, step: int) -> list[Trajectory]:
+    """One step's trajectories, scored; row p*G + g. Prompts are dealt from the tasks in turn."""
+    config, names = run.config, list(run.tasks)
+    requests = []
+    for p in range(config.train.prompts):
+        name = names[(step * config.train.prompts + p) % len(names)]
+        number = next(run.streams[name])
+        task = run.tasks[name]["train"][number]
+        requests.append(Request(task, number * len(names) + names.index(name), config.rollout.group_size))
+    groups = run.parts.engine.run(
+        run.params, requests, run.toolbox, rng=run.rng(0, step), temperature=config.rollout.temperature
+    )
+    weights = build.reward_weights(config)
+    rows = [tr for group in groups for tr in group]
+    return [tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights)) for tr in rows]
+
+
+def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
+    """bool[B]: False on every row of a group in which a tool failed by our fault."""
+    good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
+    return np.repeat(good.all(axis=1), group_size)
+
+
+def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray):
+    batch = assemble(
+        trajectories,
+        advantages,
+        run.parts.images_of,
+        length=run.config.rollout.max_tokens,
+        n_chunks=run.config.train.image_chunks,
+        bucket=run.parts.bucket,
+    )
+    return jax.device_put(batch)
+
+
+def _apply(run: Run, update, batch, lr: float, old_logps, ref_logps) -> dict[str, float]:
+    """One optimiser step; its figures on the host."""
+    rate = jax.device_put(np.float32(lr))
+    run.params, run.opt_state, stats = update(
+        run.params, run.opt_state, batch, run.parts.rules.allowed, rate, old_logps, ref_logps
+    )
+    return {name: float(value) for name, value in jax.device_get(stats).items()}
+
+
+# ------------------------------------------------------------------ evaluation
+
+
+def _evaluate(run: Run, tasks: list, toolbox: Toolbox):
+    config = run.config
+    return evaluate(
+        run.parts.engine,
+        run.params,
+        tasks,
+        toolbox,
+        max_turns=config.rollout.max_turns_eval,
+        max_answer_words=config.rewards.max_answer_words,
+        rng=run.rng(2, 0),
+    )
+
+
+def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
+    """Every test item of every task, once a run; figures to results.json, trajectories beside it."""
+    if stage in run.directory.results():
+        return
+    results = {}
+    for name, split in run.tasks.items():
+        begin = time.perf_counter()
+        done = _evaluate(run, split["test"], toolbox)
+        results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
+        avg = results[name]["table"]["avg"]
+        print(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)", flush=True)
+        save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}", done.trajectories)
+    run.directory.add_result(stage, results)
+
+
+def _evaluate_during(run: Run, step: int) -> dict[str, float]:
+    """Figures of a part of the test items, every ``eval.every`` steps; empty otherwise."""
+    e = run.config.eval
+    if not e.every or step % e.every or step == run.config.train.steps:
+        return {}
+    figures = {}
+    for name, split in run.tasks.items():
+        tasks = split["test"]
+        picked = [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(e.n_during, len(tasks))).astype(int)]
+        done = _evaluate(run, picked, run.toolbox)
+        figures |= {f"eval/{name}/f1": float(100 * done.f1.mean()), f"eval/{name}/em": float(100 * done.em.mean())}
+    print("  ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
+    return figures

@@ -1,0 +1,31 @@
+"""Trains a visual agent: warm start, GRPO with live tools, evaluation before, during and after.
+
+    python launch/train.py --config=configs/tiny_cpu.py [--config.seed=1 --config.workdir=runs/seed1]
+
+The same command resumes an interrupted run. Exit status 2: the command or the configuration is wrong.
+"""
+
+import sys
+
+from absl import app, flags
+
+from arft_jax import config_flag
+
+_CONFIG = config_flag.define_config()
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    from arft_jax.trainer import train  # after the flags: a wrong key costs no import of jax
+
+    try:
+        train(_CONFIG.value)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    config_flag.run(main)

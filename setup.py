@@ -1,0 +1,54 @@
+"""Metadata, dependencies and extras; no logic.
+
+The pairs that are tested: jax 0.10.2 with flax 0.12.8 on Python 3.11, and jax 0.12.0.1 with flax 0.12.12 on
+Python 3.12. flax 0.12.8 and older break on jax 0.11.1 and later, so each pair is bounded on both sides.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="arft_jax",
+    version="0.1.0",
+    description="Visual agentic reinforcement fine-tuning in JAX: a vision-language model learns by GRPO to use tools.",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["arft_jax", "arft_jax.*"]),
+    package_data={"arft_jax.data": ["assets/**"]},
+    install_requires=[
+        'jax>=0.10.2,<0.11.1; python_version < "3.12"',
+        'flax>=0.12.8,<0.12.12; python_version < "3.12"',
+        'jax>=0.11.2,<0.13; python_version >= "3.12"',
+        'flax>=0.12.12,<0.13; python_version >= "3.12"',
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "transformers>=5.23,<6",
+        "tensorflow-datasets>=4.9.10,<5",
+        "grain>=0.2.18,<0.3",
+        "ml_collections>=1.1,<2",
+        "safetensors>=0.5,<1",
+        "absl-py>=2.3",
+        "numpy>=2.0,<3",
+        "pillow>=11",
+        "opencv-python-headless>=4.10,<6",
+        "matplotlib>=3.9,<4",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda12]"],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
+        "torch": ["torch==2.13.0"],
+        "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
+        "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

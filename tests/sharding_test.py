@@ -1,0 +1,154 @@
+"""Placement rules, meshes, and sharded == unsharded on 8 virtual devices."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from arft_jax import sharding
+from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
+from arft_jax.testing.tiny_model import tiny_config
+
+MESH = AbstractMesh((2, 2, 2), sharding.MESH_AXES)
+
+
+class Mlp(nnx.Module):
+    """Two parameters with named axes: enough of a model for placement."""
+
+    def __init__(self, n_layers=3, d=8, f=12):
+        self.up = nnx.Param(jnp.ones((n_layers, d, f)), axes=("layers", "embed", "mlp"))
+        self.scale = nnx.Param(jnp.ones((n_layers, d)), axes=("layers", "embed"))
+
+
+def test_each_logical_axis_goes_where_the_table_says():
+    spec = sharding.partition_spec("w", ("layers", "embed", "mlp"), (3, 8, 12), MESH)
+    assert spec == PartitionSpec(None, "fsdp", "tensor")
+    assert sharding.partition_spec("b", ("layers", None), (3, 8), MESH) == PartitionSpec()
+
+
+def test_shardings_have_the_structure_of_the_state_and_follow_its_axes():
+    state = nnx.state(nnx.eval_shape(Mlp))
+    mesh = sharding.make_mesh({}, jax.devices()[:1])
+    shardings = sharding.param_shardings(state, mesh)
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    assert shardings["up"].get_value().spec == PartitionSpec(None, "fsdp", "tensor")
+    assert shardings["scale"].get_value().spec == PartitionSpec(None, "fsdp")
+
+
+def test_an_optimizer_state_is_split_like_its_parameters():
+    state = nnx.state(Mlp())
+    mesh = sharding.make_mesh({}, jax.devices()[:1])
+    adam = sharding.param_shardings(optax.adam(1e-3).init(state), mesh)[0]
+    assert adam.mu["up"].get_value().spec == PartitionSpec(None, "fsdp", "tensor")
+    assert adam.count.spec == PartitionSpec()
+
+
+def test_two_dimensions_on_one_mesh_axis_are_refused_with_both_named():
+    both = "dimension 0 ('heads' -> 'tensor') and dimension 1 ('mlp' -> 'tensor')"
+    with pytest.raises(ValueError, match=re.escape(both)):
+        sharding.partition_spec("w", ("heads", "mlp"), (8, 8), MESH)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "message"),
+    [
+        (("mlp",), (9,), r"text\.w dimension 0 \('mlp'\) .*size 9, tensor=2 \(config\.mesh\.tensor\)"),
+        (("embed",), (4, 4), r"text\.w must name every dimension"),
+        (("wings",), (4,), r"text\.w has an axis without a rule: 'wings'"),
+    ],
+)
+def test_a_parameter_that_cannot_be_placed_is_named(axes, shape, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.partition_spec("text.w", axes, shape, MESH)
+
+
+def test_an_array_without_axes_is_refused_and_a_scalar_is_replicated():
+    mesh = sharding.make_mesh({}, jax.devices()[:1])
+    assert sharding.param_shardings({"n": jnp.int32(0)}, mesh)["n"].spec == PartitionSpec()
+    with pytest.raises(ValueError, match=r"a\.w must carry metadata 'axes'"):
+        sharding.param_shardings({"a": {"w": jnp.ones(3)}}, mesh)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"model": 1}, "mesh axes must be among"),
+        ({"data": 2}, "must multiply to the number of devices"),
+        ({"data": -1, "fsdp": -1}, "at most one -1"),
+        ({"tensor": 0}, "must be positive"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(shape, jax.devices()[:1])
+
+
+def test_rows_that_do_not_divide_name_their_key():
+    mesh = sharding.make_mesh({}, jax.devices()[:1])
+    assert sharding.batch_sharding(mesh, 6).spec == PartitionSpec(("data", "fsdp"))
+    with pytest.raises(ValueError, match=re.escape("got 6 rows, data*fsdp=4 (config.x)")):
+        sharding.batch_sharding(MESH, 6, "config.x")
+
+
+def test_a_sharded_update_equals_the_unsharded_one_on_eight_devices():
+    script = """
+        import jax, jax.numpy as jnp, numpy as np, optax
+        from flax import nnx
+        from arft_jax import sharding
+
+        class Mlp(nnx.Module):
+            def __init__(self, rngs):
+                self.up = nnx.Param(nnx.initializers.normal()(rngs(), (8, 12)), axes=("embed", "mlp"))
+                self.down = nnx.Param(nnx.initializers.normal()(rngs(), (12, 8)), axes=("mlp", "embed"))
+
+        assert dict(sharding.make_mesh({"fsdp": 4, "data": -1}).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+        mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+        graphdef, params = nnx.split(Mlp(nnx.Rngs(0)))
+        x = jax.random.normal(jax.random.key(1), (16, 8))
+        optimizer = optax.adam(1e-2)
+
+        def step(params, opt, x):
+            def loss(params):
+                model = nnx.merge(graphdef, params)
+                return jnp.mean((jnp.tanh(x @ model.up[...]) @ model.down[...] - x) ** 2)
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, opt = optimizer.update(grads, opt)
+            return optax.apply_updates(params, updates), opt, value
+
+        want = jax.jit(step)(params, optimizer.init(params), x)
+        opt = optimizer.init(params)
+        places = sharding.param_shardings(params, mesh), sharding.param_shardings(opt, mesh)
+        rows = sharding.batch_sharding(mesh, 16)
+        got = jax.jit(step, in_shardings=(*places, rows), out_shardings=(*places, sharding.replicated(mesh)))(
+            jax.device_put(params, places[0]), jax.device_put(opt, places[1]), jax.device_put(x, rows))
+        assert got[0]["up"].get_value().addressable_shards[0].data.shape == (4, 6)
+        # float32 sums in another order
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        print("equal")
+    """
+    # A process of its own: the number of virtual devices is fixed when JAX starts.
+    env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "equal"
+
+
+def test_every_parameter_of_the_model_has_a_place_on_a_mesh_split_both_ways():
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(tiny_config(tied=False), rngs=nnx.Rngs(0)))
+    shardings = sharding.param_shardings(nnx.state(model, nnx.Param), AbstractMesh((1, 2, 2), sharding.MESH_AXES))
+    layers = shardings["text"]["layers"]
+    assert layers["q"]["kernel"].get_value().spec == PartitionSpec(None, "fsdp", "tensor")
+    assert layers["mlp"]["down"]["kernel"].get_value().spec == PartitionSpec(None, "tensor", "fsdp")
+    assert all(place.spec for place in jax.tree.leaves(shardings))  # none is left whole on every device
