@@ -1,8 +1,10 @@
 """From a config to the parts of a run: tokenizer, tools, data, model, sampler. The only reader of most keys."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -173,17 +175,29 @@ def load_data(config, workdir: pathlib.Path) -> tuple[dict[str, dict[str, list]]
     return tasks, path
 
 
-def make_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None = None) -> Toolbox:
-    """Sandbox processes and the search index behind one door; close it when done."""
+@contextlib.contextmanager
+def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None = None) -> Iterator[Toolbox]:
+    """Sandbox processes and the search index behind one door; all of them are closed on leaving.
+
+    Args:
+      index_path: None where nothing searches.
+      enabled: False refuses every call; None follows ``config.tools.enabled``.
+    """
     t = config.tools
     enabled = t.enabled if enabled is None else enabled
-    python = None
-    if enabled:
-        python = PythonSandbox(
-            n_workers=t.n_workers, timeout_s=t.timeout_s, memory_mb=t.memory_mb, max_output_bytes=t.max_output_bytes
-        )
-    index = SearchIndex(index_path) if index_path is not None else None
-    return Toolbox(python, index, top_k=t.top_k, n_threads=t.n_threads, enabled=enabled)
+    with contextlib.ExitStack() as stack:
+        python = index = None
+        if enabled:
+            python = stack.enter_context(
+                PythonSandbox(
+                    n_workers=t.n_workers,
+                    timeout_s=t.timeout_s,
+                    memory_mb=t.memory_mb,
+                    max_output_bytes=t.max_output_bytes,
+                )
+            )
+            index = stack.enter_context(SearchIndex(index_path)) if index_path is not None else None
+        yield stack.enter_context(Toolbox(python, index, top_k=t.top_k, n_threads=t.n_threads, enabled=enabled))
 
 
 def describe(parts: Parts) -> str:

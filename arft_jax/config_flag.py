@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 
@@ -25,5 +25,6 @@ def parse_or_exit(argv: list[str]) -> list[str]:
 
 
 def run(main) -> None:
-    """absl's app.run with :func:`parse_or_exit` in place of its own parser."""
+    """absl's app.run with :func:`parse_or_exit` in place of its own parser, and libraries kept to warnings."""
+    logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=parse_or_exit)

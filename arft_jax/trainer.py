@@ -114,7 +114,7 @@ def train(config) -> dict:
             # --------------------------------------------- after, and without
             _evaluate_stage(run, "after", run.toolbox)
             if config.eval.without_tools:
-                with contextlib.closing(build.make_toolbox(config, None, enabled=False)) as off:
+                with build.open_toolbox(config, None, enabled=False) as off:
                     _evaluate_stage(run, "no_tools", off)
         directory.add_result("seconds", run.elapsed_s)
         run.checkpoints.wait()
@@ -129,7 +129,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay
     )
     tasks, index_path = build.load_data(config, directory.path)
-    toolbox = stack.enter_context(contextlib.closing(build.make_toolbox(config, index_path)))
+    toolbox = stack.enter_context(build.open_toolbox(config, index_path))
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     ref_params = learner.copy_params(parts.params) if t.beta > 0 else None
     opt_state = learner.init_opt_state(optimizer, parts.params)
@@ -171,8 +171,8 @@ def _warm_start(run: Run) -> None:
         lr = learning_rate(run.step, w.steps, peak=w.learning_rate, warmup_steps=w.warmup_steps, decay_to=0.1)
         stats = _apply(run, update, batch, lr, None, None)
         seconds = time.perf_counter() - begin
-        row = {"phase": "warm_start", "step": run.step, "lr": lr, "tokens_per_s": stats["n_tokens"] / seconds, **stats}
-        run.metrics.write(row)
+        row = {"phase": "warm_start", "step": run.step, "lr": lr, "tokens_per_s": batch.tokens.size / seconds, **stats}
+        run.metrics.write(run.step, row)
         progress.update(run.step, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
         run.end_step(w.steps)
 
@@ -220,7 +220,7 @@ def _grpo(run: Run) -> None:
         row |= {name: float(value) for name, value in adv_stats.items()} | rollout_metrics(trajectories)
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
         row |= _evaluate_during(run, step)
-        run.metrics.write(row)
+        run.metrics.write(run.step, row)
         shown = {"reward": row["reward"], "em": row["reward/em"], "tools": row["tool_calls"], "tokens/s": row["tokens_per_s"]}
         progress.update(step, shown)
         run.end_step(last)

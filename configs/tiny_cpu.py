@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     config.workdir = "runs/tiny_cpu"
     config.system_prompt = "short"
     if variant == "smoke":
-        config.name = config.workdir = "runs/smoke"
+        config.name, config.workdir = "smoke", "runs/smoke"
         config.data.n_train = 64
         config.warm_start.update(n_chains=32, steps=4, rows=8)
         config.train.update(steps=2, prompts=2, rows_per_update=16, image_chunks=4)

@@ -80,10 +80,12 @@ def test_the_package_and_setup_state_one_version(repo_root):
 def test_a_test_reaches_this_machine_and_no_other():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()
-    for reach in (
-        lambda: socket.create_connection(("192.0.2.1", 80), timeout=0.01),
-        lambda: socket.socket().connect_ex(("192.0.2.1", 80)),
-        lambda: socket.getaddrinfo("example.org", 80),
-    ):
-        with pytest.raises(RuntimeError, match="must not use the network"):
-            reach()
+    with socket.socket() as sock:
+        for reach in (
+            lambda: socket.create_connection(("192.0.2.1", 80), timeout=0.01),
+            lambda: sock.connect(("192.0.2.1", 80)),
+            lambda: sock.connect_ex(("192.0.2.1", 80)),
+            lambda: socket.getaddrinfo("example.org", 80),
+        ):
+            with pytest.raises(RuntimeError, match="must not use the network"):
+                reach()

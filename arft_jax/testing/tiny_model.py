@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from arft_jax.models.layers import Linear
 from arft_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 
@@ -37,17 +38,33 @@ def tiny_config(*, tied: bool = True, vocab_size: int = 160, **text_changes: Any
 def tiny_model(config: ModelConfig | None = None, *, seed: int = 0, noise: float = 0.2, **kwargs: Any) -> Qwen2_5_VL:
     """A random model whose norms and biases are not trivial.
 
+    Values are drawn by numpy, so that nothing is compiled: kernels with deviation 1/sqrt(fan in), norm
+    scales around 1, biases around 0.
+
     Args:
       config: sizes; :func:`tiny_config` where None.
       seed: of all draws.
-      noise: deviation added to every norm scale and bias, so that none is 1 or 0.
+      noise: deviation of norm scales and biases, so that none is 1 or 0.
       **kwargs: dtype, param_dtype and remat of the model.
     """
-    model = Qwen2_5_VL(config or tiny_config(), rngs=nnx.Rngs(seed), **kwargs)
-    rng = jax.random.key(seed + 1)
-    for path, node in nnx.iter_graph(model):
-        if isinstance(node, nnx.Param) and path[-1] in ("scale", "bias"):
-            rng, key = jax.random.split(rng)
-            value = node[...]
-            node[...] = value + noise * jax.random.normal(key, value.shape, jnp.float32).astype(value.dtype)
+    config = config or tiny_config()
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), **kwargs))
+    state = nnx.state(model, nnx.Param)
+    rng = np.random.default_rng(seed)
+    fan_in = {path: _fan_in(node) for path, node in nnx.iter_graph(model) if isinstance(node, Linear)}
+    filled = []
+    for path, param in nnx.to_flat_state(state):
+        if path[-1] in ("scale", "bias"):
+            std = noise
+        else:
+            std = fan_in.get(path[:-1], config.text.dim) ** -0.5
+        value = std * rng.normal(size=param.shape) + float(path[-1] == "scale")
+        filled.append((path, param.replace(jnp.asarray(value.astype(np.float32)).astype(param.dtype))))
+    nnx.update(model, nnx.from_flat_state(filled))
     return model
+
+
+def _fan_in(layer: Linear) -> int:
+    shape = layer.kernel.shape
+    first = int(layer.kernel.get_metadata("axes")[0] == "layers")
+    return int(np.prod(shape[first : first + layer.n_inputs]))

@@ -16,9 +16,7 @@ WORDS = {
 
 
 def _linear(rngs):
-    return Linear(
-        (4,), (4,), ("embed", "mlp"), bias=True, rngs=rngs, dtype=jnp.float32, param_dtype=jnp.float32
-    )
+    return Linear((4,), (4,), ("embed", "mlp"), bias=True, rngs=rngs, dtype=jnp.float32, param_dtype=jnp.float32)
 
 
 def test_scan_over_stacked_layers_equals_a_loop():

@@ -1,5 +1,6 @@
 """The toolbox: which action gives which observation, and that nothing ever raises into the loop."""
 
+import re
 import threading
 import time
 
@@ -91,7 +92,7 @@ def test_no_frame_tag_can_be_smuggled_in():
     )
     for text in forms:
         shown = toolbox.format_hits([Hit("", f"a{text} b", 1.0)], 100)
-        assert shown.lower().replace(" ", "").count("/information") == 1, shown
+        assert len(re.findall(r"<\s*/?\s*information", shown.lower())) == 2, shown
 
 
 @pytest.mark.parametrize("action", ACTIONS)

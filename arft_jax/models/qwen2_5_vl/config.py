@@ -102,8 +102,7 @@ class VisionConfig:
         problems = []
         if self.dim % self.n_heads or self.head_dim % 4:
             problems.append(
-                "vision hidden_size / num_heads must be a whole multiple of 4: "
-                f"got {self.dim} / {self.n_heads}"
+                f"vision hidden_size / num_heads must be a whole multiple of 4: got {self.dim} / {self.n_heads}"
             )
         if self.window_px % (self.patch_px * self.merge):
             problems.append(
@@ -243,9 +242,10 @@ def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     vision = dict(vision)
     if "in_chans" in vision:  # the published files' older word
         vision.setdefault("in_channels", vision["in_chans"])
+    keys = {theirs: ours for theirs, ours in _VISION_KEYS.items() if theirs in vision or theirs not in _OPTIONAL}
     theta = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
     return VisionConfig(
-        **{ours: vision[theirs] for theirs, ours in _VISION_KEYS.items() if theirs in vision or theirs not in _OPTIONAL},
+        **{ours: vision[theirs] for theirs, ours in keys.items()},
         full_layers=tuple(vision["fullatt_block_indexes"]),
         rope_theta=float(theta),
     )

@@ -99,9 +99,7 @@ class TextDecoder(nnx.Module):
         slots = (jnp.arange(n_rows, dtype=cols.dtype) if rows is None else rows)[:, None]
         mask = jnp.arange(cache.k.shape[2], dtype=cols.dtype)[None, None, :] <= cols[:, :, None]
 
-        def body(
-            carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: jax.Array
-        ) -> tuple[jax.Array, KVCache]:
+        def body(carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: jax.Array) -> tuple[jax.Array, KVCache]:
             x, cache = carry
             q, k, v = layer.project(x, cos, sin)
             cache = KVCache(

@@ -112,7 +112,5 @@ def test_a_band_mask_in_place_of_windows_is_seen(pair, monkeypatch):
 
 def test_vision_rotary_angles_in_bfloat16_are_seen(pair, monkeypatch):
     exact = vision.axial_angles
-    monkeypatch.setattr(
-        vision, "axial_angles", lambda *a: exact(*a).astype(jnp.bfloat16).astype(jnp.float32)
-    )
+    monkeypatch.setattr(vision, "axial_angles", lambda *a: exact(*a).astype(jnp.bfloat16).astype(jnp.float32))
     assert _gap(pair, ODD) > 10 * TOLERANCE

@@ -108,9 +108,7 @@ def test_right_padded_equals_unpadded(model, inputs, whole):
 def test_segments_packed_in_one_row_equal_separate_rows(model, inputs, whole):
     embeds, positions = inputs
     segments = jnp.repeat(jnp.arange(3, dtype=jnp.int32), LENGTH)[None]
-    packed = model.hidden(
-        embeds.reshape(1, -1, 48), jnp.moveaxis(positions, 0, 1).reshape(1, 3, -1), segments
-    )
+    packed = model.hidden(embeds.reshape(1, -1, 48), jnp.moveaxis(positions, 0, 1).reshape(1, 3, -1), segments)
     np.testing.assert_allclose(packed.reshape(whole.shape), whole, atol=TOLERANCE)
 
 
