@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from arft_jax import protocol
@@ -24,8 +25,8 @@ from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout import Engine, Limits
 from arft_jax.sampling.stops import build_stop_table
+from arft_jax.steps import learner
 from arft_jax.steps.init import init_params
-from arft_jax.steps.learner import Objective
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import init_state
 from arft_jax.tools.sandbox import PythonSandbox
@@ -64,7 +65,9 @@ def set_up_jax(config) -> None:
 def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
     """The model's sizes with the tokenizer's vocabulary and token ids."""
     sizes = config.model.to_dict()
-    text = dict(sizes["text_config"], vocab_size=tokenizer.vocab_size, max_position_embeddings=config.rollout.max_tokens)
+    text = dict(
+        sizes["text_config"], vocab_size=tokenizer.vocab_size, max_position_embeddings=config.rollout.max_tokens
+    )
     text["rope_scaling"] = {"type": "mrope", "mrope_section": list(text.pop("mrope_section"))}
     return ModelConfig.from_hf(
         dict(
@@ -84,9 +87,7 @@ def make_rules(tokenizer: Tokenizer) -> Rules:
     allowed = np.array([len(b) > 0 for b in tokenizer.token_bytes()])
     allowed[sorted(tokenizer.control_ids)] = False
     allowed[tokenizer.eos_id] = True
-    rules = Rules(
-        table.next_state, np.asarray(table.hit_of, np.int32), allowed, np.asarray(tokenizer.eos_id, np.int32)
-    )
+    rules = Rules(table.next_state, np.asarray(table.hit_of, np.int32), allowed, np.asarray(tokenizer.eos_id, np.int32))
     return jax.device_put(rules)
 
 
@@ -127,11 +128,17 @@ def build(config) -> Parts:
     return Parts(tokenizer, patches, bucket, graphdef, params, rules, engine)
 
 
-def objective(config, kind: str) -> Objective:
+def optimizer(config) -> optax.GradientTransformation:
+    """Clipping and AdamW, from the config."""
+    t = config.train
+    return learner.make_optimizer(clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay)
+
+
+def objective(config, kind: str) -> learner.Objective:
     """The static settings of the loss, from the config."""
     t, r = config.train, config.rollout
     rows = t.prompts * r.group_size
-    return Objective(
+    return learner.Objective(
         kind=kind,
         temperature=r.temperature,
         top_k=r.top_k,
@@ -148,18 +155,26 @@ def objective(config, kind: str) -> Objective:
 def reward_weights(config) -> RewardWeights:
     """R_total's weights, from the config."""
     w = config.rewards
-    return RewardWeights(
-        format=w.format, accuracy=w.accuracy, problem=w.problem, max_answer_words=w.max_answer_words
-    )
+    return RewardWeights(format=w.format, accuracy=w.accuracy, problem=w.problem, max_answer_words=w.max_answer_words)
 
 
-def load_data(config, workdir: pathlib.Path) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
+def data_dir(config) -> pathlib.Path:
+    """Where prepared data sets and the search index are kept."""
+    return pathlib.Path(config.data.dir or pathlib.Path(config.workdir) / "data")
+
+
+def index_path(config) -> pathlib.Path:
+    """The search index of this seed's corpora."""
+    return data_dir(config) / f"mini_search-{config.seed}.sqlite"
+
+
+def load_data(config) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
     """Tasks by name and split, prepared on first use, and the search index that they are asked over.
 
     Returns:
       ``{name: {"train": [...], "test": [...]}}`` and the path of the index, None where nothing searches.
     """
-    folder = pathlib.Path(config.data.dir or workdir / "data")
+    folder = data_dir(config)
     tasks = {
         name: {
             split: source.load_tasks(name, split, folder, seed=config.seed, n_train=config.data.n_train)
@@ -169,7 +184,7 @@ def load_data(config, workdir: pathlib.Path) -> tuple[dict[str, dict[str, list]]
     }
     if "mini_search" not in tasks:
         return tasks, None
-    path = folder / f"mini_search-{config.seed}.sqlite"
+    path = index_path(config)
     if not path.exists():
         SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for d in make_documents(config.seed)))
     return tasks, path
@@ -204,4 +219,5 @@ def describe(parts: Parts) -> str:
     """One line about the model for people."""
     n = sum(leaf.size for leaf in jax.tree.leaves(parts.params))
     devices = jax.devices()
-    return f"{n / 1e6:.2f}M parameters, vocabulary {parts.tokenizer.vocab_size}, {len(devices)} {devices[0].platform} device(s)"
+    place = f"{len(devices)} {devices[0].platform} device(s)"
+    return f"{n / 1e6:.2f}M parameters, vocabulary {parts.tokenizer.vocab_size}, {place}"

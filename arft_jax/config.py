@@ -151,7 +151,8 @@ def _check_rollout(config) -> list[str]:
     merge = config.model.vision_config.spatial_merge_size
     if r.n_patches % merge**2:
         problems.append(
-            f"n_patches must be a multiple of spatial_merge_size²={merge**2}: got {r.n_patches} (config.rollout.n_patches)"
+            f"n_patches must be a multiple of spatial_merge_size²={merge**2}: got {r.n_patches} "
+            "(config.rollout.n_patches)"
         )
     patch = config.model.vision_config.patch_size
     if config.data.max_pixels > r.n_patches * patch * patch:
@@ -168,15 +169,21 @@ def _check_train(config) -> list[str]:
     if rows % t.rows_per_update:
         problems.append(
             f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
-            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} (config.train.rows_per_update)"
+            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} "
+            "(config.train.rows_per_update)"
         )
     if t.aggregation not in ("token", "sequence"):
         problems.append(f"aggregation must be token or sequence: got {t.aggregation!r} (config.train.aggregation)")
     if t.scale_advantages not in ("std", "none"):
-        problems.append(f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)")
+        problems.append(
+            f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)"
+        )
     if t.beta < 0:
         problems.append(f"beta must not be negative: got {t.beta} (config.train.beta)")
-    for key, value in (("train.learning_rate", t.learning_rate), ("warm_start.learning_rate", config.warm_start.learning_rate)):
+    for key, value in (
+        ("train.learning_rate", t.learning_rate),
+        ("warm_start.learning_rate", config.warm_start.learning_rate),
+    ):
         if value < 0:
             problems.append(f"a learning rate must not be negative: got {value} (config.{key})")
     return problems

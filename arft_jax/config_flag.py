@@ -7,8 +7,10 @@ from ml_collections import config_flags
 
 
 def define_config() -> flags.FlagHolder:
-    """Defines ``--config=FILE[:VARIANT]`` with ``--config.a.b=VALUE`` overrides, checked against the config's own keys."""
-    return config_flags.DEFINE_config_file("config", None, "configuration file, with an optional :variant", lock_config=True)
+    """Defines ``--config=FILE[:VARIANT]`` and ``--config.a.b=VALUE`` overrides, checked against the config's keys."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "configuration file, with an optional :variant", lock_config=True
+    )
 
 
 def parse_or_exit(argv: list[str]) -> list[str]:

@@ -66,6 +66,8 @@ def evaluate(
     trajectories = tuple(group[0] for group in groups)
     failed = [t.task.id for t in trajectories if t.status is Status.INFRA]
     if failed:
-        raise ValueError(f"every item must be answered without a fault of the tools: failed {failed[:5]} of {len(tasks)} items")
+        raise ValueError(
+            f"every item must be answered without a fault of the tools: failed {failed[:5]} of {len(tasks)} items"
+        )
     scores = np.array([outcome.answer_score(t, max_answer_words=max_answer_words) for t in trajectories]).reshape(-1, 2)
     return Evaluation(trajectories, scores[:, 0], scores[:, 1], tuple(task.split for task in tasks))

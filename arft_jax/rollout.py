@@ -129,7 +129,9 @@ class Engine:
         Raises:
           ValueError: a prompt that does not fit, before any compute.
         """
-        session = _Session(self, params, requests, toolbox, rng, float(temperature), max_turns or self.limits.max_turns, on_finish)
+        session = _Session(
+            self, params, requests, toolbox, rng, float(temperature), max_turns or self.limits.max_turns, on_finish
+        )
         while not session.done:
             session.admit()
             session.serve()
@@ -166,13 +168,14 @@ class _Session:
         limits = self.engine.limits
         if not 0 < request.n_rows <= limits.n_slots:
             raise ValueError(
-                f"a request's rows must fit the slots: got {request.n_rows} rows, {limits.n_slots} slots (config.rollout.n_slots)"
+                f"a request's rows must fit the slots: got {request.n_rows} rows, {limits.n_slots} slots "
+                "(config.rollout.n_slots)"
             )
         segment = self.engine.prompt(request.task)
         if len(segment.tokens) + 1 > limits.max_tokens:
             raise ValueError(
-                f"the prompt of task {request.task.id!r} must leave room for an answer: got {len(segment.tokens)} tokens, "
-                f"max_tokens={limits.max_tokens} (config.rollout.max_tokens)"
+                f"the prompt of task {request.task.id!r} must leave room for an answer: got {len(segment.tokens)} "
+                f"tokens, max_tokens={limits.max_tokens} (config.rollout.max_tokens)"
             )
         return segment
 
@@ -294,7 +297,11 @@ class _Session:
             row = self.rows[feed.slot]
             part = slice(at, at + n)
             ext.slots[i], ext.n[i], ext.start[i] = feed.slot, n, feed.first_column + at
-            ext.tokens[i, :n], ext.positions[i, :, :n], ext.feature_index[i, :n] = tokens[part], pos[:, part], index[part]
+            ext.tokens[i, :n], ext.positions[i, :, :n], ext.feature_index[i, :n] = (
+                tokens[part],
+                pos[:, part],
+                index[part],
+            )
             ext.final[i] = at + n == len(tokens)
             ext.next_position[i], ext.task[i], ext.row[i] = row.next_position, row.number, row.row
             ext.limit[i] = min(row.length + limits.max_turn_tokens, limits.max_tokens)

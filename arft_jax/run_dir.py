@@ -7,7 +7,17 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "pillow", "opencv-python-headless")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
 FREE_KEYS = ("compilation_cache", "workdir")  # may differ between a run and its resumption
 
 
@@ -64,7 +74,8 @@ class RunDir:
             self._compare(json.loads(written.read_text())["config"], mine)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(
-                f"the work directory must be empty or hold a run of this config: {self.path} holds other files (config.workdir)"
+                f"the work directory must be empty or hold a run of this config: {self.path} holds other files "
+                "(config.workdir)"
             )
         else:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -76,8 +87,8 @@ class RunDir:
             shown = ", ".join(f"{key}={theirs.get(key)!r} there and {mine.get(key)!r} here" for key in names[:5])
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ValueError(
-                f"the work directory must hold a run of this config: {self.path} has {shown}{more}; resume with the old "
-                "values or choose another directory (config.workdir)"
+                f"the work directory must hold a run of this config: {self.path} has {shown}{more}; resume with the "
+                "old values or choose another directory (config.workdir)"
             )
 
     @property

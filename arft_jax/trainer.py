@@ -48,7 +48,6 @@ class Run:
     parts: build.Parts
     tasks: dict[str, dict[str, list]]
     toolbox: Toolbox
-    index_path: Any
     checkpoints: Checkpoints
     metrics: MetricsWriter
     stop: StopRequest
@@ -124,19 +123,14 @@ def train(config) -> dict:
 
 def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     parts = build.build(config)
-    t = config.train
-    optimizer = learner.make_optimizer(
-        clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay
-    )
-    tasks, index_path = build.load_data(config, directory.path)
+    optimizer = build.optimizer(config)
+    tasks, index_path = build.load_data(config)
     toolbox = stack.enter_context(build.open_toolbox(config, index_path))
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
-    ref_params = learner.copy_params(parts.params) if t.beta > 0 else None
-    opt_state = learner.init_opt_state(optimizer, parts.params)
+    state = learner.train_state(optimizer, parts.params, with_reference=config.train.beta > 0)
     run = Run(
-        config, directory, parts, tasks, toolbox, index_path, checkpoints, None, StopRequest(), optimizer,
-        parts.params, opt_state, ref_params,
-        {name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
+        config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
+        streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
     )  # fmt: skip
     stack.enter_context(run.stop)
     found = checkpoints.restore_latest(jax.eval_shape(lambda: run.state()))
@@ -164,7 +158,8 @@ def _warm_start(run: Run) -> None:
     print(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}", flush=True)
     update = learner.make_update(run.parts.graphdef, build.objective(config, "imitation"), run.optimizer)
     progress = Progress("warm start", w.steps, start=run.step)
-    for run.step in range(run.step + 1, w.steps + 1):
+    while run.step < w.steps:
+        run.step += 1
         begin = time.perf_counter()
         rows = np.random.default_rng([config.seed, 1, run.step]).choice(len(data), w.rows, replace=False)
         batch = _batch(run, [data[i] for i in rows], np.zeros(w.rows))
@@ -196,7 +191,8 @@ def _grpo(run: Run) -> None:
     score = learner.make_score(run.parts.graphdef, policy)
     advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
     progress = Progress("grpo", t.steps, start=run.step - first)
-    for run.step in range(run.step + 1, last + 1):
+    while run.step < last:
+        run.step += 1
         step = run.step - first
         begin = time.perf_counter()
         # ------------------------------------------------------------ rollout
@@ -221,7 +217,12 @@ def _grpo(run: Run) -> None:
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
         row |= _evaluate_during(run, step)
         run.metrics.write(run.step, row)
-        shown = {"reward": row["reward"], "em": row["reward/em"], "tools": row["tool_calls"], "tokens/s": row["tokens_per_s"]}
+        shown = {
+            "reward": row["reward"],
+            "em": row["reward/em"],
+            "tools": row["tool_calls"],
+            "tokens/s": row["tokens_per_s"],
+        }
         progress.update(step, shown)
         run.end_step(last)
 
@@ -240,7 +241,10 @@ def _rollout(run: Run, step: int) -> list[Trajectory]:
     )
     weights = build.reward_weights(config)
     rows = [tr for group in groups for tr in group]
-    return [tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights)) for tr in rows]
+    return [
+        tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights))
+        for tr in rows
+    ]
 
 
 def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
@@ -296,7 +300,9 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
         done = _evaluate(run, split["test"], toolbox)
         results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
         avg = results[name]["table"]["avg"]
-        print(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)", flush=True)
+        print(
+            f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)", flush=True
+        )
         save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}", done.trajectories)
     run.directory.add_result(stage, results)
 

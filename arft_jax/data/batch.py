@@ -159,7 +159,9 @@ def assemble(
     for i, t in enumerate(trajectories):
         n = len(t.tokens)
         if n > length:
-            raise ValueError(f"a trajectory must fit max_tokens: got {n} tokens, max_tokens={length} (config.rollout.max_tokens)")
+            raise ValueError(
+                f"a trajectory must fit max_tokens: got {n} tokens, max_tokens={length} (config.rollout.max_tokens)"
+            )
         out.tokens[i, :n] = t.tokens
         out.segment_ids[i, :n] = 0
         out.positions[i, :, :n] = t.positions

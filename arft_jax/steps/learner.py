@@ -55,7 +55,9 @@ def _encode_chunks(model, patches, layout):
 
     def maybe(args):
         shape = jax.eval_shape(encode, args)
-        return jax.lax.cond(jnp.any(args[1].segment_ids >= 0), encode, lambda _: jnp.zeros(shape.shape, shape.dtype), args)
+        return jax.lax.cond(
+            jnp.any(args[1].segment_ids >= 0), encode, lambda _: jnp.zeros(shape.shape, shape.dtype), args
+        )
 
     features = jax.lax.map(maybe, (patches, layout))
     return features.reshape(-1, features.shape[-1])
@@ -157,3 +159,9 @@ def init_opt_state(optimizer: optax.GradientTransformation, params):
 def copy_params(params):
     """A copy on the device, for a reference policy that outlives donation."""
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
+
+
+def train_state(optimizer: optax.GradientTransformation, params, with_reference: bool) -> dict:
+    """What a checkpoint holds: params, optimiser state, and the reference policy where there is one."""
+    reference = copy_params(params) if with_reference else None
+    return {"params": params, "opt_state": init_opt_state(optimizer, params), "ref_params": reference}

@@ -88,7 +88,7 @@ def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
 
 
 def _fork(state: SlotState, source, targets, rows) -> SlotState:
-    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as rows ``rows`` (int32[F]) of its group."""
+    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group."""
 
     def spread(leaf):
         copies = jnp.broadcast_to(leaf[source], (targets.shape[0], *leaf.shape[1:]))
@@ -137,7 +137,9 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
     )
 
 
-def _decode(graphdef, params, state: SlotState, rules: Rules, rng, temperature: float, *, n_steps, top_k, top_p) -> SlotState:
+def _decode(
+    graphdef, params, state: SlotState, rules: Rules, rng, temperature: float, *, n_steps, top_k, top_p
+) -> SlotState:
     """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop."""
     model = nnx.merge(graphdef, params)
 
@@ -153,7 +155,7 @@ def _decode(graphdef, params, state: SlotState, rules: Rules, rng, temperature: 
 
 
 class Sampler(NamedTuple):
-    """The compiled programs; ``params`` and ``state`` lead every call but fork. Decoding is traced once a temperature."""
+    """The compiled programs; ``params`` and ``state`` lead every call but fork. Decode is traced once a temperature."""
 
     encode: jax.stages.Wrapped
     extend: jax.stages.Wrapped
@@ -175,8 +177,8 @@ def make_sampler(graphdef, *, decode_steps: int, top_k: int, top_p: float) -> Sa
 
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension),
-      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature), the temperature static; each returns the
-      new state and consumes the old.
+      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature) with a static
+      temperature; each returns the new state and consumes the old.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
     return Sampler(
