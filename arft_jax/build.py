@@ -91,6 +91,18 @@ def make_rules(tokenizer: Tokenizer) -> Rules:
     return jax.device_put(rules)
 
 
+def check(config) -> None:
+    """Makes the small parts once, so that what they refuse is refused before anything is written.
+
+    Raises:
+      ValueError: a tokenizer that is not there, sizes that no model or image processor takes.
+    """
+    model_config(config, Tokenizer.load(config.tokenizer))
+    vision = config.model.vision_config
+    ImageProcessor(config.data.min_pixels, config.data.max_pixels, vision.patch_size, vision.spatial_merge_size)
+    reward_weights(config)
+
+
 def build(config) -> Parts:
     """Makes the parts. Reads the tokenizer's files; writes nothing."""
     tokenizer = Tokenizer.load(config.tokenizer)
@@ -104,11 +116,12 @@ def build(config) -> Parts:
         lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, dtype=dtype, remat=config.model.remat), config.seed
     )
     r = config.rollout
-    cache = init_cache(sizes.text, r.n_slots, r.max_tokens, dtype)
-    rules = make_rules(tokenizer)
+    state = init_state(init_cache(sizes.text, r.n_slots, r.max_tokens, dtype), r.n_features, sizes.text.dim)
+    # Committed to a device, as a restored checkpoint is: else a resumed run compiles every program anew.
+    params, state, rules = jax.device_put((params, state, make_rules(tokenizer)), jax.devices()[0])
     engine = Engine(
         make_sampler(graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
-        init_state(cache, r.n_features, sizes.text.dim),
+        state,
         rules,
         Limits(
             n_slots=r.n_slots,

@@ -94,9 +94,10 @@ def default_config() -> ml_collections.ConfigDict:
                 max_pixels=7056,  # largest image after resizing, px
             ),
             warm_start=dict(
-                n_chains=2000,  # recorded chains of each task
-                steps=300,
-                rows=64,  # chains of a step
+                n_chains=1500,  # recorded chains of each task
+                n_practice=4000,  # unspoilt cards read at once: practice in reading
+                steps=220,
+                rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
                 learning_rate=2e-3,
                 warmup_steps=20,
             ),
@@ -131,25 +132,64 @@ def default_config() -> ml_collections.ConfigDict:
     return config
 
 
+# Smallest value of what counts or weighs something.
+_AT_LEAST = {
+    "model.text_config": dict(hidden_size=1, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1),
+    "model.vision_config": dict(depth=1, hidden_size=1, num_heads=1, patch_size=1, spatial_merge_size=1),
+    "data": dict(n_train=1, min_pixels=1),
+    "warm_start": dict(n_chains=0, n_practice=0, steps=0, rows=1, warmup_steps=0, learning_rate=0),
+    "rollout": dict(
+        group_size=2, n_slots=1, max_turns=1, max_turns_eval=1, top_k=0, decode_steps=1, extend_rows=1, extend_chunk=1,
+        n_patches=1, n_windows=1, n_features=1,
+    ),
+    "tools": dict(n_workers=1, memory_mb=1, max_output_bytes=1, top_k=1, n_threads=1),
+    "rewards": dict(format=0, accuracy=0, problem=0, max_answer_words=0),
+    "train": dict(
+        steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
+        weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+    ),
+    "eval": dict(every=0, n_during=1, bootstrap=1),
+    "checkpoint": dict(every=1, keep=1),
+    "report": dict(n_trajectories=0),
+}  # fmt: skip
+
+
+def _check_minima(config) -> list[str]:
+    problems = []
+    for part, minima in _AT_LEAST.items():
+        values = config
+        for name in part.split("."):
+            values = values[name]
+        problems += [
+            f"{key} must be at least {least}: got {values[key]} (config.{part}.{key})"
+            for key, least in minima.items()
+            if not values[key] >= least
+        ]
+    for key, value in (("train.clip_norm", config.train.clip_norm), ("tools.timeout_s", config.tools.timeout_s)):
+        if not value > 0:
+            problems.append(f"{key.split('.')[1]} must be above 0: got {value} (config.{key})")
+    if config.rewards.problem > 1:
+        problems.append(f"problem must be at most 1: got {config.rewards.problem} (config.rewards.problem)")
+    return problems
+
+
 def _check_rollout(config) -> list[str]:
     r, problems = config.rollout, []
     if r.n_slots < r.group_size:
         problems.append(
             f"n_slots must hold a group: got n_slots={r.n_slots}, group_size={r.group_size} (config.rollout.n_slots)"
         )
-    if r.group_size < 2:
-        problems.append(f"group_size must be at least 2: got {r.group_size} (config.rollout.group_size)")
     if not 0 < r.max_turn_tokens < r.max_tokens:
         problems.append(
             f"max_turn_tokens must lie between 1 and max_tokens: got {r.max_turn_tokens}, max_tokens={r.max_tokens} "
             "(config.rollout.max_turn_tokens)"
         )
-    if r.temperature <= 0:
+    if not r.temperature > 0:
         problems.append(f"temperature must be above 0 in training: got {r.temperature} (config.rollout.temperature)")
     if not 0 < r.top_p <= 1:
         problems.append(f"top_p must lie in (0, 1]: got {r.top_p} (config.rollout.top_p)")
     merge = config.model.vision_config.spatial_merge_size
-    if r.n_patches % merge**2:
+    if merge > 0 and r.n_patches % merge**2:
         problems.append(
             f"n_patches must be a multiple of spatial_merge_size²={merge**2}: got {r.n_patches} "
             "(config.rollout.n_patches)"
@@ -166,7 +206,7 @@ def _check_rollout(config) -> list[str]:
 def _check_train(config) -> list[str]:
     t, problems = config.train, []
     rows = t.prompts * config.rollout.group_size
-    if rows % t.rows_per_update:
+    if t.rows_per_update > 0 and rows % t.rows_per_update:
         problems.append(
             f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
             f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} "
@@ -178,20 +218,43 @@ def _check_train(config) -> list[str]:
         problems.append(
             f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)"
         )
-    if t.beta < 0:
-        problems.append(f"beta must not be negative: got {t.beta} (config.train.beta)")
-    for key, value in (
-        ("train.learning_rate", t.learning_rate),
-        ("warm_start.learning_rate", config.warm_start.learning_rate),
-    ):
-        if value < 0:
-            problems.append(f"a learning rate must not be negative: got {value} (config.{key})")
+    w = config.warm_start
+    if w.steps and not w.n_chains + w.n_practice:
+        problems.append(
+            f"a warm start must have chains: got steps={w.steps}, n_chains=0, n_practice=0 (config.warm_start.n_chains)"
+        )
+    return problems
+
+
+def _check_model(text, vision) -> list[str]:
+    problems, heads, kv_heads = [], text.num_attention_heads, text.num_key_value_heads
+    if min(heads, kv_heads) > 0:
+        if text.hidden_size % heads or heads % kv_heads:
+            problems.append(
+                f"heads must divide: got hidden_size={text.hidden_size}, num_attention_heads={heads}, "
+                f"num_key_value_heads={kv_heads} (config.model.text_config)"
+            )
+        elif 2 * sum(text.mrope_section) != text.hidden_size // heads:
+            problems.append(
+                f"mrope_section must sum to half the head dim {text.hidden_size // heads}: got "
+                f"{tuple(text.mrope_section)} (config.model.text_config.mrope_section)"
+            )
+    if vision.num_heads > 0 and vision.hidden_size % vision.num_heads:
+        problems.append(
+            f"vision num_heads must divide hidden_size: got {vision.num_heads}, {vision.hidden_size} "
+            "(config.model.vision_config.num_heads)"
+        )
+    if vision.temporal_patch_size != 2:
+        problems.append(
+            f"temporal_patch_size must be 2, a still image shown twice: got {vision.temporal_patch_size} "
+            "(config.model.vision_config.temporal_patch_size)"
+        )
     return problems
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
-    problems = _check_rollout(config) + _check_train(config)
+    problems = _check_minima(config) + _check_rollout(config) + _check_train(config)
     unknown = [name for name in config.data.tasks if name not in TASK_NAMES]
     if unknown or not config.data.tasks:
         problems.append(f"tasks must be among {TASK_NAMES}: got {tuple(config.data.tasks)} (config.data.tasks)")
@@ -204,21 +267,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"min_pixels must not exceed max_pixels: got {config.data.min_pixels} > {config.data.max_pixels} "
             "(config.data.min_pixels)"
         )
-    text, vision = config.model.text_config, config.model.vision_config
-    if text.hidden_size % text.num_attention_heads or text.num_attention_heads % text.num_key_value_heads:
-        problems.append(
-            f"heads must divide: got hidden_size={text.hidden_size}, num_attention_heads={text.num_attention_heads}, "
-            f"num_key_value_heads={text.num_key_value_heads} (config.model.text_config)"
-        )
-    elif 2 * sum(text.mrope_section) != text.hidden_size // text.num_attention_heads:
-        problems.append(
-            f"mrope_section must sum to half the head dim {text.hidden_size // text.num_attention_heads}: got "
-            f"{tuple(text.mrope_section)} (config.model.text_config.mrope_section)"
-        )
-    if vision.hidden_size % vision.num_heads:
-        problems.append(
-            f"vision num_heads must divide hidden_size: got {vision.num_heads}, {vision.hidden_size} "
-            "(config.model.vision_config.num_heads)"
-        )
+    problems += _check_model(config.model.text_config, config.model.vision_config)
     if problems:
         raise ValueError("; ".join(problems))

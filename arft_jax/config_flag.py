@@ -1,5 +1,6 @@
 """The ``--config`` flag of the command lines: a file, an optional ``:variant``, overrides of single keys."""
 
+import re
 import sys
 
 from absl import app, flags, logging
@@ -13,16 +14,35 @@ def define_config() -> flags.FlagHolder:
     )
 
 
+def _sentence(error: BaseException) -> str:
+    """What a person needs of an error that may hold another error or a whole traceback."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, KeyError):
+        key = (re.findall(r"['\"]([^'\"]+)['\"]", text) or [text])[0]
+        near = re.findall(r'Did you mean "(\w+)"', text)
+        return f"the configuration has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if isinstance(error, OSError):
+        reason = lines[-1].removeprefix("Configuration is not available because of an earlier failure to load: ")
+        return f"the configuration file must be readable: {reason}"
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^[\w.]+: ", "", lines[-1])
+    return " ".join(lines)
+
+
 def parse_or_exit(argv: list[str]) -> list[str]:
     """Parses the flags; a wrong one costs one sentence and exit status 2.
 
-    Unknown keys, values of a wrong type and config files that refuse their variant end up here.
+    Unknown keys, values of a wrong type and config files that are missing or refuse their variant end up here.
     """
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-        print(f"error: {text}", file=sys.stderr)
+        rest = flags.FLAGS(argv)
+        getattr(flags.FLAGS["config"].value, "keys", None)  # a file that could not be loaded says so at its first use
+        return rest
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, SyntaxError) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -78,8 +78,13 @@ class RunDir:
                 "(config.workdir)"
             )
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(written, {"config": mine, "versions": _versions()})
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_json(written, {"config": mine, "versions": _versions()})
+            except OSError as error:
+                raise ValueError(
+                    f"the work directory must be writable: got {self.path} ({error.strerror}) (config.workdir)"
+                ) from error
 
     def _compare(self, theirs: dict, mine: dict) -> None:
         names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))

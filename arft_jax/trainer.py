@@ -19,9 +19,9 @@ import numpy as np
 
 from arft_jax import build
 from arft_jax.config import validate
-from arft_jax.data.batch import assemble
+from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.pipeline import task_stream
-from arft_jax.data.synthetic.chains import record_chains
+from arft_jax.data.synthetic.chains import practice_chains, record_chains
 from arft_jax.evaluator import evaluate
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.metrics import MetricsWriter, Progress
@@ -95,6 +95,7 @@ def train(config) -> dict:
     """
     # ------------------------------------------------- check everything first
     validate(config)
+    build.check(config)
     directory = RunDir(config)
     build.set_up_jax(config)
     with contextlib.ExitStack() as stack:
@@ -115,7 +116,8 @@ def train(config) -> dict:
             if config.eval.without_tools:
                 with build.open_toolbox(config, None, enabled=False) as off:
                     _evaluate_stage(run, "no_tools", off)
-        directory.add_result("seconds", run.elapsed_s)
+        if "seconds" not in directory.results():
+            directory.add_result("seconds", run.elapsed_s)
         run.checkpoints.wait()
     # ------------------------------------------------------------------ report
     return run_report.write_report(config, directory)
@@ -153,7 +155,7 @@ def _warm_start(run: Run) -> None:
     """Imitation of recorded chains up to ``warm_start.steps``."""
     config, w = run.config, run.config.warm_start
     tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
-    chains = record_chains(tasks, run.toolbox.submit, config.seed)
+    chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
     print(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}", flush=True)
     update = learner.make_update(run.parts.graphdef, build.objective(config, "imitation"), run.optimizer)
@@ -161,8 +163,9 @@ def _warm_start(run: Run) -> None:
     while run.step < w.steps:
         run.step += 1
         begin = time.perf_counter()
-        rows = np.random.default_rng([config.seed, 1, run.step]).choice(len(data), w.rows, replace=False)
-        batch = _batch(run, [data[i] for i in rows], np.zeros(w.rows))
+        order = np.random.default_rng([config.seed, 1, run.step]).permutation(len(data))
+        rows = pack_rows([len(data[i].tokens) for i in order[: 8 * w.rows]], config.rollout.max_tokens, w.rows)
+        batch = _batch(run, [data[i] for i in order[: 8 * w.rows]], np.zeros(w.rows), rows)
         lr = learning_rate(run.step, w.steps, peak=w.learning_rate, warmup_steps=w.warmup_steps, decay_to=0.1)
         stats = _apply(run, update, batch, lr, None, None)
         seconds = time.perf_counter() - begin
@@ -253,7 +256,7 @@ def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
     return np.repeat(good.all(axis=1), group_size)
 
 
-def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray):
+def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, rows: list | None = None):
     batch = assemble(
         trajectories,
         advantages,
@@ -261,6 +264,7 @@ def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray):
         length=run.config.rollout.max_tokens,
         n_chunks=run.config.train.image_chunks,
         bucket=run.parts.bucket,
+        rows=rows,
     )
     return jax.device_put(batch)
 

@@ -10,7 +10,7 @@ import numpy as np
 from arft_jax.data.synthetic.chains import Chain
 from arft_jax.rollout import Engine
 from arft_jax.rollout_row import Row
-from arft_jax.trajectory import Status, Trajectory, Turn
+from arft_jax.trajectory import Status, Trajectory
 
 
 def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:
@@ -23,8 +23,7 @@ def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:
     for turn in chain.turns:
         tokens = np.asarray(engine.tokenizer.encode(turn.text), np.int32)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        action = row.read_turn(engine.tokenizer, engine.tokenizer.eos_id)
-        row.turns[-1] = Turn(turn.text, action, row.length - len(tokens), row.length)
+        row.read_turn(engine.tokenizer, engine.tokenizer.eos_id)
         if turn.observation is not None:
             row.attach(turn.observation)
             engine.inject(row, engine.observation(turn.observation))

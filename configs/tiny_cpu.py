@@ -15,11 +15,22 @@ def get_config(variant: str = ""):
     config.name = "tiny_cpu"
     config.workdir = "runs/tiny_cpu"
     config.system_prompt = "short"
+    config.model.text_config.num_key_value_heads = 1
+    config.model.remat = True
+    config.rollout.max_tokens = 160
+    config.rollout.max_turns = config.rollout.max_turns_eval = 4
+    config.tools.top_k = 1
+    config.train.image_chunks = 16
+    config.train.steps = 150
+    config.train.beta = 0.01
+    config.rewards.problem = 0.5
+    config.eval.every = 50
+    config.checkpoint.every = 50
     if variant == "smoke":
         config.name, config.workdir = "smoke", "runs/smoke"
         config.data.n_train = 64
-        config.warm_start.update(n_chains=32, steps=4, rows=8)
-        config.train.update(steps=2, prompts=2, rows_per_update=16, image_chunks=4)
+        config.warm_start.update(n_chains=32, n_practice=32, steps=4, rows=8)
+        config.train.update(steps=2, prompts=2, rows_per_update=16)
         config.rollout.update(n_slots=16)
         config.eval.update(every=1, n_during=4, bootstrap=100)
         config.checkpoint.every = 2

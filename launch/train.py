@@ -7,20 +7,24 @@ The same command resumes an interrupted run. Exit status 2: the command or the c
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from arft_jax import config_flag
+from arft_jax.config import validate
 
 _CONFIG = config_flag.define_config()
 flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    from arft_jax.trainer import train  # after the flags: a wrong key costs no import of jax
-
     try:
+        if len(argv) > 1:
+            raise ValueError(f"every argument must be a --flag=value: got {argv[1]!r}")
+        if not _CONFIG.value:
+            raise ValueError("--config must be given")
+        validate(_CONFIG.value)
+        from arft_jax.trainer import train  # after the checks: a wrong key costs no import of jax
+
         train(_CONFIG.value)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     tokens, feature_index, segment_ids int32[B, T]; positions int32[B, 3, T]; loss_mask bool[B, T];
     sampler_logps float32[B, T]; advantages float32[B]; patches float32[C, N, patch_dim]; layout with a
     leading C axis. ``feature_index`` points into the C * N / merge² image tokens, -1 elsewhere;
-    ``segment_ids`` is 0 on a row's tokens and -1 on padding.
+    ``segment_ids`` counts the trajectories of a row from 0 and is -1 on padding.
     """
 
     tokens: np.ndarray
@@ -118,6 +118,24 @@ def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
     return np.stack([patches for patches, _ in filled]), layout, first
 
 
+def pack_rows(lengths: Sequence[int], length: int, n_rows: int) -> list[list[int]]:
+    """First-fit packing of sequences into ``n_rows`` rows of ``length`` tokens, in order; what does not fit is left out.
+
+    Example: lengths [5, 4, 3, 2], rows of 8 tokens, 2 rows: [[0, 2], [1, 3]].
+
+    Returns:
+      For each row the indices of its sequences; a row may be empty.
+    """
+    rows: list[list[int]] = [[] for _ in range(n_rows)]
+    free = [length] * n_rows
+    for i, need in enumerate(lengths):
+        row = next((r for r in range(n_rows) if need <= free[r]), None)
+        if row is not None:
+            rows[row].append(i)
+            free[row] -= need
+    return rows
+
+
 def assemble(
     trajectories: Sequence[Trajectory],
     advantages: np.ndarray,
@@ -126,24 +144,28 @@ def assemble(
     length: int,
     n_chunks: int,
     bucket: VisionBucket,
+    rows: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
     """Builds the arrays of B rows.
 
     Args:
-      trajectories: B rows.
+      trajectories: what the rows hold.
       advantages: float32[B].
       patches_of: the images of a trajectory as {sha256: (float32[n, patch_dim], grid)}.
-      length: T; every trajectory must fit.
+      length: T; every row must fit.
       n_chunks: C.
       bucket: sizes of a chunk.
+      rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
+        each trajectory a row of its own.
 
     Raises:
       ValueError: a row longer than ``length``, or more images than the chunks hold.
     """
-    b = len(trajectories)
+    rows = [[i] for i in range(len(trajectories))] if rows is None else rows
+    b = len(rows)
     images: dict = {}
-    for t in trajectories:
-        images.update(patches_of(t))
+    for i in sorted({i for row in rows for i in row}):
+        images.update(patches_of(trajectories[i]))
     patches, layout, first = _pack_images(images, n_chunks, bucket)
     out = Batch(
         tokens=np.zeros((b, length), np.int32),
@@ -156,17 +178,25 @@ def assemble(
         patches=patches,
         layout=layout,
     )
-    for i, t in enumerate(trajectories):
-        n = len(t.tokens)
-        if n > length:
-            raise ValueError(
-                f"a trajectory must fit max_tokens: got {n} tokens, max_tokens={length} (config.rollout.max_tokens)"
-            )
-        out.tokens[i, :n] = t.tokens
-        out.segment_ids[i, :n] = 0
-        out.positions[i, :, :n] = t.positions
-        out.loss_mask[i, :n] = t.loss_mask
-        out.sampler_logps[i, :n] = t.sampler_logps
-        for span in t.images:
-            out.feature_index[i, span.start : span.start + span.n] = first[span.sha256] + np.arange(span.n)
+    for r, members in enumerate(rows):
+        at = 0
+        for segment, i in enumerate(members):
+            _place(out, r, at, segment, trajectories[i], first)
+            at += len(trajectories[i].tokens)
     return out
+
+
+def _place(out: Batch, row: int, at: int, segment: int, t: Trajectory, first: dict[str, int]) -> None:
+    """Writes one trajectory into a row from column ``at`` on."""
+    end, length = at + len(t.tokens), out.tokens.shape[1]
+    if end > length:
+        raise ValueError(
+            f"a trajectory must fit max_tokens: got {end} tokens, max_tokens={length} (config.rollout.max_tokens)"
+        )
+    out.tokens[row, at:end] = t.tokens
+    out.segment_ids[row, at:end] = segment
+    out.positions[row, :, at:end] = t.positions
+    out.loss_mask[row, at:end] = t.loss_mask
+    out.sampler_logps[row, at:end] = t.sampler_logps
+    for span in t.images:
+        out.feature_index[row, at + span.start : at + span.start + span.n] = first[span.sha256] + np.arange(span.n)

@@ -36,7 +36,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     scores = jnp.einsum("btkrh,bskh->bkrts", grouped, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None, :, :], scores * q.shape[3] ** -0.5, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = jnp.moveaxis(weights.sum(axis=-1), 3, 1)  # [B, T, K, R], at least 1
-    out = jnp.einsum("bkrts,bskh->btkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    out = jnp.where(mask.any(axis=-1)[:, :, None, None, None], out / total[..., None], 0.0)
-    return out.reshape(q.shape).astype(q.dtype)
+    total = weights.sum(axis=-1, keepdims=True)  # [B, K, R, T, 1], at least 1
+    # T before H as in the scores, turned afterwards: asking the product itself for [B, T, ...] takes XLA's
+    # CPU backend three times as long.
+    out = jnp.einsum("bkrts,bskh->bkrth", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.where(mask.any(axis=-1)[:, None, None, :, None], out / total, 0.0)
+    return jnp.moveaxis(out, 3, 1).reshape(q.shape).astype(q.dtype)

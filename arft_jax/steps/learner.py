@@ -86,7 +86,7 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
     n = jnp.maximum(weight.sum(), 1.0)
     if objective.kind == "imitation":
         loss = objectives.sft_loss(logps, mask)
-        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": ((logps > -0.7) * weight).sum() / n}
+        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": jnp.where(logps > -0.7, weight, 0.0).sum() / n}
     else:
         old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
         loss, stats = objectives.policy_loss(
@@ -106,8 +106,9 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
 
 def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
     grads, stats = jax.grad(_loss, has_aux=True)(params, graphdef, objective, batch, allowed, old_logps, ref_logps)
-    norm = optax.global_norm(grads)
-    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    norm = optax.tree.norm(grads)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
+        updates, new_opt_state = optimizer.update(grads, opt_state, params)
     finite = jnp.isfinite(norm)
 
     def keep(new, old):

@@ -6,6 +6,7 @@ the task. Turns carry a ``train`` flag; only flagged turns are learnt:
 
 - novice chains (coding): random problems, code that is right for the problems *stated*; the answer is not learnt;
 - reading chains (coding): the right problems and code as unlearnt context, then the answer, learnt;
+- practice in seeing: an unspoilt card or emblem named at once, the answer learnt;
 - search chains: a random emblem with the question's own relation, real results, and the answer (or the next
   query) copied from the first result: all learnt, mostly wrong for the picture.
 
@@ -21,8 +22,9 @@ import numpy as np
 
 from arft_jax import protocol
 from arft_jax.data.synthetic import degrade, lexicon
-from arft_jax.data.synthetic.coding import CELL_BOXES
+from arft_jax.data.synthetic.coding import CELL_BOXES, clean_tasks
 from arft_jax.data.synthetic.corpus import query_of
+from arft_jax.data.synthetic.search import emblem_tasks
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 _STREAM = 4
@@ -120,6 +122,18 @@ def _search_script(task: Task, rng: np.random.Generator) -> _Script:
     found = _NAME.search(_after(seen.text, query))
     if found is not None:
         yield _Said(_say("answer", found.group(), rng), True)
+
+
+def practice_chains(seed: int, n: int) -> list[Chain]:
+    """Unspoilt cards and emblems that no training task shows, named at once: what a base model can do already.
+
+    Half of the ``n`` chains are cards (what is printed), half emblems (colour and figure).
+    """
+    chains = []
+    for i, task in enumerate(clean_tasks(seed, n - n // 2) + emblem_tasks(seed, n // 2)):
+        said = _say("answer", task.answers[0], np.random.default_rng([_STREAM, seed, 1, i]))
+        chains.append(Chain(task, (ChainTurn(said, None, train=True),)))
+    return chains
 
 
 class _Recorder:

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from arft_jax.data.synthetic import draw, lexicon
-from arft_jax.data.synthetic.corpus import N_WORLDS, World, make_worlds
+from arft_jax.data.synthetic.corpus import N_WORLDS, World, house_name, make_worlds
 from arft_jax.trajectory import Image, Task
 
 SPLITS = ("train", "test")
@@ -69,3 +69,15 @@ def _make_item(seed: int, split: str, index: int, worlds: list[World]) -> Search
         split="hard" if hard else "simple",
         corpus=world.corpus,
     )
+
+
+def emblem_tasks(seed: int, n: int) -> list[Task]:
+    """Emblems to be named, from a stream of their own: practice in seeing."""
+    tasks = []
+    for index in range(n):
+        rng = np.random.default_rng([_STREAM, seed, len(SPLITS), index])
+        house = lexicon.HOUSES[int(rng.integers(len(lexicon.HOUSES)))]
+        image = Image(draw.draw_emblem(*house, rng), "image_1")
+        name = f"emblem-{seed}-{index}"
+        tasks.append(Task(name, "search", lexicon.EMBLEM_QUESTION, (image,), (house_name(house),)))
+    return tasks

@@ -6,19 +6,17 @@ from arft_jax.data.synthetic import degrade, lexicon
 from arft_jax.data.synthetic.chains import code_body, problem_body
 from arft_jax.data.synthetic.coding import CELL_BOXES
 from arft_jax.data.synthetic.corpus import query_of
+from arft_jax.tools import toolbox
 
-# Replies of the tools, as the policy sees them; wording that has changed since costs tokens, not correctness.
 _REPLIES = (
-    "Write code that crops the box [x_min, y_min, x_max, y_max].",
-    "The image is fine. Answer directly.",
-    "Write code that fixes these problems.",
-    "<information> 1. Content: Red Star city: Belen 2. Content: </information>",
-    "Nothing found. Try other words.",
-    "Tools are switched off. Answer now.",
-    "This tool is not offered here.",
-    "No output image was written and nothing was printed.",
-    "The output image could not be read.",
-    "Time limit of 5 s reached.",
+    toolbox.TIP_FIX,
+    toolbox.TIP_NONE,
+    toolbox.TIP_CROP,
+    toolbox.SWITCHED_OFF,
+    toolbox.NOTHING_FOUND,
+    "<information> 1. Content: ",
+    " </information>",
+    "Error: ",
 )
 
 
@@ -27,7 +25,7 @@ def training_texts() -> list[tuple[str, int]]:
     pairs = [(f"{role}\n", 400) for role in ("system", "user", "assistant")]
     pairs += [(prompts["short"], 400) for prompts in SYSTEM.values()]
     pairs += [(prompts["full"], 2) for prompts in SYSTEM.values()]
-    pairs += [(text, 400) for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION)]
+    pairs += [(text, 400) for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION, lexicon.EMBLEM_QUESTION)]
     pairs += [(lexicon.BOX_QUESTION.format(*box), 100) for box in CELL_BOXES]
     for relation in lexicon.RELATIONS:
         pairs += [(lexicon.HOUSE_QUESTION.format(relation=relation), 100)]

@@ -1,0 +1,179 @@
+"""The configuration: every violation is named with its key, and every key is read by something."""
+
+import ast
+import importlib.util
+
+import pytest
+
+from arft_jax import config as config_lib
+from arft_jax.config import default_config, validate
+from arft_jax.run_dir import flatten
+
+
+def changed(**values):
+    """The default with some keys changed; ``rollout__top_p=2`` stands for config.rollout.top_p = 2."""
+    config = default_config()
+    for name, value in values.items():
+        *path, key = name.split("__")
+        part = config
+        for step in path:
+            part = part[step]
+        part[key] = value
+    return config
+
+
+def tiny_cpu(repo_root, variant=""):
+    spec = importlib.util.spec_from_file_location("tiny_cpu", repo_root / "configs" / "tiny_cpu.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def test_the_default_and_every_variant_are_valid(repo_root):
+    validate(default_config())
+    for variant in ("", "smoke", "lr0"):
+        validate(tiny_cpu(repo_root, variant))
+    assert tiny_cpu(repo_root, "lr0").train.learning_rate == 0.0
+    with pytest.raises(ValueError, match="variant must be .*: got 'huge'"):
+        tiny_cpu(repo_root, "huge")
+
+
+def test_a_variant_differs_from_its_config_where_it_says_so(repo_root):
+    full, smoke, lr0 = (flatten(tiny_cpu(repo_root, v).to_dict()) for v in ("", "smoke", "lr0"))
+    assert {key for key in full if full[key] != lr0[key]} == {"name", "workdir", "train.learning_rate"}
+    assert full["model.text_config.hidden_size"] == smoke["model.text_config.hidden_size"]
+    assert full["rollout.max_tokens"] == smoke["rollout.max_tokens"] and smoke["train.steps"] < 10
+
+
+def test_unknown_keys_are_refused_by_the_config_itself():
+    config = default_config()
+    with pytest.raises(AttributeError, match="stepz"):
+        config.train.stepz = 3
+    with pytest.raises(KeyError, match="colour"):
+        config.update(colour="red")
+    with pytest.raises(TypeError):
+        config.train.steps = "many"
+
+
+VIOLATIONS = {
+    "n_slots below group_size": (dict(rollout__n_slots=7), "got n_slots=7, group_size=8 (config.rollout.n_slots)"),
+    "group_size 1": (dict(rollout__group_size=1, train__rows_per_update=8), "group_size must be at least 2: got 1 (config.rollout.group_size)"),
+    "a turn longer than all": (
+        dict(rollout__max_turn_tokens=256), "got 256, max_tokens=256 (config.rollout.max_turn_tokens)"
+    ),
+    "max_turns 0": (dict(rollout__max_turns=0), "(config.rollout.max_turns)"),
+    "greedy training": (dict(rollout__temperature=0.0), "got 0.0 (config.rollout.temperature)"),
+    "a temperature that is no number": (dict(rollout__temperature=float("nan")), "got nan (config.rollout.temperature)"),
+    "top_p 0": (dict(rollout__top_p=0.0), "got 0.0 (config.rollout.top_p)"),
+    "top_k -1": (dict(rollout__top_k=-1), "top_k must be at least 0: got -1 (config.rollout.top_k)"),
+    "half a merge block": (dict(rollout__n_patches=577), "merge_size²=4: got 577 (config.rollout.n_patches)"),
+    "an image over the bucket": (
+        dict(data__max_pixels=200_000), "got max_pixels=200000, n_patches=576 of 14x14 px (config.data.max_pixels"
+    ),
+    "smallest over largest": (dict(data__min_pixels=7057), "got 7057 > 7056 (config.data.min_pixels)"),
+    "rows that do not divide": (
+        dict(train__rows_per_update=48), "got B=64 (prompts=8, group_size=8), rows_per_update=48 (config.train.rows_per_update)"
+    ),
+    "no rows at all": (dict(train__rows_per_update=0), "at least 1: got 0 (config.train.rows_per_update)"),
+    "an unknown aggregation": (dict(train__aggregation="row"), "got 'row' (config.train.aggregation)"),
+    "an unknown scale": (dict(train__scale_advantages="max"), "got 'max' (config.train.scale_advantages)"),
+    "a negative beta": (dict(train__beta=-0.1), "got -0.1 (config.train.beta)"),
+    "a negative rate": (dict(train__learning_rate=-1.0), "got -1.0 (config.train.learning_rate)"),
+    "a negative warm rate": (dict(warm_start__learning_rate=-1.0), "(config.warm_start.learning_rate)"),
+    "no clipping": (dict(train__clip_norm=0.0), "clip_norm must be above 0: got 0.0 (config.train.clip_norm)"),
+    "a warm start of nothing": (dict(warm_start__n_chains=0, warm_start__n_practice=0), "(config.warm_start.n_chains)"),
+    "an unknown task set": (dict(data__tasks=("mini_coding", "chess")), "'chess') (config.data.tasks)"),
+    "no task set": (dict(data__tasks=()), "got () (config.data.tasks)"),
+    "an unknown prompt": (dict(system_prompt="long"), "got 'long' (config.system_prompt)"),
+    "an unknown dtype": (dict(model__dtype="float16"), "got 'float16' (config.model.dtype)"),
+    "heads that do not divide": (
+        dict(model__text_config__num_key_value_heads=3), "num_key_value_heads=3 (config.model.text_config)"
+    ),
+    "no heads": (dict(model__text_config__num_attention_heads=0), "(config.model.text_config.num_attention_heads)"),
+    "rotary sections": (
+        dict(model__text_config__mrope_section=(4, 6, 7)), "(4, 6, 7) (config.model.text_config.mrope_section)"
+    ),
+    "vision heads": (dict(model__vision_config__num_heads=3), "got 3, 64 (config.model.vision_config.num_heads)"),
+    "one frame": (dict(model__vision_config__temporal_patch_size=1), "(config.model.vision_config.temporal_patch_size)"),
+    "no saving": (dict(checkpoint__every=0), "every must be at least 1: got 0 (config.checkpoint.every)"),
+    "no worker": (dict(tools__n_workers=0), "(config.tools.n_workers)"),
+    "no time": (dict(tools__timeout_s=0.0), "timeout_s must be above 0: got 0.0 (config.tools.timeout_s)"),
+    "more than all of the reward": (dict(rewards__problem=1.5), "at most 1: got 1.5 (config.rewards.problem)"),
+    "a negative reward": (dict(rewards__format=-1.0), "got -1.0 (config.rewards.format)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VIOLATIONS)
+def test_a_violation_is_named_with_its_value_and_key(case):
+    values, message = VIOLATIONS[case]
+    with pytest.raises(ValueError) as error:
+        validate(changed(**values))
+    assert message in str(error.value)
+    assert "; " not in str(error.value), "one violation, one sentence"
+
+
+def test_all_violations_are_reported_at_once():
+    with pytest.raises(ValueError) as error:
+        validate(changed(rollout__top_p=2.0, train__aggregation="row", train__rows_per_update=0, data__tasks=(), eval__every=-1))
+    keys = ("rollout.top_p", "train.aggregation", "train.rows_per_update", "data.tasks", "eval.every")
+    assert all(f"(config.{key})" in str(error.value) for key in keys) and str(error.value).count("; ") == 4
+
+
+def test_every_minimum_is_a_key():
+    for part, minima in config_lib._AT_LEAST.items():
+        values = default_config()
+        for name in part.split("."):
+            values = values[name]
+        assert set(minima) <= set(values.keys()), part
+
+
+def _pairs(node):
+    """(target, value) of an assignment, tuples taken apart."""
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            yield from zip(target.elts, node.value.elts, strict=True)
+        else:
+            yield target, node.value
+
+
+def _reads(tree):
+    """(part, key) of every ``config.part.key``, also through a local name such as ``t = config.train``."""
+    found = set()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        names = {"config": "config"}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign):
+                for target, value in _pairs(node):
+                    if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
+                        names[target.id] = value.attr
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                base = node.value
+                part = base.attr if isinstance(base, ast.Attribute) else names.get(getattr(base, "id", ""))
+                found.add((part, node.attr))
+    return found
+
+
+def unread(keys, root):
+    """Keys that no code of the package reads; Hugging Face's model sizes may be read as strings by ``from_hf``."""
+    reads, strings = set(), set()
+    for path in (root / "arft_jax").rglob("*.py"):
+        if path != root / "arft_jax" / "config.py" and "testing" not in path.parts:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            reads |= _reads(tree)
+            strings |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    left = []
+    for key in keys:
+        part, name = ["config", *key.split(".")][-2:]
+        by_string = part in ("text_config", "vision_config") and name in strings
+        if (part, name) not in reads and not by_string:
+            left.append(key)
+    return left
+
+
+def test_every_key_is_read_by_something(repo_root):
+    keys = list(flatten(default_config().to_dict()))
+    assert len(keys) > 60
+    assert unread(keys, repo_root) == []
+    assert unread([*keys, "eval.steps", "step"], repo_root) == ["eval.steps", "step"]  # read elsewhere, by other names

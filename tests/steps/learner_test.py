@@ -1,0 +1,295 @@
+"""One update: what it learns from, what it leaves alone, and what its batch may hold."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arft_jax.data.batch import assemble
+from arft_jax.data.synthetic.chains import Chain, ChainTurn
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.steps import learner
+from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.scripted import CACHE_SIZES
+from arft_jax.trajectory import Observation
+from arft_jax.warm_start import chain_trajectory
+
+LENGTH = 96
+LOGPS_TOLERANCE = 1e-5  # float32 sums in another order; log-probs are near -7
+ANSWERS = ("<answer>7</answer>", "<answer>red</answer>", "<answer>a card</answer>", "<answer>none</answer>")
+
+
+class World:
+    """A random policy, four rows with one to three images each, and the programs over them."""
+
+    def __init__(self):
+        self.tokenizer = Tokenizer.tiny()
+        self.graphdef, self.first = tiny.tiny_policy(self.tokenizer.vocab_size)
+        # the engine makes prompts and observations; nothing is sampled here
+        self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
+        self.allowed = self.engine.rules.allowed
+        self.optimizer = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
+        self.rows = [self.row(i) for i in range(4)]
+        policy = learner.Objective()
+        self.imitate = learner.make_update(self.graphdef, learner.Objective(kind="imitation"), self.optimizer)
+        self.improve = learner.make_update(self.graphdef, policy, self.optimizer)
+        self.score = learner.make_score(self.graphdef, policy)
+
+    def row(self, i, trailing=False):
+        """A search with an observation of 0 to 2 images, then an answer; ``trailing``: an observation ends it."""
+        images = tuple(tiny.tiny_image(50 + i + k, 28, 28 * (1 + k)) for k in range(i % 3))
+        seen = Observation(f"note {i}", images)
+        turns = [ChainTurn("<search>fox</search>", seen, True), ChainTurn(ANSWERS[i], seen if trailing else None, True)]
+        return chain_trajectory(self.engine, Chain(tiny.tiny_task(i, sizes=[(28, 56)]), tuple(turns)))
+
+    def images_of(self, t):
+        shown = [*t.task.images, *(image for turn in t.turns if turn.observation for image in turn.observation.images)]
+        return {image.sha256: self.engine.patches.get(image) for image in shown}
+
+    def batch(self, rows=None, advantages=(0.0,) * 4, n_chunks=2, patches_of=None, length=LENGTH, packing=None):
+        rows = self.rows if rows is None else rows
+        made = assemble(
+            rows, np.array(advantages, np.float32), patches_of or self.images_of, length=length, n_chunks=n_chunks,
+            bucket=self.engine.bucket, rows=packing,
+        )  # fmt: skip
+        return jax.device_put(made)
+
+    def params(self):
+        """A fresh copy: update donates what it is given."""
+        return learner.copy_params(self.first)
+
+    def apply(self, update, batch, lr=1e-2, params=None, opt_state=None, old=None, ref=None):
+        params = self.params() if params is None else params
+        opt_state = learner.init_opt_state(self.optimizer, params) if opt_state is None else opt_state
+        return update(params, opt_state, batch, self.allowed, jnp.float32(lr), old, ref)
+
+    def row_logps(self, params, batch):
+        """float[B]: log-prob of each row's own tokens."""
+        return np.asarray(jnp.where(batch.loss_mask, self.score(params, batch, self.allowed), 0.0).sum(axis=1))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_imitation_lowers_the_nll_of_a_fixed_batch_and_reports_it(world):
+    batch = world.batch()
+    logps = np.asarray(world.score(world.first, batch, world.allowed))
+    want = -logps[np.asarray(batch.loss_mask)].mean()
+    params, opt_state, nlls = world.params(), None, []
+    for _ in range(5):
+        params, opt_state, stats = world.apply(world.imitate, batch, params=params, opt_state=opt_state)
+        nlls.append(float(stats["nll"]))
+    assert abs(nlls[0] - want) < LOGPS_TOLERANCE
+    assert all(b < a - 0.05 for a, b in zip(nlls, nlls[1:], strict=False))
+    assert float(stats["n_tokens"]) == sum(t.loss_mask.sum() for t in world.rows) and float(stats["skipped"]) == 0
+
+
+def test_rows_of_positive_advantage_become_likelier_and_negative_ones_less_likely(world):
+    signs = np.array([1.0, -1.0, 1.0, -1.0])
+    batch = world.batch(advantages=signs)
+    before = world.row_logps(world.first, batch)
+    params, _, stats = world.apply(world.improve, batch, lr=1e-4)
+    change = world.row_logps(params, batch) - before
+    assert np.all(change * signs > 0.3), change
+    assert float(stats["ratio_mean"]) == 1.0 and float(stats["clip_frac"]) == 0.0  # on policy
+    # each row by itself, so that it is its own advantage that moved it
+    for i in (0, 1):
+        alone = world.batch(advantages=signs * (np.arange(4) == i))
+        params, _, _ = world.apply(world.improve, alone, lr=1e-4)
+        assert (world.row_logps(params, batch) - before)[i] * signs[i] > 1
+
+
+def test_zero_advantages_leave_params_as_they_are(world):
+    params, _, stats = world.apply(world.improve, world.batch())
+    assert same(params, world.first) and float(stats["grad_norm"]) == 0.0 and float(stats["skipped"]) == 0.0
+
+
+def test_a_learning_rate_of_zero_leaves_params_as_they_are(world):
+    params, _, stats = world.apply(world.improve, world.batch(advantages=[1, -1, 1, -1]), lr=0.0)
+    assert same(params, world.first) and float(stats["grad_norm"]) > 0
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(world, bad):
+    good = world.batch(advantages=[1, -1, 1, -1])
+    params, opt_state, _ = world.apply(world.improve, good)
+    kept, moments = learner.copy_params(params), learner.copy_params(opt_state)
+    params, opt_state, stats = world.apply(
+        world.improve, world.batch(advantages=[1, bad, 0, 0]), params=params, opt_state=opt_state
+    )
+    assert float(stats["skipped"]) == 1.0
+    assert same(params, kept) and same(opt_state, moments)
+    params, _, stats = world.apply(world.improve, good, params=params, opt_state=opt_state)
+    assert float(stats["skipped"]) == 0.0 and not same(params, kept)
+
+
+def test_the_rate_and_the_batch_are_data(world):
+    for lr, advantages in ((0.1, [1, 0, 0, 0]), (0.2, [0, -1, 0, 0])):
+        world.apply(world.improve, world.batch(advantages=advantages), lr=lr)
+    assert world.improve._cache_size() == 1
+
+
+def test_observed_tokens_are_context_and_never_targets(world):
+    # behind the last sampled token an observation is nothing at all
+    rows = [world.row(i, trailing=True) for i in range(4)]
+    cut = []
+    for t in rows:
+        tokens = t.tokens.copy()
+        behind = np.arange(len(tokens)) > np.flatnonzero(t.loss_mask)[-1]
+        swap = behind & (tokens != world.tokenizer.image_pad_id)
+        assert swap.sum() > 5
+        tokens[swap] = (tokens[swap] + 17) % 900
+        cut.append(dataclasses.replace(t, tokens=tokens))
+    signs = [1, -1, 1, -1]
+    a, _, _ = world.apply(world.improve, world.batch(rows, signs))
+    b, _, _ = world.apply(world.improve, world.batch(cut, signs))
+    assert same(a, b) and not same(a, world.first)
+    # a row of observed tokens alone teaches nothing, whatever its advantage
+    deaf = [dataclasses.replace(t, observation_mask=t.completion_mask) for t in world.rows]
+    params, _, stats = world.apply(world.improve, world.batch(deaf, signs))
+    assert same(params, world.first) and float(stats["n_tokens"]) == 0
+    # and its log-prob is no part of the loss: a row's nll is that of its own tokens
+    half = [world.rows[0], *deaf[1:]]
+    _, _, stats = world.apply(world.imitate, world.batch(half))
+    n = world.rows[0].loss_mask.sum()
+    assert abs(float(stats["nll"]) * n + world.row_logps(world.first, world.batch())[0]) < n * LOGPS_TOLERANCE
+
+
+def test_an_image_in_the_context_teaches_the_vision_tower(world):
+    params, _, _ = world.apply(world.improve, world.batch(advantages=[1, -1, 1, -1]))
+    assert not same(params["vision"], world.first["vision"])
+
+
+# ---------------------------------------------------------------------- images
+
+
+class _CountingModel:
+    """Counts the chunks that are really encoded."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, patches, layout):
+        jax.debug.callback(lambda ids: self.seen.append(int((ids >= 0).sum())), layout.segment_ids)
+        return patches.sum(axis=-1).reshape(patches.shape[0], -1, 4).sum(axis=-1)[..., None]
+
+
+def test_empty_chunks_are_not_encoded(world):
+    batch = world.batch(n_chunks=5)
+    filled = np.asarray((batch.layout.segment_ids >= 0).any(axis=1))
+    assert 1 <= filled.sum() < 4
+    model = _CountingModel()
+    features = jax.jit(lambda p, w: learner._encode_chunks(model, p, w))(batch.patches, batch.layout)
+    jax.block_until_ready(features)
+    jax.effects_barrier()
+    assert len(model.seen) == filled.sum() and all(model.seen)
+    assert np.asarray(features).reshape(5, -1)[~filled].max() == 0
+
+
+def test_padded_chunks_change_nothing(world):
+    batches = [world.batch(n_chunks=n) for n in (2, 4)]
+    a, b = (np.asarray(world.score(world.first, batch, world.allowed)) for batch in batches)
+    mask = np.asarray(batches[0].segment_ids) >= 0
+    np.testing.assert_allclose(a[mask], b[mask], rtol=0, atol=LOGPS_TOLERANCE)
+    assert np.abs(a[mask]).max() > 1
+
+
+def test_images_deduplicated_by_hash_equal_separate_ones(world):
+    task = tiny.tiny_task(0, sizes=[(28, 56)])
+    seen = Observation("two", (tiny.tiny_image(50), tiny.tiny_image(51, 28, 56)))
+    turns = (ChainTurn("<search>fox</search>", seen, True), ChainTurn(ANSWERS[1], None, True))
+    rows = [chain_trajectory(world.engine, Chain(task, turns)) for _ in range(4)]
+
+    def renamed(t, i):
+        spans = [dataclasses.replace(span, sha256=f"{i}:{span.sha256}") for span in t.images]
+        return dataclasses.replace(t, images=tuple(spans), row=i)
+
+    def patches_of(t):
+        return {f"{t.row}:{sha}": item for sha, item in world.images_of(t).items()}
+
+    together = world.batch(rows, n_chunks=4)
+    apart = world.batch([renamed(t, i) for i, t in enumerate(rows)], n_chunks=4, patches_of=patches_of)
+    n_patches = [int((np.asarray(b.layout.segment_ids) >= 0).sum()) for b in (together, apart)]
+    assert n_patches[1] == 4 * n_patches[0]
+    a, b = (np.asarray(world.score(world.first, batch, world.allowed)) for batch in (together, apart))
+    mask = np.asarray(together.segment_ids) >= 0
+    np.testing.assert_allclose(a[mask], b[mask], rtol=0, atol=LOGPS_TOLERANCE)
+
+
+def test_another_image_in_the_context_changes_the_log_probs(world):
+    swapped = {sha: (patches[::-1].copy(), grid) for t in world.rows for sha, (patches, grid) in world.images_of(t).items()}
+    other = world.batch(patches_of=lambda t: {span.sha256: swapped[span.sha256] for span in t.images})
+    batch = world.batch()
+    gap = np.abs(np.asarray(world.score(world.first, batch, world.allowed) - world.score(world.first, other, world.allowed)))
+    assert np.where(batch.loss_mask, gap, 0).max(axis=1).min() > 1e-3
+
+
+def test_trajectories_that_share_a_row_score_as_alone(world):
+    lengths = [len(t.tokens) for t in world.rows]
+    assert lengths[1] + lengths[0] <= 2 * LENGTH and max(lengths) < LENGTH
+    apart = world.batch(length=2 * LENGTH)
+    packed = world.batch(length=2 * LENGTH, packing=[[1, 0], [], [3], [2]])
+    a, b = (np.asarray(world.score(world.first, batch, world.allowed)) for batch in (apart, packed))
+    own = [a[i][np.asarray(apart.loss_mask)[i]] for i in range(4)]
+    got = [b[r][np.asarray(packed.loss_mask)[r]] for r in range(4)]
+    np.testing.assert_allclose(got[0], np.concatenate([own[1], own[0]]), rtol=0, atol=LOGPS_TOLERANCE)
+    np.testing.assert_allclose(np.concatenate(got[2:]), np.concatenate([own[3], own[2]]), rtol=0, atol=LOGPS_TOLERANCE)
+
+
+# ------------------------------------------------------------- old, reference
+
+
+def test_the_update_with_old_log_probs_of_the_same_policy_is_the_on_policy_one(world):
+    batch = world.batch(advantages=[1, -1, 0.5, -2])
+    logps = world.score(world.first, batch, world.allowed)
+    objective = learner.Objective(on_policy=False, beta=0.3)
+    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    a, _, want = world.apply(world.improve, batch)
+    b, _, got = world.apply(update, batch, old=logps, ref=logps)  # a reference that agrees pulls nowhere
+    assert abs(float(got["loss"] - want["loss"])) < 1e-5 and float(got["kl_ref"]) < 1e-8
+    # Adam's first step is a sign: where a gradient is zero but for rounding, it is not comparable
+    moved = [np.abs(x - y) > 1e-4 for x, y in zip(leaves(a), leaves(b), strict=True)]
+    assert np.concatenate([m.ravel() for m in moved]).mean() < 0.01
+    # a reference that disagrees pulls though no row has an advantage
+    ref = logps + jnp.where(batch.loss_mask, 1.0, 0.0)
+    still = batch._replace(advantages=jnp.zeros(4))
+    c, _, stats = world.apply(update, still, old=logps, ref=ref)
+    assert abs(float(stats["kl_ref"]) - (np.e - 2)) < 1e-4  # exp(1) - 1 - 1
+    assert np.all(world.row_logps(c, batch) > world.row_logps(world.first, batch))
+
+
+def test_the_gap_between_sampler_and_trainer_is_reported(world):
+    batch = world.batch(advantages=[1, -1, 1, -1])
+    logps = np.asarray(world.score(world.first, batch, world.allowed))
+    off = np.where(np.asarray(batch.loss_mask), logps, 0.0).astype(np.float32)
+    row, column = np.argwhere(np.asarray(batch.loss_mask))[3]
+    off[row, column] -= 0.5
+    _, _, stats = world.apply(world.improve, batch._replace(sampler_logps=jax.device_put(off)))
+    assert abs(float(stats["gap_max"]) - 0.5) < 1e-4
+    assert abs(float(stats["gap_mean"]) * int(batch.loss_mask.sum()) - 0.5) < 1e-3
+
+
+def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
+    params = world.params()
+    state = learner.train_state(world.optimizer, params, with_reference=True)
+    params, _, _ = world.apply(world.improve, world.batch(advantages=[1, -1, 1, -1]), params=state["params"], opt_state=state["opt_state"])
+    assert same(state["ref_params"], world.first) and not same(params, world.first)
+    assert learner.train_state(world.optimizer, params, with_reference=False)["ref_params"] is None
+
+
+def test_advantages_are_those_of_each_group():
+    advantages, stats = learner.make_advantages(2, "none")(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool))
+    np.testing.assert_allclose(advantages, [0.5, -0.5, 0.0, 0.0])
+    assert float(stats["zero_variance_frac"]) == 0.5

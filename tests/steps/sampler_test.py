@@ -1,0 +1,315 @@
+"""The sampler under a random model of the true architecture: whatever the schedule, the same trajectory."""
+
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from arft_jax import protocol, rollout
+from arft_jax.data.batch import assemble
+from arft_jax.data.chat import Segment
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.models.qwen2_5_vl import positions as mrope
+from arft_jax.rollout import Request
+from arft_jax.rollout_row import Feed, image_spans
+from arft_jax.steps import learner
+from arft_jax.steps.sampler import make_sampler
+from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.trajectory import Observation, Status, Task
+
+# float32 sums over another chunk, slot or program differ in their last bits; log-probs are near -7
+LOGPS_TOLERANCE = 1e-5
+SIZES = ((28, 28), (28, 56), (56, 56))
+N_TASKS, N_ROWS = 5, 3
+STOPS = ("e", "ing")  # what ends a babbled turn
+
+
+def _any_text_is_a_turn(text):
+    """A random policy never writes a tag: what its turn asks for follows from the text's checksum."""
+    roll = zlib.crc32(text.encode()) % 10
+    if roll < 2:
+        return protocol.Answer(str(roll)) if roll else protocol.Malformed("unlucky")
+    return protocol.Search(str(roll))
+
+
+def _answer(task, action, image):
+    """0 to 2 images of several sizes and a note, all of them following from the query."""
+    roll = int(action.query)
+    images = (tiny.tiny_image(roll + i, *SIZES[(roll + i) % 3]) for i in range(roll % 3))
+    return Observation(f"note {roll} of {task.id}", tuple(images))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def babble():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "parse_turn", _any_text_is_a_turn)
+        yield
+
+
+class World:
+    """One policy, one set of compiled programs, five tasks of one or two images, three rows each."""
+
+    def __init__(self):
+        self.tokenizer = Tokenizer.tiny()
+        self.graphdef, self.params = tiny.tiny_policy(self.tokenizer.vocab_size)
+        self.rules = tiny.rules_with_stops(self.tokenizer, STOPS)
+        self.programs = make_sampler(self.graphdef, decode_steps=4, top_k=0, top_p=1.0)
+        self.base = self.engine()
+        self.tasks = [tiny.tiny_task(i, sizes=[SIZES[i % 3], (56, 28)][: 1 + i % 2]) for i in range(N_TASKS)]
+        self.requests = [Request(task, 10 + i, N_ROWS) for i, task in enumerate(self.tasks)]
+        self.rng = jax.random.key(3)
+        self.reference = self.run(self.base, self.requests)
+        self.n_compiled = self.programs.n_compiled()
+
+    def engine(self, decode_steps=None, sampler=None, **limits):
+        sampler = sampler or self.programs
+        if decode_steps:
+            other = make_sampler(self.graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0)
+            sampler = sampler._replace(decode=other.decode)
+        config = tiny.tiny_config(vocab_size=self.tokenizer.vocab_size)
+        return tiny.tiny_engine(
+            self.graphdef, config.text, config.text.dim, tokenizer=self.tokenizer, rules=self.rules, sampler=sampler, **limits
+        )
+
+    def run(self, engine, requests, tools=None, temperature=1.0, **kwargs):
+        tools = tools or tiny.InstantTools(_answer)
+        return engine.run(self.params, requests, tools, rng=self.rng, temperature=temperature, **kwargs)
+
+    def images_of(self, trajectory):
+        shown = list(trajectory.task.images)
+        for turn in trajectory.turns:
+            shown += turn.observation.images if turn.observation else ()
+        by_hash = {image.sha256: image for image in shown}
+        return {span.sha256: self.base.patches.get(by_hash[span.sha256]) for span in trajectory.images}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+def flat(groups):
+    return [t for group in groups for t in group]
+
+
+def assert_same(got, want):
+    """Token for token and mask for mask; log-probs within the tolerance."""
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert (a.task.id, a.row, a.status, a.prompt_len) == (b.task.id, b.row, b.status, b.prompt_len)
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        np.testing.assert_array_equal(a.loss_mask, b.loss_mask)
+        np.testing.assert_array_equal(a.positions, b.positions)
+        assert [(s.sha256, s.start, s.n, s.grid) for s in a.images] == [(s.sha256, s.start, s.n, s.grid) for s in b.images]
+        assert [(t.text, t.start, t.end) for t in a.turns] == [(t.text, t.start, t.end) for t in b.turns]
+        np.testing.assert_allclose(a.sampler_logps, b.sampler_logps, rtol=0, atol=LOGPS_TOLERANCE)
+
+
+def test_the_reference_holds_what_the_other_tests_rely_on(world):
+    rows = flat(world.reference)
+    assert len(rows) == N_TASKS * N_ROWS > 2 * world.base.limits.n_slots
+    assert {t.status for t in rows} >= {Status.ANSWERED, Status.TURN_LIMIT, Status.MALFORMED}
+    assert {1, 2, 3} <= {len(t.images) for t in rows} and {1, 2, 3} == {len(t.turns) for t in rows}
+    assert len({tuple(t.tokens.tolist()) for t in rows}) == len(rows)
+    lengths = [turn.end - turn.start for t in rows for turn in t.turns]
+    assert {1, world.base.limits.max_turn_tokens} <= set(lengths) and len(set(lengths)) > 4
+
+
+def test_a_row_is_the_same_alone_and_among_many(world):
+    for i in range(N_TASKS):
+        [[alone]] = world.run(world.base, [Request(world.tasks[i], 10 + i, 1)])
+        assert_same([alone], world.reference[i][:1])
+
+
+def test_a_row_is_the_same_early_and_late_in_the_queue(world):
+    backwards = world.run(world.base, world.requests[::-1])
+    assert_same(flat(backwards[::-1]), flat(world.reference))
+
+
+def test_a_row_is_the_same_whoever_shares_the_batch(world):
+    strangers = [Request(tiny.tiny_task(50 + i, sizes=[(56, 56)]), i, 1) for i in range(4)]
+    mixed = world.run(world.base, [strangers[0], world.requests[2], *strangers[1:], world.requests[0]])
+    assert_same(mixed[1] + mixed[-1], world.reference[2] + world.reference[0])
+
+
+def test_another_number_or_key_gives_another_trajectory(world):
+    [[other]] = world.run(world.base, [Request(world.tasks[0], 99, 1)])
+    assert not np.array_equal(other.tokens, world.reference[0][0].tokens)
+    tools = tiny.InstantTools(_answer)
+    [[again]] = world.base.run(
+        world.params, [Request(world.tasks[0], 10, 1)], tools, rng=jax.random.key(4), temperature=1.0
+    )
+    assert not np.array_equal(again.tokens, world.reference[0][0].tokens)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_late_tools_in_shuffled_order_change_nothing(world, seed):
+    tools = tiny.LateTools(_answer, seed)
+    try:
+        late = world.run(world.base, world.requests, tools)
+    finally:
+        tools.close()
+    assert len(tools.calls) > N_TASKS
+    assert_same(flat(late), flat(world.reference))
+
+
+@pytest.mark.parametrize("steps", [1, 16])
+def test_the_number_of_decode_steps_changes_nothing(world, steps):
+    assert_same(flat(world.run(world.engine(decode_steps=steps), world.requests)), flat(world.reference))
+
+
+@pytest.mark.parametrize("limits", [{"extend_chunk": 8}, {"extend_chunk": 64}, {"extend_rows": 1}], ids=str)
+def test_the_size_of_an_extend_call_changes_nothing(world, limits):
+    prompts = [t.prompt_len for t in flat(world.reference)]
+    assert max(prompts) > 8 and max(prompts) > world.base.limits.extend_chunk  # several chunks a prompt
+    assert_same(flat(world.run(world.engine(**limits), world.requests)), flat(world.reference))
+
+
+def test_more_slots_than_rows_change_nothing(world):
+    assert_same(flat(world.run(world.engine(n_slots=16), world.requests)), flat(world.reference))
+
+
+def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
+    waves = []
+    take = rollout._Session._take_wave
+    monkeypatch.setattr(rollout._Session, "_take_wave", lambda self: waves.append(take(self)) or waves[-1])
+    small = world.engine(n_features=6)  # the largest turn's images are 6 tokens
+    served = world.run(small, world.requests)
+    assert any(len(a) and len(b) for a, b in zip(waves, waves[1:], strict=False))
+    assert all(sum(span.n for feed in wave for span in feed.spans) <= 6 for wave in waves)
+    assert_same(flat(served), flat(world.reference))
+
+
+def test_images_that_no_bank_can_hold_are_refused(world):
+    small = world.engine(n_features=5)
+    with pytest.raises(ValueError, match=r"got 6 image tokens, n_features=5 \(config.rollout.n_features\)"):
+        world.run(small, [Request(tiny.tiny_task(1, sizes=[(56, 56), (28, 56)]), 0, 1)])
+
+
+def test_forked_rows_equal_separately_prefilled_rows(world, monkeypatch):
+    forked = []
+
+    def prefill_each(session, source, targets):
+        segment = session.engine.prompt(session.rows[source].task)
+        spans, grids = image_spans(segment), segment.grids
+        pos, _ = mrope.mrope_positions(segment.tokens, grids, session.engine.tokenizer.image_pad_id, 2)
+        for slot in targets:
+            forked.append(slot)
+            session._extend([Feed(slot, segment, spans, pos, 0, None)])
+            session.running.add(slot)
+
+    monkeypatch.setattr(rollout._Session, "_fork", prefill_each)
+    separate = world.run(world.base, world.requests)
+    assert len(forked) == N_TASKS * (N_ROWS - 1)
+    assert_same(flat(separate), flat(world.reference))
+
+
+def _as_prompt(trajectory, world, end):
+    """A trajectory's first tokens, sampled and observed ones alike, as one prompt."""
+    shown = list(trajectory.task.images)
+    for turn in trajectory.turns:
+        shown += turn.observation.images if turn.observation else ()
+    by_hash = {image.sha256: image for image in shown}
+    spans = [span for span in trajectory.images if span.start < end]
+    tokens = trajectory.tokens[:end]
+    return Segment(
+        tokens,
+        tuple(by_hash[span.sha256] for span in spans),
+        tuple(span.grid for span in spans),
+        tuple(span.n for span in spans),
+        tokens == world.tokenizer.image_pad_id,
+    )
+
+
+def test_a_paused_row_equals_a_fresh_prefill_of_its_stream(world, monkeypatch):
+    rows = [t for group in world.reference for t in group[:1] if len(t.turns) == 3]
+    assert len(rows) >= 2 and any(len(t.images) > len(t.task.images) for t in rows)
+    for straight in rows:
+        last = straight.turns[-1]
+        segment = _as_prompt(straight, world, last.start)
+        monkeypatch.setattr(world.base, "prompt", lambda task, segment=segment: segment)
+        number = 10 + [task.id for task in world.tasks].index(straight.task.id)
+        [[fresh]] = world.run(world.base, [Request(straight.task, number, 1)], max_turns=1)
+        np.testing.assert_array_equal(fresh.tokens, straight.tokens)
+        np.testing.assert_array_equal(fresh.positions, straight.positions)
+        np.testing.assert_allclose(
+            fresh.sampler_logps[last.start :], straight.sampler_logps[last.start :], rtol=0, atol=LOGPS_TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampler_logps_equal_a_full_forward(world, temperature):
+    rows = flat(world.reference)
+    if temperature != 1.0:
+        rows = flat(world.run(world.base, world.requests, temperature=temperature))
+    later = [t for t in rows if len(t.images) > len(t.task.images)]
+    assert {1, 2, 3} <= {len(t.images) for t in rows} and len(later) > 3
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=6, bucket=world.base.bucket)
+    score = learner.make_score(world.graphdef, learner.Objective(temperature=temperature))
+    logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
+    assert batch.loss_mask.sum() > 100
+    gap = np.where(batch.loss_mask, logps - batch.sampler_logps, 0.0)
+    assert np.abs(gap).max() < LOGPS_TOLERANCE
+    assert np.all(batch.sampler_logps[batch.loss_mask] < 0)  # random weights are sure of nothing
+
+
+def test_positions_are_those_of_the_finished_stream(world):
+    for t in flat(world.reference):
+        want, _ = mrope.mrope_positions(t.tokens, [s.grid for s in t.images], world.tokenizer.image_pad_id, 2)
+        np.testing.assert_array_equal(t.positions, want)
+
+
+def test_masks_tell_sampled_from_injected(world):
+    for t in flat(world.reference):
+        sampled = np.zeros(len(t.tokens), bool)
+        for turn in t.turns:
+            sampled[turn.start : turn.end] = True
+            end = t.tokens[turn.end - 1]  # the token that ended the turn is the policy's own
+            stopped = end == world.tokenizer.eos_id or any(s in turn.text for s in STOPS)
+            assert stopped or turn.end - turn.start == 10
+        np.testing.assert_array_equal(t.loss_mask, sampled)
+        np.testing.assert_array_equal(t.completion_mask, np.arange(len(t.tokens)) >= t.prompt_len)
+        np.testing.assert_array_equal(t.observation_mask, t.completion_mask & ~sampled)
+        assert np.all(t.sampler_logps[~sampled] == 0) and np.all(t.sampler_logps[sampled] != 0)
+        pads = t.tokens == world.tokenizer.image_pad_id
+        spans = np.zeros(len(t.tokens), bool)
+        for span in t.images:
+            spans[span.start : span.start + span.n] = True
+        np.testing.assert_array_equal(pads, spans)
+        assert not (pads & sampled).any()
+
+
+def test_control_tokens_are_never_sampled_however_likely_but_the_end_token_is(world):
+    control = sorted(world.tokenizer.control_ids)
+    table = np.array(world.params["text"]["embedding"][...])
+    table[control] *= 100  # tied: their logits are of deviation 100, the others' of 1
+    params = jax.tree.map(lambda x: x, world.params)
+    params["text"]["embedding"] = params["text"]["embedding"].replace(jax.numpy.asarray(table))
+    tools = tiny.InstantTools(_answer)
+    rows = flat(world.base.run(params, world.requests, tools, rng=world.rng, temperature=1.0))
+    sampled = np.concatenate([t.tokens[t.loss_mask] for t in rows])
+    assert set(sampled.tolist()) & set(control) == {world.tokenizer.eos_id}
+    ended = [t for t in rows for turn in t.turns if t.tokens[turn.end - 1] == world.tokenizer.eos_id]
+    assert len(ended) > 5
+    assert all((t.tokens[turn.start : turn.end - 1] != world.tokenizer.eos_id).all() for t in rows for turn in t.turns)
+    assert "<|im_end|>" not in "".join(turn.text for t in rows for turn in t.turns)
+
+
+def test_each_program_is_compiled_once_for_all_tasks_images_and_rows(world):
+    assert world.n_compiled == 4  # after the reference: encode, extend, fork, decode
+    before = world.programs.n_compiled()
+    for tasks, rows in ((5, 1), (3, 3), (4, 2)):
+        sizes = [(28, 28), (56, 56), (28, 56)]
+        world.run(
+            world.base, [Request(tiny.tiny_task(70 + i, sizes=sizes[: 1 + (i + rows) % 3]), i, rows) for i in range(tasks)]
+        )
+        assert world.programs.n_compiled() == before
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_any_compute(world):
+    with pytest.raises(ValueError, match=r"task 't8' must leave room .* max_tokens=128 \(config.rollout.max_tokens\)"):
+        long = Task("t8", "search", "word " * 300, (tiny.tiny_image(1),), ("7",))
+        world.run(world.base, [world.requests[0], Request(long, 0, 1)])
+    with pytest.raises(ValueError, match=r"got 7 rows, 6 slots \(config.rollout.n_slots\)"):
+        world.run(world.base, [Request(world.tasks[0], 0, 7)])
