@@ -15,13 +15,17 @@ def get_config(variant: str = ""):
     config.name = "tiny_cpu"
     config.workdir = "runs/tiny_cpu"
     config.system_prompt = "short"
-    config.model.text_config.num_key_value_heads = 1
+    config.model.text_config.update(
+        intermediate_size=256, num_attention_heads=2, num_key_value_heads=1, mrope_section=(8, 12, 12)
+    )
     config.model.remat = True
-    config.rollout.max_tokens = 160
+    config.rollout.update(max_tokens=160, n_patches=288, n_windows=12)
     config.rollout.max_turns = config.rollout.max_turns_eval = 4
     config.tools.top_k = 1
-    config.train.image_chunks = 16
+    config.train.update(image_chunks=32, logps_chunk=80)
+    config.warm_start.update(steps=220, n_chains=2000, n_practice=7000, learning_rate=3e-3)
     config.train.steps = 150
+    config.train.learning_rate = 2e-4
     config.train.beta = 0.01
     config.rewards.problem = 0.5
     config.eval.every = 50

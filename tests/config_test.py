@@ -57,13 +57,16 @@ def test_unknown_keys_are_refused_by_the_config_itself():
 
 VIOLATIONS = {
     "n_slots below group_size": (dict(rollout__n_slots=7), "got n_slots=7, group_size=8 (config.rollout.n_slots)"),
-    "group_size 1": (dict(rollout__group_size=1, train__rows_per_update=8), "group_size must be at least 2: got 1 (config.rollout.group_size)"),
+    "group_size 1": (
+        dict(rollout__group_size=1, train__rows_per_update=8),
+        "group_size must be at least 2: got 1 (config.rollout.group_size)",
+    ),
     "a turn longer than all": (
         dict(rollout__max_turn_tokens=256), "got 256, max_tokens=256 (config.rollout.max_turn_tokens)"
     ),
     "max_turns 0": (dict(rollout__max_turns=0), "(config.rollout.max_turns)"),
     "greedy training": (dict(rollout__temperature=0.0), "got 0.0 (config.rollout.temperature)"),
-    "a temperature that is no number": (dict(rollout__temperature=float("nan")), "got nan (config.rollout.temperature)"),
+    "no temperature": (dict(rollout__temperature=float("nan")), "got nan (config.rollout.temperature)"),
     "top_p 0": (dict(rollout__top_p=0.0), "got 0.0 (config.rollout.top_p)"),
     "top_k -1": (dict(rollout__top_k=-1), "top_k must be at least 0: got -1 (config.rollout.top_k)"),
     "half a merge block": (dict(rollout__n_patches=577), "merge_size²=4: got 577 (config.rollout.n_patches)"),
@@ -72,7 +75,8 @@ VIOLATIONS = {
     ),
     "smallest over largest": (dict(data__min_pixels=7057), "got 7057 > 7056 (config.data.min_pixels)"),
     "rows that do not divide": (
-        dict(train__rows_per_update=48), "got B=64 (prompts=8, group_size=8), rows_per_update=48 (config.train.rows_per_update)"
+        dict(train__rows_per_update=48),
+        "got B=64 (prompts=8, group_size=8), rows_per_update=48 (config.train.rows_per_update)",
     ),
     "no rows at all": (dict(train__rows_per_update=0), "at least 1: got 0 (config.train.rows_per_update)"),
     "an unknown aggregation": (dict(train__aggregation="row"), "got 'row' (config.train.aggregation)"),
@@ -94,7 +98,7 @@ VIOLATIONS = {
         dict(model__text_config__mrope_section=(4, 6, 7)), "(4, 6, 7) (config.model.text_config.mrope_section)"
     ),
     "vision heads": (dict(model__vision_config__num_heads=3), "got 3, 64 (config.model.vision_config.num_heads)"),
-    "one frame": (dict(model__vision_config__temporal_patch_size=1), "(config.model.vision_config.temporal_patch_size)"),
+    "one frame": (dict(model__vision_config__temporal_patch_size=1), "got 1 (config.model.vision_config.temporal"),
     "no saving": (dict(checkpoint__every=0), "every must be at least 1: got 0 (config.checkpoint.every)"),
     "no worker": (dict(tools__n_workers=0), "(config.tools.n_workers)"),
     "no time": (dict(tools__timeout_s=0.0), "timeout_s must be above 0: got 0.0 (config.tools.timeout_s)"),
@@ -114,7 +118,11 @@ def test_a_violation_is_named_with_its_value_and_key(case):
 
 def test_all_violations_are_reported_at_once():
     with pytest.raises(ValueError) as error:
-        validate(changed(rollout__top_p=2.0, train__aggregation="row", train__rows_per_update=0, data__tasks=(), eval__every=-1))
+        validate(
+            changed(
+                rollout__top_p=2.0, train__aggregation="row", train__rows_per_update=0, data__tasks=(), eval__every=-1
+            )
+        )
     keys = ("rollout.top_p", "train.aggregation", "train.rows_per_update", "data.tasks", "eval.every")
     assert all(f"(config.{key})" in str(error.value) for key in keys) and str(error.value).count("; ") == 4
 

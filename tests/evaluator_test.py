@@ -56,7 +56,9 @@ def test_rollouts_are_greedy_and_one_a_task(stage, monkeypatch):
     monkeypatch.setattr(Engine, "run", spy)
     finished = []
     play(stage, [[answer("7")], [answer("7")]], max_turns=2, on_finish=finished.append)
-    assert seen["temperature"] == 0.0 and seen["max_turns"] == 2 and seen["rows"] == [1, 1] and seen["numbers"] == [0, 1]
+    assert (
+        seen["temperature"] == 0.0 and seen["max_turns"] == 2 and seen["rows"] == [1, 1] and seen["numbers"] == [0, 1]
+    )
     assert len(finished) == 2
 
 

@@ -14,7 +14,8 @@ def trajectory(status, calls, rewards, n=10, prompt_len=4, kind="coding", n_samp
     turns = [Turn("", protocol.Search("q"), 0, 1, ToolCall("search", "q"), Observation("", status=s)) for s in calls]
     turns.append(Turn("", protocol.Answer("7"), 0, 1))
     return Trajectory(
-        Task("t", kind, "?", (), ()), 0, np.zeros(n, np.int32), np.zeros(n, np.float32), completion, completion & ~sampled,
+        Task("t", kind, "?", (), ()), 0, np.zeros(n, np.int32), np.zeros(n, np.float32), completion,
+        completion & ~sampled,
         np.zeros((3, n), np.int32), prompt_len, (), tuple(turns), status, rewards,
     )  # fmt: skip
 
@@ -34,10 +35,17 @@ def test_hand_values():
     assert m["reward"] == 1.0 and m["format_frac"] == 0.5 and m["reward/f1"] == 0.5  # over the three scored
     assert "reward/total" not in m
     assert (m["reward_coding/total"], m["reward_search/total"]) == (1.5, 0.0)
-    assert m["tool_calls"] == 1.0 and m["tool_error_frac"] == 0.5  # 4 calls, error and refused; infra is not the policy's
+    assert (
+        m["tool_calls"] == 1.0 and m["tool_error_frac"] == 0.5
+    )  # 4 calls, error and refused; infra is not the policy's
     assert m["infra_frac"] == 0.25 and m["turns"] == 2.0
     assert m["completion_len"] == (6 + 8 + 6 + 6) / 4 and m["sampled_len"] == 3.0
-    assert (m["ended/answered"], m["ended/malformed"], m["ended/infra"], m["ended/turn_limit"]) == (0.5, 0.25, 0.25, 0.0)
+    assert (m["ended/answered"], m["ended/malformed"], m["ended/infra"], m["ended/turn_limit"]) == (
+        0.5,
+        0.25,
+        0.25,
+        0.0,
+    )
     assert sum(value for key, value in m.items() if key.startswith("ended/")) == 1.0
 
 

@@ -252,9 +252,7 @@ def tools(tmp_path_factory):
 
 
 def _dark_item():
-    return next(
-        item for item in (coding.make_item(0, "test", i) for i in range(70)) if item.kinds == ("dark",)
-    )
+    return next(item for item in (coding.make_item(0, "test", i) for i in range(70)) if item.kinds == ("dark",))
 
 
 def _coding_turns(item):
@@ -287,7 +285,9 @@ def test_problem_code_image_answer_with_the_real_sandbox(stage, tools):
 def test_search_information_answer_with_the_real_index(stage, tools):
     item = search.make_items(0, "test", 1)[0]
     world = next(w for w in make_worlds(0, "test") if w.corpus == item.corpus)
-    house, relation = next((h, r) for h, facts in world.facts.items() for r, name in facts.items() if name == item.answer)
+    house, relation = next(
+        (h, r) for h, facts in world.facts.items() for r, name in facts.items() if name == item.answer
+    )
     turns = [
         f"<think>look</think><search>{query_of(house, relation)}</search>",
         f"<think>read</think><answer>{item.answer}</answer>",

@@ -56,7 +56,9 @@ def test_the_stream_is_the_segments_and_the_turns_encoded_once(stage, monkeypatc
     assert [text for text in encoded if text in TURNS] == list(TURNS)
     assert not any("<think>" in text and text not in TURNS for text in encoded)
     grids = [span.grid for span in t.images]
-    np.testing.assert_array_equal(t.positions, mrope.mrope_positions(t.tokens, grids, stage.tokenizer.image_pad_id, 2)[0])
+    np.testing.assert_array_equal(
+        t.positions, mrope.mrope_positions(t.tokens, grids, stage.tokenizer.image_pad_id, 2)[0]
+    )
 
 
 def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
@@ -67,7 +69,9 @@ def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
     assert sampled.status is t.status is Status.ANSWERED
     for name in ("tokens", "positions", "loss_mask", "completion_mask", "observation_mask"):
         np.testing.assert_array_equal(getattr(t, name), getattr(sampled, name), err_msg=name)
-    assert [(s.sha256, s.start, s.n, s.grid) for s in t.images] == [(s.sha256, s.start, s.n, s.grid) for s in sampled.images]
+    assert [(s.sha256, s.start, s.n, s.grid) for s in t.images] == [
+        (s.sha256, s.start, s.n, s.grid) for s in sampled.images
+    ]
     for a, b in zip(t.turns, sampled.turns, strict=True):
         assert (a.text, a.action, a.start, a.end, a.call) == (b.text, b.action, b.start, b.end, b.call)
         assert a.observation is b.observation
@@ -88,6 +92,7 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
     fit = max(len(chain_trajectory(stage.engine, c).tokens) for c in good)
     assert len(chain_trajectories(stage.engine, [*good, bad], fit)) == 100
     with pytest.raises(
-        ValueError, match=rf"got 2 of 102 too long, the longest {longest} tokens, max_tokens={fit} \(config.rollout.max_tokens\)"
+        ValueError,
+        match=rf"got 2 of 102 too long, the longest {longest} tokens, max_tokens={fit} \(config.rollout.max_tokens\)",
     ):
         chain_trajectories(stage.engine, [*good, bad, bad], fit)

@@ -153,8 +153,8 @@ def make_advantages(group_size: int, scale: str):
 
 
 def init_opt_state(optimizer: optax.GradientTransformation, params):
-    """The optimiser's state for fresh moments."""
-    return jax.jit(optimizer.init)(params)
+    """The optimiser's state for fresh moments, placed where the params are (zeros follow from no input)."""
+    return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
 
 
 def copy_params(params):

@@ -184,6 +184,6 @@ def make_sampler(graphdef, *, decode_steps: int, top_k: int, top_p: float) -> Sa
     return Sampler(
         encode=jax.jit(functools.partial(_encode, graphdef), donate_argnums=1),
         extend=jax.jit(functools.partial(_extend, graphdef), donate_argnums=1),
-        fork=jax.jit(_fork, donate_argnums=0),
+        fork=jax.jit(functools.partial(_fork), donate_argnums=0),  # a new function: its count is this sampler's own
         decode=jax.jit(decode, donate_argnums=1, static_argnums=4),
     )

@@ -27,7 +27,8 @@ from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
 SYSTEM = {"coding": "Fix.", "search": "Search."}
 LIMITS = Limits(
-    n_slots=6, group_size=3, max_turns=3, max_turn_tokens=10, max_tokens=128, extend_rows=4, extend_chunk=16, n_features=64
+    n_slots=6, group_size=3, max_turns=3, max_turn_tokens=10, max_tokens=128, extend_rows=4, extend_chunk=16,
+    n_features=64,
 )  # fmt: skip
 
 
@@ -79,7 +80,9 @@ def tiny_engine(
 def rules_with_stops(tokenizer: Tokenizer, stops: Sequence[str]) -> Rules:
     """The protocol's rules with other stop strings, for policies that babble."""
     table = build_stop_table(tokenizer.token_bytes(), stops)
-    return build.make_rules(tokenizer)._replace(next_state=jax.device_put(table.next_state), hit_of=jax.device_put(table.hit_of))
+    return build.make_rules(tokenizer)._replace(
+        next_state=jax.device_put(table.next_state), hit_of=jax.device_put(table.hit_of)
+    )
 
 
 def tiny_image(seed: int, height: int = 28, width: int = 28, name: str = "image_1") -> Image:

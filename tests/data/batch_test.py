@@ -15,8 +15,9 @@ def trajectory(n, prompt_len, sampled, images=(), row=0):
     mask[list(sampled)] = True
     completion = np.arange(n) >= prompt_len
     return Trajectory(
-        TASK, row, np.arange(1, n + 1, dtype=np.int32), np.where(mask, -0.5, 0.0).astype(np.float32), completion,
-        completion & ~mask, np.tile(np.arange(n, dtype=np.int32), (3, 1)), prompt_len, tuple(images), (), Status.ANSWERED,
+        TASK, row, np.arange(1, n + 1, dtype=np.int32), np.where(mask, -0.5, 0.0).astype(np.float32),
+        completion, completion & ~mask, np.tile(np.arange(n, dtype=np.int32), (3, 1)), prompt_len,
+        tuple(images), (), Status.ANSWERED,
     )  # fmt: skip
 
 
@@ -39,7 +40,9 @@ def test_windows_are_counted_by_the_windows_side():
 
 
 def test_an_image_larger_than_a_bucket_is_refused():
-    with pytest.raises(ValueError, match=r"got 24 patches in 1 windows, buckets are 16 and 2 \(config.rollout.n_patches"):
+    with pytest.raises(
+        ValueError, match=r"got 24 patches in 1 windows, buckets are 16 and 2 \(config.rollout.n_patches"
+    ):
         pack_chunks([(1, 4, 6)], BUCKET)
     with pytest.raises(ValueError, match=r"got 36 patches in 3 windows.*config.rollout.n_windows\)"):
         pack_chunks([(1, 2, 18)], BUCKET._replace(n_patches=64))
@@ -104,7 +107,9 @@ def test_too_many_images_and_too_long_rows_are_refused():
         return {f"{t.row}{i}": patches(i, 4, 4) for i in range(2)}
 
     rows = [trajectory(4, 2, [3], row=i) for i in range(2)]
-    with pytest.raises(ValueError, match=r"got 4 distinct images in 4 chunks, image_chunks=3 \(config.train.image_chunks\)"):
+    with pytest.raises(
+        ValueError, match=r"got 4 distinct images in 4 chunks, image_chunks=3 \(config.train.image_chunks\)"
+    ):
         assemble(rows, np.zeros(2), fives, length=8, n_chunks=3, bucket=BUCKET)
     with pytest.raises(ValueError, match=r"got 4 tokens, max_tokens=3 \(config.rollout.max_tokens\)"):
         assemble(rows, np.zeros(2), lambda t: {}, length=3, n_chunks=1, bucket=BUCKET)

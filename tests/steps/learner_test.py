@@ -26,7 +26,8 @@ class World:
 
     def __init__(self):
         self.tokenizer = Tokenizer.tiny()
-        self.graphdef, self.first = tiny.tiny_policy(self.tokenizer.vocab_size)
+        self.graphdef, params = tiny.tiny_policy(self.tokenizer.vocab_size)
+        self.first = jax.device_put(params, jax.devices()[0])  # committed, as in a run
         # the engine makes prompts and observations; nothing is sampled here
         self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
         self.allowed = self.engine.rules.allowed
@@ -229,10 +230,14 @@ def test_images_deduplicated_by_hash_equal_separate_ones(world):
 
 
 def test_another_image_in_the_context_changes_the_log_probs(world):
-    swapped = {sha: (patches[::-1].copy(), grid) for t in world.rows for sha, (patches, grid) in world.images_of(t).items()}
+    swapped = {
+        sha: (patches[::-1].copy(), grid) for t in world.rows for sha, (patches, grid) in world.images_of(t).items()
+    }
     other = world.batch(patches_of=lambda t: {span.sha256: swapped[span.sha256] for span in t.images})
     batch = world.batch()
-    gap = np.abs(np.asarray(world.score(world.first, batch, world.allowed) - world.score(world.first, other, world.allowed)))
+    gap = np.abs(
+        np.asarray(world.score(world.first, batch, world.allowed) - world.score(world.first, other, world.allowed))
+    )
     assert np.where(batch.loss_mask, gap, 0).max(axis=1).min() > 1e-3
 
 
@@ -284,7 +289,9 @@ def test_the_gap_between_sampler_and_trainer_is_reported(world):
 def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
     params = world.params()
     state = learner.train_state(world.optimizer, params, with_reference=True)
-    params, _, _ = world.apply(world.improve, world.batch(advantages=[1, -1, 1, -1]), params=state["params"], opt_state=state["opt_state"])
+    params, _, _ = world.apply(
+        world.improve, world.batch(advantages=[1, -1, 1, -1]), params=state["params"], opt_state=state["opt_state"]
+    )
     assert same(state["ref_params"], world.first) and not same(params, world.first)
     assert learner.train_state(world.optimizer, params, with_reference=False)["ref_params"] is None
 

@@ -21,15 +21,15 @@ from arft_jax.trajectory import Observation, Status, Task
 # float32 sums over another chunk, slot or program differ in their last bits; log-probs are near -7
 LOGPS_TOLERANCE = 1e-5
 SIZES = ((28, 28), (28, 56), (56, 56))
-N_TASKS, N_ROWS = 5, 3
+N_TASKS, N_ROWS = 8, 3
 STOPS = ("e", "ing")  # what ends a babbled turn
 
 
 def _any_text_is_a_turn(text):
     """A random policy never writes a tag: what its turn asks for follows from the text's checksum."""
-    roll = zlib.crc32(text.encode()) % 10
-    if roll < 2:
-        return protocol.Answer(str(roll)) if roll else protocol.Malformed("unlucky")
+    roll = zlib.crc32(text.encode()) % 12
+    if roll < 6:
+        return protocol.Answer(str(roll)) if roll < 4 else protocol.Malformed("unlucky")
     return protocol.Search(str(roll))
 
 
@@ -48,7 +48,7 @@ def babble():
 
 
 class World:
-    """One policy, one set of compiled programs, five tasks of one or two images, three rows each."""
+    """One policy, one set of compiled programs, eight tasks of one or two images, three rows each."""
 
     def __init__(self):
         self.tokenizer = Tokenizer.tiny()
@@ -69,7 +69,13 @@ class World:
             sampler = sampler._replace(decode=other.decode)
         config = tiny.tiny_config(vocab_size=self.tokenizer.vocab_size)
         return tiny.tiny_engine(
-            self.graphdef, config.text, config.text.dim, tokenizer=self.tokenizer, rules=self.rules, sampler=sampler, **limits
+            self.graphdef,
+            config.text,
+            config.text.dim,
+            tokenizer=self.tokenizer,
+            rules=self.rules,
+            sampler=sampler,
+            **limits,
         )
 
     def run(self, engine, requests, tools=None, temperature=1.0, **kwargs):
@@ -101,7 +107,9 @@ def assert_same(got, want):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         np.testing.assert_array_equal(a.loss_mask, b.loss_mask)
         np.testing.assert_array_equal(a.positions, b.positions)
-        assert [(s.sha256, s.start, s.n, s.grid) for s in a.images] == [(s.sha256, s.start, s.n, s.grid) for s in b.images]
+        assert [(s.sha256, s.start, s.n, s.grid) for s in a.images] == [
+            (s.sha256, s.start, s.n, s.grid) for s in b.images
+        ]
         assert [(t.text, t.start, t.end) for t in a.turns] == [(t.text, t.start, t.end) for t in b.turns]
         np.testing.assert_allclose(a.sampler_logps, b.sampler_logps, rtol=0, atol=LOGPS_TOLERANCE)
 
@@ -223,14 +231,15 @@ def _as_prompt(trajectory, world, end):
 
 
 def test_a_paused_row_equals_a_fresh_prefill_of_its_stream(world, monkeypatch):
-    rows = [t for group in world.reference for t in group[:1] if len(t.turns) == 3]
-    assert len(rows) >= 2 and any(len(t.images) > len(t.task.images) for t in rows)
-    for straight in rows:
+    rows = [t for t in flat(world.reference) if len(t.turns) == 3 and len(t.images) > len(t.task.images)]
+    assert len(rows) >= 2
+    for straight in rows[:3]:
         last = straight.turns[-1]
         segment = _as_prompt(straight, world, last.start)
         monkeypatch.setattr(world.base, "prompt", lambda task, segment=segment: segment)
         number = 10 + [task.id for task in world.tasks].index(straight.task.id)
-        [[fresh]] = world.run(world.base, [Request(straight.task, number, 1)], max_turns=1)
+        [group] = world.run(world.base, [Request(straight.task, number, N_ROWS)], max_turns=1)
+        fresh = group[straight.row]
         np.testing.assert_array_equal(fresh.tokens, straight.tokens)
         np.testing.assert_array_equal(fresh.positions, straight.positions)
         np.testing.assert_allclose(
@@ -245,7 +254,7 @@ def test_sampler_logps_equal_a_full_forward(world, temperature):
         rows = flat(world.run(world.base, world.requests, temperature=temperature))
     later = [t for t in rows if len(t.images) > len(t.task.images)]
     assert {1, 2, 3} <= {len(t.images) for t in rows} and len(later) > 3
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=6, bucket=world.base.bucket)
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.base.bucket)
     score = learner.make_score(world.graphdef, learner.Objective(temperature=temperature))
     logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     assert batch.loss_mask.sum() > 100
@@ -302,7 +311,8 @@ def test_each_program_is_compiled_once_for_all_tasks_images_and_rows(world):
     for tasks, rows in ((5, 1), (3, 3), (4, 2)):
         sizes = [(28, 28), (56, 56), (28, 56)]
         world.run(
-            world.base, [Request(tiny.tiny_task(70 + i, sizes=sizes[: 1 + (i + rows) % 3]), i, rows) for i in range(tasks)]
+            world.base,
+            [Request(tiny.tiny_task(70 + i, sizes=sizes[: 1 + (i + rows) % 3]), i, rows) for i in range(tasks)],
         )
         assert world.programs.n_compiled() == before
 

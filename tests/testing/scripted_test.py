@@ -33,5 +33,7 @@ def test_rows_say_the_script_of_their_prompt_past_observations_of_any_length():
         for t in group:
             assert [turn.text for turn in t.turns] == turns and t.status is Status.ANSWERED
     other = tiny.tiny_task(3)
-    [[t]] = stage.engine.run(stage.params(scripts), [tiny.Request(other, 0, 1)], tools, rng=jax.random.key(0), temperature=1.0)
+    [[t]] = stage.engine.run(
+        stage.params(scripts), [tiny.Request(other, 0, 1)], tools, rng=jax.random.key(0), temperature=1.0
+    )
     assert t.tokens[t.prompt_len :].tolist() == [stage.tokenizer.eos_id]  # a prompt of no script

@@ -6,7 +6,7 @@ the task. Turns carry a ``train`` flag; only flagged turns are learnt:
 
 - novice chains (coding): random problems, code that is right for the problems *stated*; the answer is not learnt;
 - reading chains (coding): the right problems and code as unlearnt context, then the answer, learnt;
-- practice in seeing: an unspoilt card or emblem named at once, the answer learnt;
+- practice: an unspoilt card read, an emblem named, names repeated, at once, the answer learnt;
 - search chains: a random emblem with the question's own relation, real results, and the answer (or the next
   query) copied from the first result: all learnt, mostly wrong for the picture.
 
@@ -24,7 +24,7 @@ from arft_jax import protocol
 from arft_jax.data.synthetic import degrade, lexicon
 from arft_jax.data.synthetic.coding import CELL_BOXES, clean_tasks
 from arft_jax.data.synthetic.corpus import query_of
-from arft_jax.data.synthetic.search import emblem_tasks
+from arft_jax.data.synthetic.search import emblem_tasks, repeat_tasks
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 _STREAM = 4
@@ -125,12 +125,14 @@ def _search_script(task: Task, rng: np.random.Generator) -> _Script:
 
 
 def practice_chains(seed: int, n: int) -> list[Chain]:
-    """Unspoilt cards and emblems that no training task shows, named at once: what a base model can do already.
+    """What a base model can do already: read, name, repeat; answered at once, no tool.
 
-    Half of the ``n`` chains are cards (what is printed), half emblems (colour and figure).
+    Three fifths of the ``n`` chains are unspoilt cards (what is printed), a fifth emblems (colour and figure), a fifth
+    names to be repeated (copying is what reading a search result takes). No training task shows these images.
     """
+    fifth = n // 5
     chains = []
-    for i, task in enumerate(clean_tasks(seed, n - n // 2) + emblem_tasks(seed, n // 2)):
+    for i, task in enumerate(clean_tasks(seed, n - 2 * fifth) + emblem_tasks(seed, fifth) + repeat_tasks(seed, fifth)):
         said = _say("answer", task.answers[0], np.random.default_rng([_STREAM, seed, 1, i]))
         chains.append(Chain(task, (ChainTurn(said, None, train=True),)))
     return chains

@@ -21,6 +21,7 @@ CARD_QUESTION = "Which figure and number?"
 BOX_QUESTION = "Box [{0}, {1}, {2}, {3}]: what number is printed?"
 HOUSE_QUESTION = "What is the {relation} of the house with this emblem?"
 EMBLEM_QUESTION = "Which colour and figure?"
+REPEAT_QUESTION = "Repeat: {names}"
 RIVAL_QUESTION = "What is the {relation} of the rival of the house with this emblem?"
 
 THOUGHTS = {

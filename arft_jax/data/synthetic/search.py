@@ -81,3 +81,14 @@ def emblem_tasks(seed: int, n: int) -> list[Task]:
         name = f"emblem-{seed}-{index}"
         tasks.append(Task(name, "search", lexicon.EMBLEM_QUESTION, (image,), (house_name(house),)))
     return tasks
+
+
+def repeat_tasks(seed: int, n: int, n_names: int = 6) -> list[Task]:
+    """Names to be repeated in order: practice in copying."""
+    tasks = []
+    for index in range(n):
+        rng = np.random.default_rng([_STREAM, seed, len(SPLITS) + 1, index])
+        names = " ".join(rng.choice(lexicon.NAMES, n_names, replace=False).tolist())
+        question = lexicon.REPEAT_QUESTION.format(names=names)
+        tasks.append(Task(f"repeat-{seed}-{index}", "search", question, (), (names,)))
+    return tasks

@@ -1,0 +1,137 @@
+"""From a config to parts: what each setting becomes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from arft_jax import build, protocol
+from arft_jax.config import default_config
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.rollout_row import Row, image_spans
+from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.scripted import CACHE_SIZES, scripted
+from arft_jax.trajectory import Observation, Status, ToolStatus
+
+
+@pytest.fixture
+def config():
+    return default_config()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.tiny()
+
+
+def test_the_models_vocabulary_and_control_ids_are_the_tokenizers(config, tokenizer):
+    sizes = build.model_config(config, tokenizer)
+    assert sizes.text.vocab_size == tokenizer.vocab_size and sizes.image_token_id == tokenizer.image_pad_id
+    assert (sizes.video_token_id, sizes.vision_start_token_id, sizes.vision_end_token_id) == (
+        tokenizer.video_pad_id, tokenizer.vision_start_id, tokenizer.vision_end_id
+    )  # fmt: skip
+    text = config.model.text_config
+    assert (sizes.text.dim, sizes.text.n_layers, sizes.text.n_heads) == (
+        text.hidden_size, text.num_hidden_layers, text.num_attention_heads
+    )  # fmt: skip
+    assert sizes.text.mrope_section == tuple(text.mrope_section) and sizes.text.tied
+    assert sizes.vision.out_dim == sizes.text.dim and sizes.text.max_positions == config.rollout.max_tokens
+
+
+def test_the_rules_allow_what_can_be_written_and_the_end_token(tokenizer):
+    rules = build.make_rules(tokenizer)
+    allowed = np.asarray(rules.allowed)
+    written = np.array([len(piece) > 0 for piece in tokenizer.token_bytes()])
+    assert set(np.flatnonzero(allowed)) == set(np.flatnonzero(written)) | {tokenizer.eos_id}
+    assert set(tokenizer.control_ids) & set(np.flatnonzero(allowed)) == {tokenizer.eos_id}
+    assert int(rules.eos) == tokenizer.eos_id
+    # each stop of the protocol leads from the start to its own hit
+    for index, stop in enumerate(protocol.STOPS):
+        state = 0
+        for token in tokenizer.encode(stop):
+            state = int(rules.next_state[state, token])
+        assert int(rules.hit_of[state]) == index
+
+
+def test_objectives_follow_the_config(config):
+    policy, imitation = build.objective(config, "policy"), build.objective(config, "imitation")
+    assert policy.on_policy and policy.beta == 0.0 and policy.temperature == config.rollout.temperature
+    config.train.update(beta=0.1, rows_per_update=32, epsilon_low=0.1, epsilon_high=0.3, aggregation="sequence")
+    policy = build.objective(config, "policy")
+    assert not policy.on_policy  # two updates a step: the second is off policy
+    assert (policy.beta, policy.epsilon_low, policy.epsilon_high, policy.aggregation) == (0.1, 0.1, 0.3, "sequence")
+    assert build.objective(config, "imitation").beta == 0.0 and imitation.kind == "imitation"
+
+
+def test_reward_weights_follow_the_config(config):
+    config.rewards.update(format=0.5, accuracy=2.0, problem=0.25, max_answer_words=9)
+    assert dataclasses.asdict(build.reward_weights(config)) == config.rewards.to_dict()
+
+
+def test_data_lies_in_the_work_directory_or_where_the_config_says(config, tmp_path):
+    config.update(workdir=str(tmp_path / "run"), seed=4)
+    assert build.data_dir(config) == tmp_path / "run" / "data"
+    config.data.dir = str(tmp_path / "shared")
+    assert build.index_path(config) == tmp_path / "shared" / "mini_search-4.sqlite"
+
+
+def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("started")
+
+    monkeypatch.setattr(build, "PythonSandbox", fail)
+    monkeypatch.setattr(build, "SearchIndex", fail)
+    for enabled, switch in ((False, True), (None, False)):
+        config.tools.enabled = switch
+        with build.open_toolbox(config, "no/index", enabled=enabled) as off:
+            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), None).result()
+            assert seen.status is ToolStatus.REFUSED
+    config.tools.enabled = True
+    with pytest.raises(AssertionError, match="started"):
+        build.open_toolbox(config, None).__enter__()
+
+
+def test_a_real_toolbox_serves_and_is_closed(config):
+    config.tools.update(n_workers=1, timeout_s=30.0, max_output_bytes=20)
+    with build.open_toolbox(config, None) as box:
+        task = tiny.tiny_task(1, "coding")
+        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images[0]).result()
+        assert "a" * 10 in seen.text and "a" * 50 not in seen.text  # max_output_bytes
+        # without an index nothing can be searched
+        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), None).result().status is ToolStatus.REFUSED
+    late = box.submit(task, protocol.Code("print(1)"), task.images[0]).result()
+    assert late.status is ToolStatus.INFRA
+
+
+def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
+    graphdef, params = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
+    engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
+    parts = build.Parts(tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine)
+    task, shown, unshown = tiny.tiny_task(1), tiny.tiny_image(8, 28, 56), tiny.tiny_image(9)
+    row = Row(task, 0, 0, 0, 0)
+    engine.inject(row, engine.prompt(task))
+    row.sample(np.array(tokenizer.encode("<search>a</search>")), np.zeros(len(tokenizer.encode("<search>a</search>"))))
+    row.read_turn(tokenizer, tokenizer.eos_id)
+    row.attach(Observation("", (shown,)))
+    engine.inject(row, engine.observation(Observation("", (shown,))))
+    row.sample(np.array(tokenizer.encode("<search>b</search>")), np.zeros(len(tokenizer.encode("<search>b</search>"))))
+    row.read_turn(tokenizer, tokenizer.eos_id)
+    row.attach(Observation("", (unshown,)))  # it did not fit: attached, never fed
+    images = parts.images_of(row.trajectory(Status.TOKENS))
+    assert set(images) == {task.images[0].sha256, shown.sha256}
+    assert images[shown.sha256][1] == (1, 2, 4) and len(image_spans(engine.prompt(task))) == 1
+
+
+def test_what_validate_cannot_see_is_refused_by_check(config, tmp_path):
+    build.check(config)
+    config.tokenizer = str(tmp_path)
+    with pytest.raises(ValueError, match=r"tokenizer must be a directory .*\(config.tokenizer\)"):
+        build.check(config)
+    config.tokenizer = ""
+    config.model.vision_config.fullatt_block_indexes = (2,)
+    with pytest.raises(ValueError, match="fullatt_block_indexes"):
+        build.check(config)
+    config.model.vision_config.fullatt_block_indexes = (1,)
+    config.data.update(min_pixels=100, max_pixels=100)
+    with pytest.raises(ValueError, match="max_pixels must hold one token"):
+        build.check(config)
