@@ -15,15 +15,25 @@ from arft_jax.steps import learner
 from arft_jax.trajectory import Task, Trajectory
 
 
-def load_policy(config, parts: build.Parts):
-    """The params of the newest good checkpoint in the config's work directory.
+def checkpoint_dir(config) -> pathlib.Path:
+    """Where the config's run keeps its checkpoints.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no such folder.
     """
     folder = pathlib.Path(config.workdir) / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"the work directory must hold a checkpoint: none in {config.workdir} (config.workdir)")
+    return folder
+
+
+def load_policy(config, parts: build.Parts):
+    """(params, step) of the newest good checkpoint in the config's work directory.
+
+    Raises:
+      ValueError: there is none.
+    """
+    folder = checkpoint_dir(config)
     optimizer = build.optimizer(config)
     abstract = jax.eval_shape(lambda: learner.train_state(optimizer, parts.params, config.train.beta > 0))
     with Checkpoints(folder, keep=config.checkpoint.keep) as checkpoints:
@@ -83,6 +93,7 @@ def ask(
     index_path = pathlib.Path(index) if index else build.index_path(config)
     if kind == "search" and not index_path.exists():
         raise ValueError(f"a search index must exist: got {index_path} (--index)")
+    checkpoint_dir(config)
     with config.unlocked():
         config.rollout.update(max_tokens=max_tokens, n_slots=config.rollout.group_size, extend_rows=1)
     validate(config)

@@ -168,7 +168,7 @@ def objective(config, kind: str) -> learner.Objective:
 def reward_weights(config) -> RewardWeights:
     """R_total's weights, from the config."""
     w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, problem=w.problem, max_answer_words=w.max_answer_words)
+    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
 
 
 def data_dir(config) -> pathlib.Path:

@@ -114,7 +114,7 @@ def default_config() -> ml_collections.ConfigDict:
             rewards=dict(
                 format=1.0,  # weight of R_format
                 accuracy=1.0,  # weight of R_acc
-                problem=0.0,  # share of R_acc given to the named problem (coding)
+                step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
                 max_answer_words=32,  # longer answers score 0
             ),
             train=_train(),
@@ -143,7 +143,7 @@ _AT_LEAST = {
         n_patches=1, n_windows=1, n_features=1,
     ),
     "tools": dict(n_workers=1, memory_mb=1, max_output_bytes=1, top_k=1, n_threads=1),
-    "rewards": dict(format=0, accuracy=0, problem=0, max_answer_words=0),
+    "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
         steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
         weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
@@ -168,8 +168,8 @@ def _check_minima(config) -> list[str]:
     for key, value in (("train.clip_norm", config.train.clip_norm), ("tools.timeout_s", config.tools.timeout_s)):
         if not value > 0:
             problems.append(f"{key.split('.')[1]} must be above 0: got {value} (config.{key})")
-    if config.rewards.problem > 1:
-        problems.append(f"problem must be at most 1: got {config.rewards.problem} (config.rewards.problem)")
+    if config.rewards.step > 1:
+        problems.append(f"step must be at most 1: got {config.rewards.step} (config.rewards.step)")
     return problems
 
 

@@ -73,6 +73,7 @@ class Task:
       problems: the true kinds of degradation (coding); empty for search.
       split: ``simple`` or ``hard``.
       corpus: name of the local text collection that a search task is asked over.
+      query: a search task's recorded first query, where the data set has one.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Task:
     problems: tuple[str, ...] = ()
     split: str = "simple"
     corpus: str = ""
+    query: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,11 +23,11 @@ def get_config(variant: str = ""):
     config.rollout.max_turns = config.rollout.max_turns_eval = 4
     config.tools.top_k = 1
     config.train.update(image_chunks=32, logps_chunk=80)
-    config.warm_start.update(steps=220, n_chains=2000, n_practice=7000, learning_rate=3e-3)
+    config.warm_start.update(steps=240, n_chains=2000, n_practice=8400, learning_rate=3e-3)
     config.train.steps = 150
-    config.train.learning_rate = 2e-4
+    config.train.learning_rate = 5e-4
     config.train.beta = 0.01
-    config.rewards.problem = 0.5
+    config.rewards.step = 0.5
     config.eval.every = 50
     config.checkpoint.every = 50
     if variant == "smoke":

@@ -64,7 +64,7 @@ def test_objectives_follow_the_config(config):
 
 
 def test_reward_weights_follow_the_config(config):
-    config.rewards.update(format=0.5, accuracy=2.0, problem=0.25, max_answer_words=9)
+    config.rewards.update(format=0.5, accuracy=2.0, step=0.25, max_answer_words=9)
     assert dataclasses.asdict(build.reward_weights(config)) == config.rewards.to_dict()
 
 

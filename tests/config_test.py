@@ -102,7 +102,7 @@ VIOLATIONS = {
     "no saving": (dict(checkpoint__every=0), "every must be at least 1: got 0 (config.checkpoint.every)"),
     "no worker": (dict(tools__n_workers=0), "(config.tools.n_workers)"),
     "no time": (dict(tools__timeout_s=0.0), "timeout_s must be above 0: got 0.0 (config.tools.timeout_s)"),
-    "more than all of the reward": (dict(rewards__problem=1.5), "at most 1: got 1.5 (config.rewards.problem)"),
+    "more than all of the reward": (dict(rewards__step=1.5), "at most 1: got 1.5 (config.rewards.step)"),
     "a negative reward": (dict(rewards__format=-1.0), "got -1.0 (config.rewards.format)"),
 }  # fmt: skip
 

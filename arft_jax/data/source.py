@@ -96,6 +96,7 @@ def _search_task(row: dict) -> Task:
         answers=(_text(row["answer"]),),
         split=_text(row["split"]),
         corpus=_text(row["corpus"]),
+        query=_text(row["query"]),
     )
 
 

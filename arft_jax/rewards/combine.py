@@ -16,7 +16,8 @@ class RewardWeights:
     Args:
       format: weight of R_format.
       accuracy: weight of R_acc.
-      problem: p in [0, 1], coding only: R_acc = (1 - p) F1 + p (problem step score).
+      step: s in [0, 1]: R_acc = (1 - s) F1 + s (score of the first tool call), see outcome.step_score;
+        R_acc = F1 for a task that has no record of that call.
       max_answer_words: longer answers score 0; 0 sets no cap.
 
     Raises:
@@ -25,12 +26,12 @@ class RewardWeights:
 
     format: float = 1.0
     accuracy: float = 1.0
-    problem: float = 0.0
+    step: float = 0.0
     max_answer_words: int = 0
 
     def __post_init__(self):
-        if not 0.0 <= self.problem <= 1.0:
-            raise ValueError(f"problem must be in [0, 1]: got {self.problem} (config.rewards.problem)")
+        if not 0.0 <= self.step <= 1.0:
+            raise ValueError(f"step must be in [0, 1]: got {self.step} (config.rewards.step)")
         for name in ("format", "accuracy", "max_answer_words"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: got {getattr(self, name)} (config.rewards.{name})")
@@ -44,7 +45,7 @@ def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeig
       weights: how the parts add up.
 
     Returns:
-      ``format``, ``f1``, ``em``, ``problem`` (always 0 for search), ``accuracy`` (R_acc before its weight) and
+      ``format``, ``f1``, ``em``, ``problem`` (the paper's score; 0 for search), ``step``, ``accuracy`` (R_acc before its weight) and
       ``total`` = format weight * R_format + accuracy weight * R_acc.
 
     Raises:
@@ -58,13 +59,14 @@ def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeig
     format_ = form.format_score(trajectory)
     f1, em = outcome.answer_score(trajectory, max_answer_words=weights.max_answer_words)
     problem = outcome.problem_score(trajectory)
-    share = weights.problem if trajectory.task.kind == "coding" else 0.0
-    accuracy = (1.0 - share) * f1 + share * problem
+    step = outcome.step_score(trajectory)
+    accuracy = f1 if step is None else (1.0 - weights.step) * f1 + weights.step * step
     return {
         "format": format_,
         "f1": f1,
         "em": em,
         "problem": problem,
+        "step": 0.0 if step is None else step,
         "accuracy": accuracy,
         "total": weights.format * format_ + weights.accuracy * accuracy,
     }

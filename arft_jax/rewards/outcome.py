@@ -59,6 +59,33 @@ def problem_step_score(named: Sequence[str], truth: Sequence[str]) -> float:
     return 0.5 if lone_rotation and named_set < truth_set and len(truth_set) == 2 else 0.0
 
 
+def overlap(named: Sequence[str], truth: Sequence[str]) -> float:
+    """|named and truth| / |named or truth|: the paper's half credit for a lone rotation, given to every kind alike.
+
+    >>> overlap(["rotation90"], ["rotation90", "dark"]), overlap(["crop"], ["dark"])
+    (0.5, 0.0)
+    """
+    named_set, truth_set = set(named), set(truth) or {"none"}
+    return len(named_set & truth_set) / len(named_set | truth_set)
+
+
+def step_score(trajectory: Trajectory) -> float | None:
+    """What the first tool call is worth by the task's own record of it, in [0, 1].
+
+    Coding: :func:`overlap` of the named and the true problems. Search: F1 of the first query and the recorded one, in
+    place of the paper's cosine of sentence embeddings. 0 without such a turn; None where the task has no record.
+    """
+    task = trajectory.task
+    if task.kind == "search" and not task.query:
+        return None
+    for turn in trajectory.turns:
+        if task.kind == "coding" and isinstance(turn.action, protocol.Problem):
+            return overlap(turn.action.kinds, task.problems)
+        if task.kind == "search" and isinstance(turn.action, protocol.Search):
+            return text.score_answer(turn.action.query, (task.query,))[0]
+    return 0.0
+
+
 def problem_score(trajectory: Trajectory) -> float:
     """:func:`problem_step_score` of the first ``<problem>`` turn; 0 without one, and for search tasks."""
     if trajectory.task.kind != "coding":

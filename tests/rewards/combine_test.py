@@ -17,8 +17,8 @@ ANSWER = "<think>seen</think><answer>red fox</answer>"
 BARE = "<answer>red fox</answer>"
 
 
-def make(kind, texts, status=Status.ANSWERED, answers=("red fox",), problems=("dark",)):
-    task = Task("t1", kind, "?", (), answers, problems if kind == "coding" else ())
+def make(kind, texts, status=Status.ANSWERED, answers=("red fox",), problems=("dark",), query=""):
+    task = Task("t1", kind, "?", (), answers, problems if kind == "coding" else (), query=query)
     turns = tuple(Turn(text, protocol.parse_turn(text), 0, 0) for text in texts)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), turns, status)
@@ -64,7 +64,7 @@ def test_total_is_format_plus_f1():
     scores = score_trajectory(trajectory)
     # f1 = 2 * 1 / (1 + 2)
     assert scores == pytest.approx(
-        {"format": 1.0, "f1": 2 / 3, "em": 0.0, "problem": 0.0, "accuracy": 2 / 3, "total": 5 / 3}
+        {"format": 1.0, "f1": 2 / 3, "em": 0.0, "problem": 0.0, "step": 0.0, "accuracy": 2 / 3, "total": 5 / 3}
     )
 
 
@@ -78,11 +78,16 @@ def test_no_answer_is_worth_nothing():
     assert scores["total"] == 0.0 and scores["problem"] == 1.0
 
 
-def test_problem_share_mixes_into_accuracy_for_coding_only():
-    weights = RewardWeights(problem=0.25)
+def test_the_first_tool_call_has_its_share_of_accuracy_where_the_task_records_it():
+    weights = RewardWeights(step=0.25)
     coding = make("coding", [ROTATION, CODE, ANSWER], problems=("rotation90", "dark"))
     assert score_trajectory(coding, weights)["accuracy"] == pytest.approx(0.75 * 1.0 + 0.25 * 0.5)
-    assert score_trajectory(make("search", [ANSWER]), weights)["accuracy"] == 1.0
+    query = "<think>x</think><search>blue star city</search>"
+    asked = make("search", [query, ANSWER], query="Red Star city")
+    # words blue, star, city against red, star, city: F1 = 2/3
+    assert score_trajectory(asked, weights)["accuracy"] == pytest.approx(0.75 * 1.0 + 0.25 * 2 / 3)
+    assert score_trajectory(make("search", [ANSWER], query="Red Star city"), weights)["accuracy"] == 0.75
+    assert score_trajectory(make("search", [query, ANSWER]), weights)["accuracy"] == 1.0
 
 
 def test_weights_scale_the_parts():
@@ -127,7 +132,7 @@ def test_our_own_fault_is_never_scored():
 
 
 def test_weights_out_of_range_are_an_error():
-    with pytest.raises(ValueError, match=r"problem must be in \[0, 1\]: got 1.5"):
-        RewardWeights(problem=1.5)
+    with pytest.raises(ValueError, match=r"step must be in \[0, 1\]: got 1.5"):
+        RewardWeights(step=1.5)
     with pytest.raises(ValueError, match="format must be at least 0"):
         RewardWeights(format=-1)

@@ -22,6 +22,7 @@ class MiniSearch(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
             "split": tfds.features.Text(),
             "corpus": tfds.features.Text(),
+            "query": tfds.features.Text(),
         }
         return self.dataset_info_from_configs(
             description="Emblems of made-up houses and questions that only a search in their corpus can answer.",
@@ -46,5 +47,6 @@ class MiniSearch(tfds.core.GeneratorBasedBuilder):
                     "image": io.BytesIO(encode_png(Image(item.image))),
                     "split": item.split,
                     "corpus": item.corpus,
+                    "query": item.query,
                 },
             )

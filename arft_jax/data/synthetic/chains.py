@@ -5,8 +5,8 @@ choice of problems, and of the emblem that he searches for, is drawn before he l
 the task. Turns carry a ``train`` flag; only flagged turns are learnt:
 
 - novice chains (coding): random problems, code that is right for the problems *stated*; the answer is not learnt;
-- reading chains (coding): the right problems and code as unlearnt context, then the answer, learnt;
-- practice: an unspoilt card read, an emblem named, names repeated, at once, the answer learnt;
+- reading chains (coding): the right problems as unlearnt context, then code for them and the answer, learnt;
+- practice: a card read, its look described in plain words, an emblem named, names repeated: answers learnt;
 - search chains: a random emblem with the question's own relation, real results, and the answer (or the next
   query) copied from the first result: all learnt, mostly wrong for the picture.
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from arft_jax import protocol
 from arft_jax.data.synthetic import degrade, lexicon
-from arft_jax.data.synthetic.coding import CELL_BOXES, clean_tasks
+from arft_jax.data.synthetic.coding import CELL_BOXES, clean_tasks, look_tasks
 from arft_jax.data.synthetic.corpus import query_of
 from arft_jax.data.synthetic.search import emblem_tasks, repeat_tasks
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
@@ -95,7 +95,7 @@ def _coding_script(task: Task, rng: np.random.Generator, *, novice: bool) -> _Sc
     yield _Said(_say("problem", problem_body(kinds), rng), novice)
     if kinds != ("none",):
         box = question_box(task.question) or blind_box
-        seen = yield _Said(_say("code", code_body(kinds, box), rng), novice)
+        seen = yield _Said(_say("code", code_body(kinds, box), rng), True)
         if not novice and not seen.images:
             raise RuntimeError(f"the repair of {kinds} must give an image: got {seen.text!r} for {task.id}")
     yield _Said(_say("answer", task.answers[0], rng), not novice)
@@ -125,14 +125,17 @@ def _search_script(task: Task, rng: np.random.Generator) -> _Script:
 
 
 def practice_chains(seed: int, n: int) -> list[Chain]:
-    """What a base model can do already: read, name, repeat; answered at once, no tool.
+    """What a base model can do already: read, describe, name, repeat; answered at once, no tool.
 
-    Three fifths of the ``n`` chains are unspoilt cards (what is printed), a fifth emblems (colour and figure), a fifth
-    names to be repeated (copying is what reading a search result takes). No training task shows these images.
+    A third of the ``n`` chains are unspoilt cards to be read, a third cards whose look is described in plain words (dim,
+    flipped: words that are not the protocol's), a sixth emblems (colour and figure), a sixth names to be repeated
+    (copying is what reading a search result takes). No task of the data sets shows these images.
     """
-    fifth = n // 5
+    sixth = n // 6
+    tasks = clean_tasks(seed, n - 4 * sixth) + look_tasks(seed, 2 * sixth)
+    tasks += emblem_tasks(seed, sixth) + repeat_tasks(seed, sixth)
     chains = []
-    for i, task in enumerate(clean_tasks(seed, n - 2 * fifth) + emblem_tasks(seed, fifth) + repeat_tasks(seed, fifth)):
+    for i, task in enumerate(tasks):
         said = _say("answer", task.answers[0], np.random.default_rng([_STREAM, seed, 1, i]))
         chains.append(Chain(task, (ChainTurn(said, None, train=True),)))
     return chains

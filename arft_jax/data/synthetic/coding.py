@@ -13,7 +13,9 @@ from arft_jax.trajectory import Image, Task
 
 SPLITS = ("train", "test")
 N_TEST_SIMPLE, N_TEST = 70, 200
-HARD_FRAC = 0.65  # of the training split: the test split's share
+# The training split spreads its kinds evenly, crops a little above, so that no blind guess beats another by much.
+HARD_FRAC = 0.6
+CROP_FRAC = 0.25  # of the hard rows
 SINGLE_KINDS = ("rotation90", "rotation180", "dark", "overexposure", "blur", "noise", "none")
 CELL_BOXES = ((0, 0, 500, 500), (500, 0, 1000, 500), (0, 500, 500, 1000), (500, 500, 1000, 1000))
 _STREAM = 1  # keeps the random numbers of this file apart from other generators' with the same seed
@@ -55,7 +57,7 @@ def _kinds(split: str, index: int, rng: np.random.Generator) -> tuple[str, ...]:
         return ("crop",) if hard % 2 == 0 else degrade.PAIRS[hard // 2 % len(degrade.PAIRS)]
     if level >= HARD_FRAC:
         return (SINGLE_KINDS[single],)
-    return ("crop",) if crop < 0.5 else degrade.PAIRS[pair]
+    return ("crop",) if crop < CROP_FRAC else degrade.PAIRS[pair]
 
 
 def make_item(seed: int, split: str, index: int, kinds: tuple[str, ...] | None = None) -> CodingItem:
@@ -98,3 +100,14 @@ def make_item(seed: int, split: str, index: int, kinds: tuple[str, ...] | None =
 def clean_tasks(seed: int, n: int, first: int = 1_000_000) -> list[Task]:
     """Unspoilt cards from the training stream, at indices that no training row uses: practice in reading."""
     return [make_item(seed, "train", first + i, kinds=("none",)).task() for i in range(n)]
+
+
+def look_tasks(seed: int, n: int, first: int = 2_000_000) -> list[Task]:
+    """Spoilt and unspoilt cards to be described in plain words, at indices that no training row uses."""
+    sets = [kinds for kinds in degrade.PROBLEM_SETS if kinds != ("crop",)]
+    tasks = []
+    for i in range(n):
+        item = make_item(seed, "train", first + i, kinds=sets[i % len(sets)])
+        words = " ".join(lexicon.LOOKS[kind] for kind in item.kinds)
+        tasks.append(dataclasses.replace(item.task(), question=lexicon.LOOK_QUESTION, answers=(words,)))
+    return tasks

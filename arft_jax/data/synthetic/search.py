@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from arft_jax.data.synthetic import draw, lexicon
-from arft_jax.data.synthetic.corpus import N_WORLDS, World, house_name, make_worlds
+from arft_jax.data.synthetic.corpus import N_WORLDS, World, house_name, make_worlds, query_of
 from arft_jax.trajectory import Image, Task
 
 SPLITS = ("train", "test")
@@ -27,6 +27,7 @@ class SearchItem:
     image: np.ndarray
     split: str
     corpus: str
+    query: str
 
     def task(self) -> Task:
         """What the policy is shown."""
@@ -38,6 +39,7 @@ class SearchItem:
             answers=(self.answer,),
             split=self.split,
             corpus=self.corpus,
+            query=self.query,
         )
 
 
@@ -68,6 +70,7 @@ def _make_item(seed: int, split: str, index: int, worlds: list[World]) -> Search
         image=draw.draw_emblem(*house, rng),
         split="hard" if hard else "simple",
         corpus=world.corpus,
+        query=query_of(house, lexicon.RIVAL if hard else relation),
     )
 
 

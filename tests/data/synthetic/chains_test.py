@@ -53,7 +53,8 @@ def test_novices_learn_protocol_turns_and_readers_learn_answers(recorded):
         if chain.task.kind == "search":
             assert all(train for _, train in flags)
         else:
-            assert all(train == ((kind is protocol.Answer) != is_novice(chain)) for kind, train in flags)
+            wanted = {protocol.Problem: is_novice(chain), protocol.Code: True, protocol.Answer: not is_novice(chain)}
+            assert all(train == wanted[kind] for kind, train in flags)
 
 
 def test_a_chain_follows_from_its_seed(coding_tasks, toolbox, recorded):
@@ -181,3 +182,27 @@ def test_chains_are_short_in_the_tiny_tokenizer(recorded):
     print(dict(longest))
     assert max(longest["coding", "prompt"], longest["search", "prompt"]) < 60
     assert longest["coding", "chain"] < 190 and longest["search", "chain"] < 200
+
+
+def test_practice_speaks_no_word_of_the_protocols_choices():
+    practice = chains.practice_chains(seed=0, n=60)
+    assert len(practice) == 60
+    questions = collections.Counter(chain.task.question.split()[0] for chain in practice)
+    assert questions["How"] == 20 and questions["Repeat:"] == 10
+    for chain in practice:
+        [turn] = chain.turns
+        assert turn.train and isinstance(action(turn), protocol.Answer)
+        words = set(turn.text.replace("<", " ").replace(">", " ").split())
+        assert not words & {*protocol.KINDS, "problem", "code", "search"}
+
+
+def test_the_look_of_a_card_is_described_by_its_kinds():
+    for task in coding.look_tasks(seed=0, n=30):
+        assert task.answers == (" ".join(lexicon.LOOKS[kind] for kind in task.problems),)
+
+
+def test_practice_shows_no_image_of_the_data_sets():
+    shown = {image.sha256 for chain in chains.practice_chains(seed=0, n=120) for image in chain.task.images}
+    items = [coding.make_item(0, split, i).task() for split in ("train", "test") for i in range(100)]
+    items += [item.task() for split in ("train", "test") for item in search.make_items(0, split, 100)]
+    assert not shown & {image.sha256 for task in items for image in task.images}

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from arft_jax import agent, protocol
+from arft_jax.config import default_config
+from arft_jax.trajectory import Image, Observation, Status, Task, ToolCall, Trajectory, Turn
+
+
+def test_a_transcript_shows_turns_tools_and_the_answer():
+    image = Image(np.zeros((4, 6, 3), np.uint8))
+    code, done = protocol.Code("pass"), protocol.Answer("47")
+    turns = (
+        Turn("<code>..</code>", code, 1, 3, ToolCall("python", "pass"), Observation("printed", (image,), seconds=0.25)),
+        Turn("<answer>47</answer>", done, 4, 5),
+    )
+    task = Task("q", "coding", "发票号码?", (image,), ())
+    masks = np.zeros(5, bool)
+    empty = Trajectory(
+        task, 0, np.zeros(5, np.int32), np.zeros(5, np.float32), masks, masks, np.zeros((3, 5), np.int32), 1, (), turns,
+        Status.ANSWERED,
+    )  # fmt: skip
+    text = agent.transcript(empty)
+    for part in ("发票号码?", "python: ok, 0.250 s [image 4x6 px]", "printed", "turn 2: 1 tokens", "answer: 47"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (dict(question=" "), "question must not be empty"),
+        (dict(image="absent.png"), "image file must exist: got absent.png"),
+        (dict(kind="search"), r"a search index must exist: got .*\(--index\)"),
+        (dict(), r"must hold a checkpoint: none in .*\(config.workdir\)"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, change, sentence):
+    config = default_config()
+    config.workdir = str(tmp_path)
+    path = tmp_path / "card.ppm"
+    path.write_bytes(b"P6 28 28 255\n" + bytes(28 * 28 * 3))
+    asked = dict(image=str(path), question="What?", kind="coding") | change
+    with pytest.raises(ValueError, match=sentence):
+        agent.ask(config, **asked)
