@@ -59,20 +59,25 @@ def problem_step_score(named: Sequence[str], truth: Sequence[str]) -> float:
     return 0.5 if lone_rotation and named_set < truth_set and len(truth_set) == 2 else 0.0
 
 
-def overlap(named: Sequence[str], truth: Sequence[str]) -> float:
-    """|named and truth| / |named or truth|: the paper's half credit for a lone rotation, given to every kind alike.
+def graded_problem_score(named: Sequence[str], truth: Sequence[str]) -> float:
+    """Half a point each for the right turn of the image (or none) and for the right other fault (or none).
 
-    >>> overlap(["rotation90"], ["rotation90", "dark"]), overlap(["crop"], ["dark"])
-    (0.5, 0.0)
+    The paper's half credit for a lone rotation, carried over to what goes with it; a crop is right or wrong as a whole.
+
+    >>> [graded_problem_score(k, ["rotation90", "dark"]) for k in (["rotation90"], ["dark", "rotation180"], ["crop"])]
+    [0.5, 0.5, 0.0]
     """
-    named_set, truth_set = set(named), set(truth) or {"none"}
-    return len(named_set & truth_set) / len(named_set | truth_set)
+    named_set, truth_set = set(named) - {"none"}, set(truth) - {"none"}
+    if "crop" in named_set | truth_set:
+        return float(named_set == truth_set)
+    turns = set(_ROTATIONS)
+    return 0.5 * (named_set & turns == truth_set & turns) + 0.5 * (named_set - turns == truth_set - turns)
 
 
 def step_score(trajectory: Trajectory) -> float | None:
     """What the first tool call is worth by the task's own record of it, in [0, 1].
 
-    Coding: :func:`overlap` of the named and the true problems. Search: F1 of the first query and the recorded one, in
+    Coding: :func:`graded_problem_score`. Search: F1 of the first query and the recorded one, in
     place of the paper's cosine of sentence embeddings. 0 without such a turn; None where the task has no record.
     """
     task = trajectory.task
@@ -80,7 +85,7 @@ def step_score(trajectory: Trajectory) -> float | None:
         return None
     for turn in trajectory.turns:
         if task.kind == "coding" and isinstance(turn.action, protocol.Problem):
-            return overlap(turn.action.kinds, task.problems)
+            return graded_problem_score(turn.action.kinds, task.problems)
         if task.kind == "search" and isinstance(turn.action, protocol.Search):
             return text.score_answer(turn.action.query, (task.query,))[0]
     return 0.0

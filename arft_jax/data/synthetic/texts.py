@@ -25,7 +25,10 @@ def training_texts() -> list[tuple[str, int]]:
     pairs = [(f"{role}\n", 400) for role in ("system", "user", "assistant")]
     pairs += [(prompts["short"], 400) for prompts in SYSTEM.values()]
     pairs += [(prompts["full"], 2) for prompts in SYSTEM.values()]
-    pairs += [(text, 400) for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION, lexicon.EMBLEM_QUESTION, lexicon.LOOK_QUESTION)]
+    pairs += [
+        (text, 400)
+        for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION, lexicon.EMBLEM_QUESTION, lexicon.LOOK_QUESTION)
+    ]
     pairs += [(text, 400) for text in ("Repeat: ", *lexicon.LOOKS.values())]
     pairs += [(lexicon.BOX_QUESTION.format(*box), 100) for box in CELL_BOXES]
     for relation in lexicon.RELATIONS:
