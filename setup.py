@@ -28,6 +28,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "transformers>=5.23,<6",
         "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources",  # tensorflow-datasets imports it without asking for it
         "grain>=0.2.18,<0.3",
         "ml_collections>=1.1,<2",
         "safetensors>=0.5,<1",

@@ -119,7 +119,7 @@ def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
 
 
 def pack_rows(lengths: Sequence[int], length: int, n_rows: int) -> list[list[int]]:
-    """First-fit packing of sequences into ``n_rows`` rows of ``length`` tokens, in order; what does not fit is left out.
+    """First-fit packing of sequences into ``n_rows`` rows of ``length`` tokens; what does not fit is left out.
 
     Example: lengths [5, 4, 3, 2], rows of 8 tokens, 2 rows: [[0, 2], [1, 3]].
 

@@ -45,8 +45,8 @@ def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeig
       weights: how the parts add up.
 
     Returns:
-      ``format``, ``f1``, ``em``, ``problem`` (the paper's score; 0 for search), ``step``, ``accuracy`` (R_acc before its weight) and
-      ``total`` = format weight * R_format + accuracy weight * R_acc.
+      ``format``, ``f1``, ``em``, ``problem`` (the paper's score; 0 for search), ``step``, ``accuracy`` (R_acc
+      before its weight) and ``total`` = format weight * R_format + accuracy weight * R_acc.
 
     Raises:
       ValueError: the status is ``infra``: a fault of ours is masked, never scored.

@@ -127,8 +127,8 @@ def _search_script(task: Task, rng: np.random.Generator) -> _Script:
 def practice_chains(seed: int, n: int) -> list[Chain]:
     """What a base model can do already: read, describe, name, repeat; answered at once, no tool.
 
-    A third of the ``n`` chains are unspoilt cards to be read, a third cards whose look is described in plain words (dim,
-    flipped: words that are not the protocol's), a sixth emblems (colour and figure), a sixth names to be repeated
+    A third of the ``n`` chains are unspoilt cards to be read, a third cards whose look is described in plain words
+    (dim, flipped: words that are not the protocol's), a sixth emblems (colour and figure), a sixth names to be repeated
     (copying is what reading a search result takes). No task of the data sets shows these images.
     """
     sixth = n // 6

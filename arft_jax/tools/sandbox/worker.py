@@ -242,11 +242,15 @@ def _is_orphan(parent_pid: int) -> bool:
     return True
 
 
-def _clean_up(root: str, parent_pid: int, broker_hung_up: bool) -> None:
-    """Removes this worker's folder and, where nobody else is left to do it, the broker's around it."""
+def _clean_up(root: str, parent_pid: int) -> None:
+    """Removes this worker's folder and, where nobody else is left to do it, the broker's around it.
+
+    A killed broker's threads end one by one: the signal for the one that started us, or the end of the socket, comes
+    before the process itself is gone.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     scratch_lib.remove(root)
-    if _is_orphan(parent_pid) if broker_hung_up else os.getppid() != parent_pid:
+    if _is_orphan(parent_pid):
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(root))  # the last worker's attempt succeeds
 
@@ -263,7 +267,6 @@ def main() -> None:
     confine.be_reaper()
     sock = socket.socket(fileno=config["socket_fd"])
     os.set_inheritable(sock.fileno(), False)
-    hung_up = False
     try:
         _warm_up()
         gc.collect()
@@ -271,9 +274,9 @@ def main() -> None:
         wire.send(sock, {"ready": True})
         _serve(sock, config["root"], limits_lib.Limits(**config["limits"]))
     except (_Gone, EOFError, BrokenPipeError, ConnectionResetError):
-        hung_up = True
+        pass  # the broker is gone
     finally:
-        _clean_up(config["root"], config["parent_pid"], hung_up)
+        _clean_up(config["root"], config["parent_pid"])
 
 
 if __name__ == "__main__":
