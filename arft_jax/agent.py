@@ -108,6 +108,6 @@ def ask(
         [[trajectory]] = parts.engine.run(params, [request], toolbox, rng=rng, temperature=temperature, max_turns=turns)
     print(transcript(trajectory), flush=True)
     if html:
-        write_trajectories(html, question, [trajectory], None, "")
+        write_trajectories(html, question, [trajectory], (), "")
         print(f"wrote {html}")
     return trajectory

@@ -41,3 +41,33 @@ def test_bad_input_is_one_sentence(tmp_path, change, sentence):
     asked = dict(image=str(path), question="What?", kind="coding") | change
     with pytest.raises(ValueError, match=sentence):
         agent.ask(config, **asked)
+
+
+def test_a_question_is_answered_from_a_checkpoint_and_written_as_a_page(tmp_path):
+    """The whole of agent.ask on a fresh, untrained checkpoint: the loop runs, the page is whole."""
+    from arft_jax import build
+    from arft_jax.io.checkpoints import Checkpoints
+    from arft_jax.steps import learner
+
+    config = default_config()
+    config.workdir = str(tmp_path)
+    config.compilation_cache = ""
+    config.model.text_config.update(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        mrope_section=(4, 6, 6),
+    )  # fmt: skip
+    config.model.vision_config.update(
+        depth=1, hidden_size=16, intermediate_size=16, num_heads=1, fullatt_block_indexes=(0,)
+    )
+    config.rollout.update(n_patches=64, n_windows=8, n_features=64, group_size=2, n_slots=2, max_turn_tokens=8)
+    config.train.rows_per_update = 16
+    config.system_prompt = "short"
+    parts = build.build(config)
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(1, learner.train_state(build.optimizer(config), parts.params, with_reference=False), {})
+    path = tmp_path / "card.ppm"
+    path.write_bytes(b"P6 56 28 255\n" + bytes(56 * 28 * 3))
+    page = tmp_path / "page.html"
+    trajectory = agent.ask(config, image=str(path), question="发票号码?", kind="coding", max_tokens=128, html=str(page))
+    assert trajectory.turns and len(trajectory.images) == 1
+    assert "发票号码?" in page.read_text(encoding="utf-8")

@@ -132,7 +132,10 @@ def practice_chains(seed: int, n: int) -> list[Chain]:
     (copying is what reading a search result takes). No task of the data sets shows these images.
     """
     sixth = n // 6
-    tasks = clean_tasks(seed, n - 4 * sixth) + look_tasks(seed, 2 * sixth)
+    cards = clean_tasks(seed, n - 4 * sixth)
+    # Worded apart from the data sets' questions: those are to be answered by the protocol, never at once.
+    tasks = [dataclasses.replace(card, question=lexicon.READ_QUESTION.format(card.question)) for card in cards]
+    tasks += look_tasks(seed, 2 * sixth)
     tasks += emblem_tasks(seed, sixth) + repeat_tasks(seed, sixth)
     chains = []
     for i, task in enumerate(tasks):

@@ -21,6 +21,7 @@ CARD_QUESTION = "Which figure and number?"
 BOX_QUESTION = "Box [{0}, {1}, {2}, {3}]: what number is printed?"
 HOUSE_QUESTION = "What is the {relation} of the house with this emblem?"
 EMBLEM_QUESTION = "Which colour and figure?"
+READ_QUESTION = "Just read. {0}"
 LOOK_QUESTION = "How does it look?"
 LOOKS = {  # plain words, none of them a word of the protocol
     "rotation90": "tilted", "rotation180": "flipped", "dark": "dim", "overexposure": "pale", "blur": "soft",

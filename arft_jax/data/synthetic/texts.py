@@ -29,7 +29,7 @@ def training_texts() -> list[tuple[str, int]]:
         (text, 400)
         for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION, lexicon.EMBLEM_QUESTION, lexicon.LOOK_QUESTION)
     ]
-    pairs += [(text, 400) for text in ("Repeat: ", *lexicon.LOOKS.values())]
+    pairs += [(text, 400) for text in ("Repeat: ", "Just read. ", *lexicon.LOOKS.values())]
     pairs += [(lexicon.BOX_QUESTION.format(*box), 100) for box in CELL_BOXES]
     for relation in lexicon.RELATIONS:
         pairs += [(lexicon.HOUSE_QUESTION.format(relation=relation), 100)]

@@ -188,7 +188,7 @@ def test_practice_speaks_no_word_of_the_protocols_choices():
     practice = chains.practice_chains(seed=0, n=60)
     assert len(practice) == 60
     questions = collections.Counter(chain.task.question.split()[0] for chain in practice)
-    assert questions["How"] == 20 and questions["Repeat:"] == 10
+    assert questions["How"] == 20 and questions["Repeat:"] == 10 and questions["Just"] == 20
     for chain in practice:
         [turn] = chain.turns
         assert turn.train and isinstance(action(turn), protocol.Answer)
@@ -206,3 +206,10 @@ def test_practice_shows_no_image_of_the_data_sets():
     items = [coding.make_item(0, split, i).task() for split in ("train", "test") for i in range(100)]
     items += [item.task() for split in ("train", "test") for item in search.make_items(0, split, 100)]
     assert not shown & {image.sha256 for task in items for image in task.images}
+
+
+def test_no_question_of_the_data_sets_is_practised_without_the_protocol():
+    practised = {chain.task.question for chain in chains.practice_chains(seed=0, n=300)}
+    items = [coding.make_item(0, "train", i).task() for i in range(200)]
+    items += [item.task() for item in search.make_items(0, "train", 200)]
+    assert not practised & {task.question for task in items}
