@@ -3,7 +3,7 @@
     python launch/train.py --config=configs/tiny_cpu.py
 
 Hardware: any CPU with 2 cores, 6 GiB of memory. Time: under 15 minutes after installation.
-Expected: the table in README.md. Variants: ``:smoke`` (every stage, seconds, learns nothing) and ``:lr0`` (the
+Expected figures: not yet measured over seeds. Variants: ``:smoke`` (every stage, seconds, learns nothing) and ``:lr0`` (the
 control: GRPO at learning rate 0).
 """
 
