@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/tiny_cpu.py
 
 Hardware: any CPU with 2 cores, 6 GiB of memory. Time: under 15 minutes after installation.
-Expected figures: not yet measured over seeds. Variants: ``:smoke`` (every stage, seconds, learns nothing) and ``:lr0`` (the
-control: GRPO at learning rate 0).
+Expected figures: not yet measured over seeds. Variants: ``:smoke`` (every stage in small, learns nothing) and ``:lr0``
+(the control: GRPO at learning rate 0).
 """
 
 from arft_jax.config import default_config
@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.warm_start.update(steps=240, n_chains=2000, n_practice=8400, learning_rate=3e-3)
     config.train.steps = 150
     config.train.learning_rate = 3e-4
-    # A slip of form in a group must not weigh as much as the one right choice in it: advantages unscaled, tails trimmed.
+    # A slip of form in a group must not outweigh the one right choice in it: unscaled advantages, thinner tails.
     config.train.scale_advantages = "none"
     config.rollout.temperature = 0.8
     config.train.beta = 0.01
