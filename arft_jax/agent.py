@@ -37,7 +37,7 @@ def load_policy(config, parts: build.Parts):
     optimizer = build.optimizer(config)
     abstract = jax.eval_shape(lambda: learner.train_state(optimizer, parts.params, config.train.beta > 0))
     with Checkpoints(folder, keep=config.checkpoint.keep) as checkpoints:
-        found = checkpoints.restore_latest(abstract)
+        found = build.restore(checkpoints, abstract, parts.tokenizer)
     if found is None:
         raise ValueError(f"the work directory must hold a good checkpoint: none in {config.workdir} (config.workdir)")
     return found[1]["params"], found[0]

@@ -19,6 +19,7 @@ from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.models.cache import init_cache
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -139,6 +140,22 @@ def build(config) -> Parts:
         {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
     )
     return Parts(tokenizer, patches, bucket, graphdef, params, rules, engine)
+
+
+def restore(checkpoints: Checkpoints, abstract_state, tokenizer: Tokenizer):
+    """The newest good checkpoint as (step, state, host), None where there is none.
+
+    Raises:
+      ValueError: it was written with another model's sizes or another tokenizer.
+    """
+    found = checkpoints.restore_latest(abstract_state)
+    theirs = tokenizer.sha256 if found is None else found[2].get("tokenizer", "none recorded")
+    if theirs != tokenizer.sha256:
+        raise ValueError(
+            f"the tokenizer must be the one that the checkpoint was trained with: {checkpoints.directory} was written "
+            f"with sha256 {theirs[:12]}, this one has {tokenizer.sha256[:12]} (config.tokenizer)"
+        )
+    return found
 
 
 def optimizer(config) -> optax.GradientTransformation:

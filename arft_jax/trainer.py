@@ -76,12 +76,17 @@ class Run:
         """Writes a checkpoint of this step where there is none yet."""
         if self.checkpoints.latest_step() != self.step:
             streams = {name: stream.get_state() for name, stream in self.streams.items()}
-            self.checkpoints.save(self.step, self.state(), {"seconds": self.elapsed_s, "streams": streams})
+            host = {"seconds": self.elapsed_s, "streams": streams, "tokenizer": self.parts.tokenizer.sha256}
+            self.checkpoints.save(self.step, self.state(), host)
 
     def end_step(self, last: int) -> None:
         """Saves when it is time; leaves where the process was asked to end."""
         if self.step == last or self.step % self.config.checkpoint.every == 0 or self.stop.requested:
             self.save()
+        self.leave_if_asked()
+
+    def leave_if_asked(self) -> None:
+        """Ends the process where it was asked to end; what is finished is on disk by then."""
         if self.stop.requested:
             self.checkpoints.wait()
             raise SystemExit(f"stopped by signal at step {self.step}; the same command resumes")
@@ -135,7 +140,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
     )  # fmt: skip
     stack.enter_context(run.stop)
-    found = checkpoints.restore_latest(jax.eval_shape(lambda: run.state()))
+    found = build.restore(checkpoints, jax.eval_shape(lambda: run.state()), parts.tokenizer)
     if found is not None:
         run.step, state, host = found
         run.params, run.opt_state, run.ref_params = state["params"], state["opt_state"], state["ref_params"]
@@ -309,6 +314,7 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
         )
         save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}", done.trajectories)
     run.directory.add_result(stage, results)
+    run.leave_if_asked()
 
 
 def _evaluate_during(run: Run, step: int) -> dict[str, float]:

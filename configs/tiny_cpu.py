@@ -24,12 +24,13 @@ def get_config(variant: str = ""):
     config.tools.top_k = 1
     config.train.update(image_chunks=32, logps_chunk=80)
     config.warm_start.update(steps=240, n_chains=2000, n_practice=8400, learning_rate=3e-3)
-    config.train.steps = 150
-    config.train.learning_rate = 3e-4
+    config.train.steps = 220
+    config.train.learning_rate = 5e-4
     # A slip of form in a group must not outweigh the one right choice in it: unscaled advantages, thinner tails.
     config.train.scale_advantages = "none"
     config.rollout.temperature = 0.8
-    config.train.beta = 0.01
+    # The blind choice that the warm start leaves must not collapse before the reward tells the choices apart.
+    config.train.beta = 0.05
     config.rewards.step = 0.5
     config.eval.every = 50
     config.checkpoint.every = 50

@@ -63,11 +63,16 @@ def test_a_question_is_answered_from_a_checkpoint_and_written_as_a_page(tmp_path
     config.train.rows_per_update = 16
     config.system_prompt = "short"
     parts = build.build(config)
+    state = learner.train_state(build.optimizer(config), parts.params, with_reference=False)
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, learner.train_state(build.optimizer(config), parts.params, with_reference=False), {})
+        checkpoints.save(1, state, {"tokenizer": parts.tokenizer.sha256})
     path = tmp_path / "card.ppm"
     path.write_bytes(b"P6 56 28 255\n" + bytes(56 * 28 * 3))
     page = tmp_path / "page.html"
     trajectory = agent.ask(config, image=str(path), question="发票号码?", kind="coding", max_tokens=128, html=str(page))
     assert trajectory.turns and len(trajectory.images) == 1
     assert "发票号码?" in page.read_text(encoding="utf-8")
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(2, state, {"tokenizer": "of another vocabulary"})
+    with pytest.raises(ValueError, match=r"sha256 of another v, this one has .* \(config.tokenizer\)"):
+        agent.ask(config, image=str(path), question="?", kind="coding", max_tokens=128)

@@ -217,6 +217,22 @@ def test_a_run_stopped_by_signals_resumes_to_the_same_params(runs, straight, mon
     assert results["after"] == straight[0]["after"]
 
 
+def test_a_run_asked_to_end_during_an_evaluation_leaves_behind_it(runs, straight, monkeypatch):
+    evaluate = trainer._evaluate
+
+    def signalled(run, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(run, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_evaluate", signalled)
+        with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM}; the same command resumes"):
+            runs("evaluated")
+    assert len(runs.metrics("evaluated")) == WARM  # no further step was begun
+    results, params = runs("evaluated")
+    assert results["before"] == straight[0]["before"] and _same(params, straight[1])
+
+
 def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(runs, straight, monkeypatch):
     apply = trainer._apply
 

@@ -5,6 +5,7 @@ Text from outside (questions, tool output, recorded turns) can never become a co
 """
 
 import functools
+import hashlib
 import importlib.resources
 import json
 import os
@@ -56,6 +57,7 @@ class Tokenizer:
     video_pad_id: int
 
     def __init__(self, text: str, name: str = "tokenizer"):
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()  # of the file: ids of another mean other words
         try:
             layout = json.loads(text)
             added = layout.get("added_tokens", [])
