@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import numpy as np
 
 from arft_jax import build
@@ -34,8 +33,9 @@ def load_policy(config, parts: build.Parts):
       ValueError: there is none.
     """
     folder = checkpoint_dir(config)
-    optimizer = build.optimizer(config)
-    abstract = jax.eval_shape(lambda: learner.train_state(optimizer, parts.params, config.train.beta > 0))
+    abstract = learner.abstract_train_state(
+        build.optimizer(config), parts.abstract, config.train.beta > 0, parts.placement
+    )
     with Checkpoints(folder, keep=config.checkpoint.keep) as checkpoints:
         found = build.restore(checkpoints, abstract, parts.tokenizer)
     if found is None:
@@ -101,7 +101,7 @@ def ask(
     parts = build.build(config)
     params, step = load_policy(config, parts)
     print(f"{build.describe(parts)}; checkpoint of step {step}", flush=True)
-    rng = jax.device_put(np.array([config.seed, 0], np.uint32))
+    rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     with build.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
         request = Request(task, 0, 1)
         turns = config.rollout.max_turns_eval

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,25 @@ from flax import nnx
 
 from arft_jax import protocol
 from arft_jax.data import chat, source
-from arft_jax.data.batch import VisionBucket
+from arft_jax.data.batch import Batch, VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.weights import check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
+from arft_jax.models.qwen2_5_vl.published import published
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout import Engine, Limits
 from arft_jax.sampling.stops import build_stop_table
+from arft_jax.sharding import Placement, make_mesh
 from arft_jax.steps import learner
-from arft_jax.steps.init import init_params
+from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
-from arft_jax.steps.state import init_state
+from arft_jax.steps.state import SlotState, init_state, make_state
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.tools.toolbox import Toolbox
@@ -37,15 +40,17 @@ from arft_jax.tools.toolbox import Toolbox
 
 @dataclasses.dataclass
 class Parts:
-    """What the loops share. ``params`` is the freshly initialised policy."""
+    """What the loops share. ``abstract`` is the policy's parameters as shapes; :meth:`first_params` makes them."""
 
     tokenizer: Tokenizer
     patches: PatchStore
     bucket: VisionBucket
     graphdef: nnx.GraphDef
-    params: nnx.State
+    abstract: nnx.State
     rules: Rules
     engine: Engine
+    placement: Placement
+    first_params: Callable[[], nnx.State]  # the policy at step 0, in its place: published weights, or drawn
 
     def images_of(self, trajectory) -> dict:
         """{sha256: (patches, grid)} of every image that a trajectory shows."""
@@ -64,7 +69,25 @@ def set_up_jax(config) -> None:
 
 
 def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's sizes with the tokenizer's vocabulary and token ids."""
+    """The model's sizes: those of its weights, of a published size, or the config's with the tokenizer's vocabulary.
+
+    Raises:
+      ValueError: weights of another size than the config plans with, or a vocabulary smaller than the tokenizer's.
+    """
+    if config.weights or config.model.size:
+        planned = published(config.model.size) if config.model.size else None
+        sizes = load_model_config(config.weights) if config.weights else planned
+        if planned is not None and (sizes.text.dim, sizes.text.n_layers) != (planned.text.dim, planned.text.n_layers):
+            raise ValueError(
+                f"the weights must be of size {config.model.size}: {config.weights} has D={sizes.text.dim}, "
+                f"{sizes.text.n_layers} layers (config.weights, config.model.size)"
+            )
+        if config.weights and tokenizer.vocab_size > sizes.text.vocab_size:
+            raise ValueError(
+                f"the model's vocabulary must hold the tokenizer's: got {sizes.text.vocab_size} < "
+                f"{tokenizer.vocab_size} (config.tokenizer)"
+            )
+        return sizes
     sizes = config.model.to_dict()
     text = dict(
         sizes["text_config"], vocab_size=tokenizer.vocab_size, max_position_embeddings=config.rollout.max_tokens
@@ -82,14 +105,49 @@ def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
-def make_rules(tokenizer: Tokenizer) -> Rules:
-    """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device."""
+def load_tokenizer(config) -> Tokenizer:
+    """The config's tokenizer, else the weights', else the embedded tiny one."""
+    return Tokenizer.load(config.tokenizer or config.weights)
+
+
+def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
+    """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device.
+
+    Args:
+      tokenizer: whose ids are sampled.
+      vocab_size: the model's V; published ones are padded beyond the tokenizer's, and padding is never sampled.
+    """
     table = build_stop_table(tokenizer.token_bytes(), protocol.STOPS)
     allowed = np.array([len(b) > 0 for b in tokenizer.token_bytes()])
     allowed[sorted(tokenizer.control_ids)] = False
     allowed[tokenizer.eos_id] = True
     rules = Rules(table.next_state, np.asarray(table.hit_of, np.int32), allowed, np.asarray(tokenizer.eos_id, np.int32))
-    return jax.device_put(rules)
+    more = max(vocab_size - tokenizer.vocab_size, 0)
+    return rules._replace(
+        next_state=np.pad(rules.next_state, ((0, 0), (0, more))), allowed=np.pad(rules.allowed, (0, more))
+    )
+
+
+def make_placement(config, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """The run's mesh over these devices, all that are there where None.
+
+    Raises:
+      ValueError: sizes that do not multiply to the number of devices, or rows that the mesh does not divide.
+    """
+    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    placement, r, t = Placement(make_mesh(sizes, devices)), config.rollout, config.train
+    counts = {
+        "rollout.n_slots": r.n_slots,
+        "train.rows_per_update": t.rows_per_update,
+        "warm_start.rows": config.warm_start.rows,
+        "train.image_chunks": t.image_chunks,
+    }
+    problems = [f"{key}={n} (config.{key})" for key, n in counts.items() if n % placement.n_lanes]
+    if problems:
+        raise ValueError(
+            f"rows must be a multiple of data*fsdp={placement.n_lanes} (config.mesh): got {', '.join(problems)}"
+        )
+    return placement
 
 
 def check(config) -> None:
@@ -98,30 +156,70 @@ def check(config) -> None:
     Raises:
       ValueError: a tokenizer that is not there, sizes that no model or image processor takes.
     """
-    model_config(config, Tokenizer.load(config.tokenizer))
-    vision = config.model.vision_config
-    ImageProcessor(config.data.min_pixels, config.data.max_pixels, vision.patch_size, vision.spatial_merge_size)
+    if config.model.size and not config.weights:
+        raise ValueError(
+            f"weights must be a Hugging Face directory of Qwen2.5-VL-{config.model.size.upper()}: got none "
+            "(config.weights)"
+        )
+    sizes = model_config(config, load_tokenizer(config))
+    image_processor(config, sizes)
     reward_weights(config)
+    placement = make_placement(config)
+    if config.weights:
+        check_weights(config.weights, abstract_params(model_maker(config, sizes, placement))[1])
+
+
+def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
+    """Images to patches, within the config's bounds."""
+    return ImageProcessor(config.data.min_pixels, config.data.max_pixels, sizes.vision.patch_px, sizes.vision.merge)
+
+
+def vision_bucket(config, sizes: ModelConfig) -> VisionBucket:
+    """Sizes of one encode call."""
+    r, v = config.rollout, sizes.vision
+    return VisionBucket(r.n_patches, r.n_windows, v.window_px, v.patch_px, v.merge)
+
+
+def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
+    """Makes the policy of these sizes from its random streams."""
+    m = config.model
+    kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat)
+    return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+
+
+def state_maker(config, sizes: ModelConfig) -> Callable[[], SlotState]:
+    """Makes the sampler's empty slots."""
+    r, dtype = config.rollout, jnp.dtype(config.model.dtype)
+    return lambda: init_state(init_cache(sizes.text, r.n_slots, r.max_tokens, dtype), r.n_features, sizes.text.dim)
+
+
+def batch_places(batch: Batch, placement: Placement) -> Batch:
+    """A sharding for each array of a batch: rows, and the lanes of image chunks, over (data, fsdp)."""
+    by_row, by_lane = placement.split(0), placement.split(1)
+    places = jax.tree.map(lambda _: by_row, batch)
+    return places._replace(patches=by_lane, layout=jax.tree.map(lambda _: by_lane, batch.layout))
 
 
 def build(config) -> Parts:
-    """Makes the parts. Reads the tokenizer's files; writes nothing."""
-    tokenizer = Tokenizer.load(config.tokenizer)
+    """Makes the parts, placed on the mesh. Reads the tokenizer's files; writes nothing."""
+    placement = make_placement(config)
+    tokenizer = load_tokenizer(config)
     sizes = model_config(config, tokenizer)
-    vision = config.model.vision_config
-    patch, merge = vision.patch_size, vision.spatial_merge_size
-    patches = PatchStore(ImageProcessor(config.data.min_pixels, config.data.max_pixels, patch, merge))
-    bucket = VisionBucket(config.rollout.n_patches, config.rollout.n_windows, vision.window_size, patch, merge)
-    dtype = jnp.dtype(config.model.dtype)
-    graphdef, params = init_params(
-        lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, dtype=dtype, remat=config.model.remat), config.seed
-    )
-    r = config.rollout
-    state = init_state(init_cache(sizes.text, r.n_slots, r.max_tokens, dtype), r.n_features, sizes.text.dim)
-    # Committed to a device, as a restored checkpoint is: else a resumed run compiles every program anew.
-    params, state, rules = jax.device_put((params, state, make_rules(tokenizer)), jax.devices()[0])
+    patches, bucket = PatchStore(image_processor(config, sizes)), vision_bucket(config, sizes)
+    make_model, r = model_maker(config, sizes, placement), config.rollout
+    graphdef, abstract = abstract_params(make_model)
+
+    def first_params() -> nnx.State:
+        if config.weights:
+            return load_params(config.weights, abstract, placement.params(abstract))
+        return init_params(make_model, config.seed, placement)[1]
+
+    state = make_state(state_maker(config, sizes), placement)
+    rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), placement.whole)
     engine = Engine(
-        make_sampler(graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
+        make_sampler(
+            graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=placement
+        ),
         state,
         rules,
         Limits(
@@ -138,8 +236,9 @@ def build(config) -> Parts:
         patches,
         bucket,
         {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
+        placement,
     )
-    return Parts(tokenizer, patches, bucket, graphdef, params, rules, engine)
+    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params)
 
 
 def restore(checkpoints: Checkpoints, abstract_state, tokenizer: Tokenizer):
@@ -247,7 +346,8 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
 
 def describe(parts: Parts) -> str:
     """One line about the model for people."""
-    n = sum(leaf.size for leaf in jax.tree.leaves(parts.params))
-    devices = jax.devices()
-    place = f"{len(devices)} {devices[0].platform} device(s)"
+    n = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract))
+    mesh = parts.placement.mesh
+    sizes = "x".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+    place = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)" + (f", {sizes}" if sizes else "")
     return f"{n / 1e6:.2f}M parameters, vocabulary {parts.tokenizer.vocab_size}, {place}"

@@ -21,9 +21,11 @@ def _model() -> ml_collections.ConfigDict:
     )  # fmt: skip
     return ml_collections.ConfigDict(
         dict(
+            size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
             text_config=text,
             vision_config=vision,
             dtype="float32",  # compute dtype: float32 or bfloat16
+            param_dtype="float32",  # in which parameters and optimiser moments are kept
             remat=False,  # recompute layer activations in the backward pass
         )
     )
@@ -83,8 +85,11 @@ def default_config() -> ml_collections.ConfigDict:
             workdir="runs/default",  # everything a run writes
             seed=0,  # tasks, corpus, weights and sampling all follow from it
             compilation_cache="~/.cache/arft_jax/xla",  # JAX's persistent compilation cache; empty: off
+            hardware="",  # what the run is meant for, read by launch/compile_check.py: "tpu v5e:8x8", "gpu h100:8"
+            mesh=dict(data=1, fsdp=-1, tensor=1),  # devices by axis (sharding.py); -1: all that remain
             model=_model(),
-            tokenizer="",  # directory with tokenizer.json; empty: the embedded tiny tokenizer
+            weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
+            tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             data=dict(
                 tasks=TASK_NAMES,
@@ -260,8 +265,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         problems.append(f"tasks must be among {TASK_NAMES}: got {tuple(config.data.tasks)} (config.data.tasks)")
     if config.system_prompt not in ("full", "short"):
         problems.append(f"system_prompt must be full or short: got {config.system_prompt!r} (config.system_prompt)")
-    if config.model.dtype not in ("float32", "bfloat16"):
-        problems.append(f"dtype must be float32 or bfloat16: got {config.model.dtype!r} (config.model.dtype)")
+    problems += [
+        f"{key} must be float32 or bfloat16: got {config.model[key]!r} (config.model.{key})"
+        for key in ("dtype", "param_dtype")
+        if config.model[key] not in ("float32", "bfloat16")
+    ]
     if config.data.min_pixels > config.data.max_pixels:
         problems.append(
             f"min_pixels must not exceed max_pixels: got {config.data.min_pixels} > {config.data.max_pixels} "

@@ -21,6 +21,7 @@ from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout_row import Feed, Row, image_spans
+from arft_jax.sharding import Placement
 from arft_jax.steps.sampler import Extension, Rules, Sampler
 from arft_jax.steps.state import BUDGET, STOPPED, SlotState
 from arft_jax.tools.toolbox import Toolbox
@@ -61,6 +62,7 @@ class Engine:
       tokenizer, patches: text and images to model input.
       bucket: sizes of one encode call.
       system: system prompt by task kind.
+      placement: the mesh over which params and state are split; None: one device.
     """
 
     def __init__(
@@ -73,9 +75,15 @@ class Engine:
         patches: PatchStore,
         bucket: VisionBucket,
         system: dict[str, str],
+        placement: Placement | None = None,
     ):
+        self.n_lanes, self._whole = (1, None) if placement is None else (placement.n_lanes, placement.whole)
         self.sampler, self.state, self.rules, self.limits = sampler, state, rules, limits
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
+
+    def put(self, arrays):
+        """Host arrays on every device."""
+        return jax.device_put(arrays, self._whole)
 
     def prompt(self, task: Task) -> chat.Segment:
         """The task's prompt as one segment of the token stream."""
@@ -256,13 +264,16 @@ class _Session:
                     self.bank_next += span.n
                     new[span.sha256] = (engine.patches.get(image), span.n)
         shas = list(new)
-        for chunk in pack_chunks([new[sha][0][1] for sha in shas], engine.bucket):
-            members = [shas[i] for i in chunk]
-            patches, layout = fill_chunk([new[sha][0] for sha in members], engine.bucket)
-            rows = np.full(engine.bucket.n_features, engine.limits.n_features, np.int32)
-            targets = np.concatenate([self.bank[sha] + np.arange(new[sha][1]) for sha in members])
-            rows[: len(targets)] = targets
-            args = jax.device_put((patches[None], jax.tree.map(lambda x: x[None], layout), rows))
+        chunks = pack_chunks([new[sha][0][1] for sha in shas], engine.bucket)
+        for k in range(0, len(chunks), engine.n_lanes):
+            members = [[shas[i] for i in chunk] for chunk in chunks[k : k + engine.n_lanes]]
+            members += [[]] * (engine.n_lanes - len(members))
+            filled = [fill_chunk([new[sha][0] for sha in part], engine.bucket) for part in members]
+            rows = np.full((engine.n_lanes, engine.bucket.n_features), engine.limits.n_features, np.int32)
+            for lane, part in enumerate(members):
+                targets = [self.bank[sha] + i for sha in part for i in range(new[sha][1])]
+                rows[lane, : len(targets)] = targets
+            args = engine.put((*jax.tree.map(lambda *lanes: np.stack(lanes), *filled), rows.reshape(-1)))
             engine.state = engine.sampler.encode(self.params, engine.state, *args)
 
     def _extend(self, feeds: list[Feed]) -> None:
@@ -272,7 +283,7 @@ class _Session:
         n_chunks = max(-(-len(tokens) // limits.extend_chunk) for tokens, _, _ in streams)
         for c in range(n_chunks):
             ext = self._extension(feeds, streams, c * limits.extend_chunk)
-            engine.state = engine.sampler.extend(self.params, engine.state, jax.device_put(ext))
+            engine.state = engine.sampler.extend(self.params, engine.state, engine.put(ext))
 
     def _extension(self, feeds, streams, at: int) -> Extension:
         limits = self.engine.limits
@@ -314,7 +325,7 @@ class _Session:
             part = targets[k : k + width]
             slots, rows = np.full(width, limits.n_slots, np.int32), np.zeros(width, np.int32)
             slots[: len(part)], rows[: len(part)] = part, [self.rows[slot].row for slot in part]
-            args = jax.device_put((np.int32(source), slots, rows))
+            args = self.engine.put((np.int32(source), slots, rows))
             self.engine.state = self.engine.sampler.fork(self.engine.state, *args)
             self.running.update(part)
 

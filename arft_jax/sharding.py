@@ -3,8 +3,12 @@
 A parameter names its axes (``nnx.Param`` metadata ``axes``, one name a dimension, ``layers`` first where layers are
 stacked); one table sends each name to a mesh axis or to none. The mesh always has the three axes ``data`` (replicas),
 ``fsdp`` (parameters and batch) and ``tensor`` (heads, MLP, vocabulary); an axis that is not wanted has size 1.
+
+Key/value heads fewer than the tensor axis are held whole by every device, as their projections are small; query heads,
+MLP and vocabulary are split all the same.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +36,8 @@ RULES: Mapping[str, str | None] = {
     "vision_heads": "tensor",
     "vision_mlp": "tensor",
 }
+# Axes that are held whole where the mesh axis does not divide them.
+WHOLE_IF_UNEVEN = ("kv_heads",)
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -107,7 +113,9 @@ def partition_spec(
                     f"{mesh_axis!r}) and dimension {dim} ({logical!r} -> {mesh_axis!r}) (sharding.RULES)"
                 )
             taken[mesh_axis] = (dim, logical)
-            if size % mesh.shape[mesh_axis]:
+            if size % mesh.shape[mesh_axis] and logical in WHOLE_IF_UNEVEN:
+                mesh_axis = None
+            elif size % mesh.shape[mesh_axis]:
                 raise ValueError(
                     f"{name} dimension {dim} ({logical!r}) must be a multiple of the mesh axis: got size {size}, "
                     f"{mesh_axis}={mesh.shape[mesh_axis]} (config.mesh.{mesh_axis})"
@@ -173,3 +181,46 @@ def batch_sharding(mesh: Mesh, n_rows: int, key: str = "config.train.rows") -> N
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where everything of a run lies, given its mesh.
+
+    Args:
+      mesh: of :func:`make_mesh`.
+    """
+
+    mesh: Mesh
+
+    @property
+    def n_lanes(self) -> int:
+        """data * fsdp: the shares into which rows are split."""
+        return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+
+    @property
+    def whole(self) -> NamedSharding:
+        """Whole on every device."""
+        return replicated(self.mesh)
+
+    def split(self, dim: int) -> NamedSharding:
+        """Dimension ``dim`` over (data, fsdp), all others whole."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * dim, BATCH_AXES))
+
+    def params(self, state: Any) -> Any:
+        """:func:`param_shardings` on this mesh."""
+        return param_shardings(state, self.mesh)
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """Tells the compiler how an activation lies: one logical name a dimension, ``rows`` for (data, fsdp).
+
+        A dimension that its mesh axes do not divide is left whole. On one device nothing is said.
+        """
+        if self.mesh.size == 1:
+            return x
+        spec: list[Any] = []
+        for size, name in zip(x.shape, axes, strict=True):
+            over = () if name is None else BATCH_AXES if name == "rows" else tuple(filter(None, (RULES[name],)))
+            n_shares = math.prod(self.mesh.shape[axis] for axis in over)
+            spec.append(over if over and size % n_shares == 0 else None)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))

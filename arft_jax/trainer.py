@@ -70,7 +70,11 @@ class Run:
 
     def rng(self, stream: int, step: int) -> jax.Array:
         """A threefry key from (seed, stream, step)."""
-        return jax.device_put(np.array([self.config.seed * 8 + stream, step], np.uint32))
+        return self.put(np.array([self.config.seed * 8 + stream, step], np.uint32))
+
+    def put(self, arrays):
+        """Host arrays on every device."""
+        return jax.device_put(arrays, self.parts.placement.whole)
 
     def save(self) -> None:
         """Writes a checkpoint of this step where there is none yet."""
@@ -134,16 +138,20 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     tasks, index_path = build.load_data(config)
     toolbox = stack.enter_context(build.open_toolbox(config, index_path))
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
-    state = learner.train_state(optimizer, parts.params, with_reference=config.train.beta > 0)
+    with_reference = config.train.beta > 0
+    abstract = learner.abstract_train_state(optimizer, parts.abstract, with_reference, parts.placement)
+    found = build.restore(checkpoints, abstract, parts.tokenizer)
+    if found is None:
+        state = learner.train_state(optimizer, parts.first_params(), with_reference, parts.placement)
+    else:
+        state = found[1]
     run = Run(
         config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
         streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
     )  # fmt: skip
     stack.enter_context(run.stop)
-    found = build.restore(checkpoints, jax.eval_shape(lambda: run.state()), parts.tokenizer)
     if found is not None:
-        run.step, state, host = found
-        run.params, run.opt_state, run.ref_params = state["params"], state["opt_state"], state["ref_params"]
+        run.step, _, host = found
         run.seconds = host["seconds"]
         for name, stream in run.streams.items():
             stream.set_state(host["streams"][name])
@@ -163,7 +171,7 @@ def _warm_start(run: Run) -> None:
     chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
     print(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}", flush=True)
-    update = learner.make_update(run.parts.graphdef, build.objective(config, "imitation"), run.optimizer)
+    update = _make_update(run, build.objective(config, "imitation"))
     progress = Progress("warm start", w.steps, start=run.step)
     while run.step < w.steps:
         run.step += 1
@@ -182,7 +190,7 @@ def _warm_start(run: Run) -> None:
 
 def _begin_grpo(run: Run) -> None:
     """The optimiser starts anew and the warm-started policy becomes the reference."""
-    run.opt_state = learner.init_opt_state(run.optimizer, run.params)
+    run.opt_state = learner.init_opt_state(run.optimizer, run.params, run.parts.placement)
     if run.ref_params is not None:
         run.ref_params = learner.copy_params(run.params)
 
@@ -195,7 +203,7 @@ def _grpo(run: Run) -> None:
     config, t = run.config, run.config.train
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
     policy = build.objective(config, "policy")
-    update = learner.make_update(run.parts.graphdef, policy, run.optimizer)
+    update = _make_update(run, policy)
     score = learner.make_score(run.parts.graphdef, policy)
     advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
     progress = Progress("grpo", t.steps, start=run.step - first)
@@ -209,7 +217,7 @@ def _grpo(run: Run) -> None:
         # ---------------------------------------------------------- advantages
         valid = _valid_rows(trajectories, config.rollout.group_size)
         rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
-        adv, adv_stats = jax.device_get(advantages(*jax.device_put((rewards, valid))))
+        adv, adv_stats = jax.device_get(advantages(*run.put((rewards, valid))))
         # -------------------------------------------------------------- update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
         parts = [slice(k, k + t.rows_per_update) for k in range(0, len(trajectories), t.rows_per_update)]
@@ -270,13 +278,18 @@ def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, row
         n_chunks=run.config.train.image_chunks,
         bucket=run.parts.bucket,
         rows=rows,
+        n_lanes=run.parts.placement.n_lanes,
     )
-    return jax.device_put(batch)
+    return jax.device_put(batch, build.batch_places(batch, run.parts.placement))
+
+
+def _make_update(run: Run, objective: learner.Objective):
+    return learner.make_update(run.parts.graphdef, objective, run.optimizer, like=(run.params, run.opt_state))
 
 
 def _apply(run: Run, update, batch, lr: float, old_logps, ref_logps) -> dict[str, float]:
     """One optimiser step; its figures on the host."""
-    rate = jax.device_put(np.float32(lr))
+    rate = run.put(np.float32(lr))
     run.params, run.opt_state, stats = update(
         run.params, run.opt_state, batch, run.parts.rules.allowed, rate, old_logps, ref_logps
     )

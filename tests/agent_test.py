@@ -63,7 +63,7 @@ def test_a_question_is_answered_from_a_checkpoint_and_written_as_a_page(tmp_path
     config.train.rows_per_update = 16
     config.system_prompt = "short"
     parts = build.build(config)
-    state = learner.train_state(build.optimizer(config), parts.params, with_reference=False)
+    state = learner.train_state(build.optimizer(config), parts.first_params(), False, parts.placement)
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(1, state, {"tokenizer": parts.tokenizer.sha256})
     path = tmp_path / "card.ppm"

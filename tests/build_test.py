@@ -106,7 +106,7 @@ def test_a_real_toolbox_serves_and_is_closed(config):
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
     graphdef, params = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
     engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
-    parts = build.Parts(tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine)
+    parts = build.Parts(tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine, None, None)
     task, shown, unshown = tiny.tiny_task(1), tiny.tiny_image(8, 28, 56), tiny.tiny_image(9)
     row = Row(task, 0, 0, 0, 0)
     engine.inject(row, engine.prompt(task))

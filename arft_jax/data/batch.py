@@ -7,6 +7,7 @@ encoded again. Equal images (by content hash) are packed once, however many rows
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout
@@ -14,12 +15,12 @@ from arft_jax.trajectory import Trajectory
 
 
 class Batch(NamedTuple):
-    """B rows of T tokens, right-padded; C encode chunks of N patches.
+    """B rows of T tokens, right-padded; C encode chunks of N patches, in waves of as many as the mesh has lanes.
 
     tokens, feature_index, segment_ids int32[B, T]; positions int32[B, 3, T]; loss_mask bool[B, T];
-    sampler_logps float32[B, T]; advantages float32[B]; patches float32[C, N, patch_dim]; layout with a
-    leading C axis. ``feature_index`` points into the C * N / merge² image tokens, -1 elsewhere;
-    ``segment_ids`` counts the trajectories of a row from 0 and is -1 on padding.
+    sampler_logps float32[B, T]; advantages float32[B]; patches float32[waves, lanes, N, patch_dim]; layout with the
+    same leading axes; chunk c is wave c // lanes, lane c % lanes. ``feature_index`` points into the C * N / merge²
+    image tokens, -1 elsewhere; ``segment_ids`` counts the trajectories of a row from 0 and is -1 on padding.
     """
 
     tokens: np.ndarray
@@ -145,6 +146,7 @@ def assemble(
     n_chunks: int,
     bucket: VisionBucket,
     rows: Sequence[Sequence[int]] | None = None,
+    n_lanes: int = 1,
 ) -> Batch:
     """Builds the arrays of B rows.
 
@@ -157,16 +159,24 @@ def assemble(
       bucket: sizes of a chunk.
       rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
         each trajectory a row of its own.
+      n_lanes: chunks of a wave; C is a multiple of it.
 
     Raises:
-      ValueError: a row longer than ``length``, or more images than the chunks hold.
+      ValueError: a row longer than ``length``, more images than the chunks hold, or chunks that the lanes do not
+        divide.
     """
+    if n_chunks % n_lanes:
+        raise ValueError(
+            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={n_lanes} "
+            "(config.train.image_chunks)"
+        )
     rows = [[i] for i in range(len(trajectories))] if rows is None else rows
     b = len(rows)
     images: dict = {}
     for i in sorted({i for row in rows for i in row}):
         images.update(patches_of(trajectories[i]))
     patches, layout, first = _pack_images(images, n_chunks, bucket)
+    waves = jax.tree.map(lambda x: x.reshape(-1, n_lanes, *x.shape[1:]), (patches, layout))
     out = Batch(
         tokens=np.zeros((b, length), np.int32),
         feature_index=np.full((b, length), -1, np.int32),
@@ -175,8 +185,8 @@ def assemble(
         loss_mask=np.zeros((b, length), bool),
         sampler_logps=np.zeros((b, length), np.float32),
         advantages=np.asarray(advantages, np.float32),
-        patches=patches,
-        layout=layout,
+        patches=waves[0],
+        layout=waves[1],
     )
     for r, members in enumerate(rows):
         at = 0

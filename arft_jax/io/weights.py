@@ -1,124 +1,169 @@
-"""Published Qwen2.5-VL state dicts -> parameters of the model.
+"""Published Qwen2.5-VL weights -> parameters of the model, tensor by tensor into their places.
 
-Both key layouts are read: ``visual.* model.* lm_head`` of the published files and ``model.visual.*
-model.language_model.*`` of later ones. Kernels there are [out, in]; here they are [in, out] with the head
-axes apart, and layers are stacked, so one rule serves all: transpose, reshape, stack.
+The rules are in ``weight_rules.py``. Everything is checked on names, shapes and types alone; only then is the first
+parameter made. A tensor is read a few rows at a time into its place in our layout, cut into the shards of this process
+and copied to their devices; one layer of a stacked parameter is then put in by a donated update. The host holds one
+tensor at a time, once.
 """
 
-from collections.abc import Mapping
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-# Path in the model -> name in the normalised state dict; {} is the layer.
-_LAYER = "text.layers.{}."
-_BLOCK = "visual.blocks.{}."
-NAMES = {
-    "text.embedding": "text.embed_tokens.weight",
-    "text.unembedding": "lm_head.weight",
-    "text.norm.scale": "text.norm.weight",
-    "text.layers.norm1.scale": _LAYER + "input_layernorm.weight",
-    "text.layers.norm2.scale": _LAYER + "post_attention_layernorm.weight",
-    "vision.patch_embed.kernel": "visual.patch_embed.proj.weight",
-    "vision.blocks.norm1.scale": _BLOCK + "norm1.weight",
-    "vision.blocks.norm2.scale": _BLOCK + "norm2.weight",
-    "vision.merger.norm.scale": "visual.merger.ln_q.weight",
-}
-_LINEARS = {
-    **{f"text.layers.{name}": f"{_LAYER}self_attn.{name}_proj" for name in "qkvo"},
-    **{f"text.layers.mlp.{name}": f"{_LAYER}mlp.{name}_proj" for name in ("gate", "up", "down")},
-    **{f"vision.blocks.mlp.{name}": f"{_BLOCK}mlp.{name}_proj" for name in ("gate", "up", "down")},
-    **{f"vision.blocks.{name}": f"{_BLOCK}attn.{name}" for name in ("qkv", "proj")},
-    "vision.merger.up": "visual.merger.mlp.0",
-    "vision.merger.down": "visual.merger.mlp.2",
-}
-for _ours, _theirs in _LINEARS.items():
-    NAMES[f"{_ours}.kernel"] = f"{_theirs}.weight"
-    NAMES[f"{_ours}.bias"] = f"{_theirs}.bias"
+from arft_jax.io.safetensors_dir import open_tensors
+from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
+from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
+from arft_jax.steps import place
 
-_PREFIXES = (("model.visual.", "visual."), ("model.language_model.", "text."), ("model.", "text."))
-_TWO_INPUT_AXES = ("text.layers.o.kernel", "vision.blocks.proj.kernel")
-_IGNORED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")  # computed, kept by some old files
+CONFIG = "config.json"
+MODEL_TYPE = "qwen2_5_vl"
+_CHUNK_BYTES = 4 * 2**20  # read and turned at once: a few rows stay in the processor's cache
+_ALIGNMENT = 64
 
 
-def _normalise(name: str) -> str:
-    for prefix, short in _PREFIXES:
-        if name.startswith(prefix):
-            return short + name.removeprefix(prefix)
-    return name
+def load_model_config(directory: str | os.PathLike) -> ModelConfig:
+    """Reads ``config.json``, in the published flat layout or with a nested ``text_config``.
+
+    Raises:
+      ValueError: no such file, no JSON, or a model that is no Qwen2.5-VL.
+    """
+    path = pathlib.Path(directory) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"weights must be a directory with {CONFIG}: {directory} holds none")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != MODEL_TYPE:
+        raise ValueError(f"model_type must be {MODEL_TYPE}: got {kind!r} in {path}")
+    try:
+        return ModelConfig.from_hf(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _convert(path: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """One tensor in our layout, or None where its shape is not the one that ``shape`` calls for."""
-    if path == "text.unembedding":
-        return tensor.T if tensor.shape == shape[::-1] else None
-    if not path.endswith(".kernel"):
-        if path.endswith(".bias"):
-            return tensor.reshape(shape) if tensor.shape == (int(np.prod(shape)),) else None
-        return tensor if tensor.shape == shape else None
-    n_inputs = 2 if path in _TWO_INPUT_AXES else 1
-    want = (int(np.prod(shape[n_inputs:])), int(np.prod(shape[:n_inputs])))
-    if tensor.ndim < 2 or (tensor.shape[0], int(np.prod(tensor.shape[1:]))) != want:
-        return None
-    return tensor.reshape(want).T.reshape(shape)
+def abstract_params(config: ModelConfig, dtype: Any = np.float32) -> nnx.State:
+    """The parameters of a model of these sizes: shapes, types and axes, no values."""
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=dtype))
+    return nnx.state(model, nnx.Param)
 
 
-def params_from_hf(params: nnx.State, tensors: Mapping[str, np.ndarray]) -> nnx.State:
-    """The parameters with the values of a published state dict; ``nnx.update(model, result)`` sets them.
+def check_weights(directory: str | os.PathLike, params: nnx.State) -> int:
+    """Number of tensors of a directory that fills ``params`` exactly; no value is placed.
+
+    Raises:
+      ValueError: as :func:`load_params`.
+    """
+    with open_tensors(directory) as files:
+        assign(params, files.headers, files.is_same)
+        return len(files.headers)
+
+
+def load_params(directory: str | os.PathLike, params: nnx.State, shardings: Any = None) -> nnx.State:
+    """The parameters with the values of a Hugging Face directory; ``nnx.update(model, result)`` sets them.
 
     Args:
+      directory: holds ``model.safetensors``, or shards and their index.
       params: ``nnx.state(model, nnx.Param)``, abstract or not: paths, shapes and types are read.
-      tensors: name -> array.
+      shardings: a sharding for each parameter (``sharding.param_shardings(params, mesh)``); None: the default device.
 
     Returns:
-      A state of the same structure, in the types of ``params``.
+      A state of the same structure, in the types of ``params``, placed as ``shardings`` says.
+
+    Raises:
+      ValueError: files that are missing, truncated or corrupt; unmapped names, unassigned parameters, shape clashes,
+        all in one message and before any parameter is made.
+    """
+    with open_tensors(directory) as files:
+        return _fill(assign(params, files.headers, files.is_same), files.read, shardings)
+
+
+def params_from_hf(params: nnx.State, tensors: Mapping[str, np.ndarray], shardings: Any = None) -> nnx.State:
+    """As :func:`load_params`, from a published state dict in memory.
+
+    Args:
+      params: ``nnx.state(model, nnx.Param)``, abstract or not.
+      tensors: name -> array.
+      shardings: as there.
 
     Raises:
       ValueError: unmapped names, unassigned parameters and shape clashes, all in one message.
     """
-    available = {_normalise(name): name for name in tensors if not name.endswith(_IGNORED)}
-    unused, problems, leaves = dict(available), [], []
-    if len(available) < sum(not name.endswith(_IGNORED) for name in tensors):
-        problems.append("names of both layouts for one tensor")
-    for keys, variable in nnx.to_flat_state(params):
-        path = ".".join(str(key) for key in keys)
-        if path not in NAMES:
-            problems.append(f"no rule for parameter {path}")
-            continue
-        template = NAMES[path]
-        shape, stacked = tuple(variable.shape), "{}" in template
-        names = [template.format(layer) for layer in range(shape[0])] if stacked else [template]
-        pieces: list[np.ndarray] = []
-        for name in names:
-            if name not in available:
-                problems.append(f"unassigned: {path} needs {name}")
-                continue
-            unused.pop(name, None)
-            tensor = np.asarray(tensors[available[name]])
-            piece = _convert(path, tensor, shape[1:] if stacked else shape)
-            if piece is None:
-                problems.append(f"shape clash: {available[name]} is {tensor.shape}, {path} is {shape}")
-            else:
-                pieces.append(piece)
-        if len(pieces) == len(names):
-            value = np.stack(pieces) if stacked else pieces[0]
-            leaves.append((keys, variable.replace(jnp.asarray(value.astype(variable.dtype)))))
-    problems += _check_tied(unused, tensors, available)
-    problems += [f"unmapped: {original}" for original in unused.values()]
-    if problems:
-        raise ValueError(f"{len(problems)} problems in the state dict: " + "; ".join(problems))
+    headers = {name: Header(tuple(np.shape(tensor)), np.dtype(tensor.dtype).name) for name, tensor in tensors.items()}
+    assignments = assign(params, headers, lambda one, other: np.array_equal(tensors[one], tensors[other]))
+    return _fill(assignments, lambda name, start, stop: np.asarray(tensors[name])[start:stop], shardings)
+
+
+def _fill(assignments: list[Assignment], read: Callable[[str, int, int], np.ndarray], shardings: Any) -> nnx.State:
+    places = dict.fromkeys(item.keys for item in assignments)
+    if shardings is not None:
+        places = {keys: _sharding_of(leaf) for keys, leaf in nnx.to_flat_state(shardings)}
+    absent = [item.path for item in assignments if item.keys not in places]
+    if absent:
+        raise ValueError(f"shardings must have the structure of the parameters: none for {absent[0]}")
+    updates: dict[Any, Callable] = {}
+    leaves = []
+    for item in assignments:
+        variable, sharding = item.variable, places[item.keys]
+        if not item.stacked:
+            value = _put(_read(item, item.names[0], read), sharding)
+        else:
+            update = updates.setdefault(sharding, place.make_put_layer(sharding))
+            value = place.zeros(variable.shape, variable.dtype, sharding)
+            for layer, name in enumerate(item.names):
+                piece = _put(_read(item, name, read), _of_layer(sharding))
+                # Waiting bounds what is in flight to one layer.
+                value = jax.block_until_ready(update(value, piece, np.int32(layer)))
+        leaves.append((item.keys, variable.replace(value)))
     return nnx.from_flat_state(leaves)
 
 
-def _check_tied(unused: dict[str, str], tensors: Mapping[str, Any], available: Mapping[str, str]) -> list[str]:
-    """A tied model's file may repeat the embedding as lm_head; it must then be the same."""
-    embedding = available.get(NAMES["text.embedding"])
-    head = unused.get("lm_head.weight")
-    if head is None or embedding is None:
-        return []
-    del unused["lm_head.weight"]
-    if np.array_equal(np.asarray(tensors[head]), np.asarray(tensors[embedding])):
-        return []
-    return [f"{head} differs from {embedding}, but the configuration ties them (tie_word_embeddings)"]
+def _read(item: Assignment, name: str, read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
+    """A tensor in our layout and type; a few rows of the file at a time, so that it is held once."""
+    values = _empty(item.piece_shape, np.dtype(item.variable.dtype))
+    view = as_published(item.path, values)
+    rows = max(1, _CHUNK_BYTES // max(1, math.prod(view.shape[1:]) * values.itemsize))
+    for start in range(0, len(view), rows):
+        part = view[start : start + rows]
+        part[...] = read(name, start, start + rows).reshape(part.shape)
+    return values
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """At an address that the CPU backend takes as its own memory, so that it makes no copy."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+def _sharding_of(leaf: Any) -> Sharding:
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _of_layer(sharding: Sharding | None) -> Sharding | None:
+    """The sharding of one layer of a stacked parameter: the leading axis is dropped."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    return sharding
+
+
+def _put(values: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    """Copies the shards that are this process's own to their devices, one after another."""
+    if sharding is None:
+        return jax.block_until_ready(jax.device_put(values))
+    shards = [
+        jax.block_until_ready(jax.device_put(values[index], device))
+        for device, index in sharding.addressable_devices_indices_map(values.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(values.shape, sharding, shards)

@@ -5,6 +5,7 @@ flax. :func:`stack_layers` prepends ``layers`` to the axes of each parameter tha
 scanned body a parameter has one axis fewer than its ``axes``.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,59 @@ import numpy as np
 from flax import nnx
 
 Axes = tuple[str | None, ...]
+Constrain = Callable[..., jax.Array]  # (x, *logical axis names) -> x, placed: sharding.Placement.constrain
+
+
+def unconstrained(x: jax.Array, *axes: str | None) -> jax.Array:
+    """x as it is: the model on one device."""
+    return x
 
 
 def truncated_normal(rngs: nnx.Rngs, shape: Sequence[int], std: float, dtype: Any) -> jax.Array:
     """Normal cut at two deviations and rescaled, so that its deviation is ``std``."""
     values = jax.random.truncated_normal(rngs.params(), -2.0, 2.0, tuple(shape), jnp.float32)
     return (values * (std / 0.87962566)).astype(dtype)
+
+
+def _product(x: jax.Array, kernel: jax.Array, n: int, out: Any = None) -> jax.Array:
+    contract = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
+    return jax.lax.dot_general(x, kernel, (contract, ((), ())), preferred_element_type=out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, n: int) -> jax.Array:
+    """x W + b over the last n axes of x, rounded once.
+
+    In bfloat16 the bias is added to the float32 sum before rounding; rounding the product first makes a tower
+    with biases everywhere 3 to 7 % worse than torch's fused form. The gradient is that of the plain
+    expression: its products then stay bfloat16 and are not promoted to float32.
+
+    Args:
+      x: float[..., *inputs].
+      kernel: float[*inputs, *outputs] in x's type.
+      bias: float[*outputs] in x's type.
+      n: input axes.
+
+    Returns:
+      float[..., *outputs] in x's type.
+    """
+    y = _product(x, kernel, n, jnp.float32)
+    return (y + jax.lax.expand_dims(bias.astype(jnp.float32), range(y.ndim - bias.ndim))).astype(x.dtype)
+
+
+def _affine_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, n: int) -> tuple[jax.Array, tuple]:
+    return affine(x, kernel, bias, n), (x, kernel, bias)
+
+
+def _affine_backward(n: int, kept: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, ...]:
+    def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        y = _product(x, kernel, n)
+        return y + jax.lax.expand_dims(bias, range(y.ndim - bias.ndim))
+
+    return jax.vjp(plain, *kept)[1](g)
+
+
+affine.defvjp(_affine_forward, _affine_backward)
 
 
 class Linear(nnx.Module):
@@ -49,13 +97,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[..., *inputs] -> float[..., *outputs] in the compute type."""
-        n = self.n_inputs
-        contract = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
-        y = jax.lax.dot_general(x.astype(self.dtype), self.kernel[...].astype(self.dtype), (contract, ((), ())))
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.bias is None:
-            return y
-        bias = self.bias[...].astype(self.dtype)
-        return y + jax.lax.expand_dims(bias, range(y.ndim - bias.ndim))
+            return _product(x, kernel, self.n_inputs)
+        return affine(x, kernel, self.bias[...].astype(self.dtype), self.n_inputs)
 
 
 class RMSNorm(nnx.Module):
@@ -76,15 +121,19 @@ class RMSNorm(nnx.Module):
 class GatedMLP(nnx.Module):
     """y = (silu(x Wg) · x Wu) Wd (SwiGLU, arXiv 2002.05202)."""
 
-    def __init__(self, dim: int, mlp_dim: int, axes: tuple[str, str], *, bias: bool, **kwargs: Any):
+    def __init__(
+        self, dim: int, mlp_dim: int, axes: tuple[str, str], *, bias: bool, constrain: Constrain, **kwargs: Any
+    ):
         into, out = axes, axes[::-1]
+        self.constrain, self.hidden_axis = constrain, axes[1]
         self.gate = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
         self.up = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
         self.down = Linear((mlp_dim,), (dim,), out, bias=bias, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """float[..., D] -> float[..., D]."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        """float[B, T, D] -> float[B, T, D]."""
+        hidden = jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.down(self.constrain(hidden, "rows", None, self.hidden_axis))
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,7 +1,12 @@
 """Scaled dot-product attention with grouped key/value heads: the one door for every kernel.
 
-Attention(q, k, v) = softmax(q kᵀ / √H) v (arXiv 1706.03762, eq. 1), grouped heads after arXiv 2305.13245.
+Attention(q, k, v) = softmax(q kᵀ / √H) v (arXiv 1706.03762, eq. 1), grouped heads after arXiv 2305.13245. Who sees whom
+is told by :class:`Mask`, a few numbers a token: a [T, S] array of booleans never needs to exist, so the chunked form's
+memory is linear in length.
 """
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,36 +14,107 @@ import jax.numpy as jnp
 from arft_jax.ops.shapes import check_axes
 
 _MASKED = -1e30  # finite, so that a row with nothing to attend to has no NaN in its gradient
+IMPLEMENTATIONS = ("auto", "plain", "chunked")
+_PLAIN_UP_TO = 2**20  # scores a head: above, "auto" works in chunks
+_CHUNK_SCORES = 2**20  # scores a head of one chunk of queries
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q kᵀ / √H) v over the columns where ``mask`` is True; query head n reads kv head n // (N/K).
+class Mask(NamedTuple):
+    """Query t sees column s where their segments are equal and not negative, and ``kv_at[s] <= q_at[t]``.
 
-    Softmax is float32. The division by the sum comes after the second product: it then touches
-    [T, H] numbers a head instead of [T, S]. A row without any True gives 0.
+    Example, segments [0, 0, 1, -1] on both sides and ``at`` counting from 0: query 1 sees columns 0 and 1, query 2
+    sees column 2, query 3 (padding) sees none.
+
+    Args:
+      q_segment: int32[B, T].
+      kv_segment: int32[B, S].
+      q_at: int32[B, T], None: no order, every column of the segment is seen.
+      kv_at: int32[B, S], with ``q_at``.
+    """
+
+    q_segment: jax.Array
+    kv_segment: jax.Array
+    q_at: jax.Array | None = None
+    kv_at: jax.Array | None = None
+
+    def dense(self) -> jax.Array:
+        """bool[B, T, S]."""
+        seen = self.q_segment[:, :, None] == self.kv_segment[:, None, :]
+        seen &= (self.kv_segment >= 0)[:, None, :]
+        if self.q_at is None:
+            return seen
+        return seen & (self.kv_at[:, None, :] <= self.q_at[:, :, None])
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementation: str = "auto") -> jax.Array:
+    """softmax(q kᵀ / √H) v over the columns that ``mask`` lets each query see; query head n reads kv head n // (N/K).
+
+    Softmax is float32. A query that sees nothing gives 0.
 
     Args:
       q: float[B, T, N, H].
       k, v: float[B, S, K, H]; N is a multiple of K.
-      mask: bool[B, T, S].
+      mask: who sees whom.
+      implementation: ``plain`` holds all T * S scores of a head at once; ``chunked`` those of a chunk of queries, in
+        the backward pass too; ``auto`` is plain up to 2^20 scores a head and chunked above.
 
     Returns:
       float[B, T, N, H] in q's type.
 
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes that do not fit, an unknown implementation.
     """
-    sizes = check_axes(q=(q, "BTNH"), k=(k, "BSKH"), v=(v, "BSKH"), mask=(mask, "BTS"))
+    arrays = dict(q=(q, "BTNH"), k=(k, "BSKH"), v=(v, "BSKH"), q_segment=(mask.q_segment, "BT"))
+    arrays["kv_segment"] = (mask.kv_segment, "BS")
+    if mask.q_at is not None:
+        arrays |= dict(q_at=(mask.q_at, "BT"), kv_at=(mask.kv_at, "BS"))
+    sizes = check_axes(**arrays)
     n_heads, n_kv = sizes["N"], sizes["K"]
     if n_heads % n_kv:
         raise ValueError(f"query heads must be a multiple of kv heads: got N={n_heads}, K={n_kv}")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"attention must be one of {', '.join(IMPLEMENTATIONS)}: got {implementation!r} (config.model.attention)"
+        )
+    if implementation == "auto":
+        implementation = "plain" if sizes["T"] * sizes["S"] <= _PLAIN_UP_TO else "chunked"
+    if implementation == "plain":
+        return _plain(q, k, v, mask)
+    return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, _CHUNK_SCORES // sizes["S"])))
+
+
+def _plain(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+    """The division by the sum comes after the second product: it then touches [T, H] numbers a head, not [T, S]."""
+    n_heads, n_kv = q.shape[2], k.shape[2]
+    seen = mask.dense()
     grouped = q.reshape(*q.shape[:2], n_kv, n_heads // n_kv, q.shape[3])
     scores = jnp.einsum("btkrh,bskh->bkrts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None, :, :], scores * q.shape[3] ** -0.5, _MASKED)
+    scores = jnp.where(seen[:, None, None, :, :], scores * q.shape[3] ** -0.5, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)  # [B, K, R, T, 1], at least 1
     # T before H as in the scores, turned afterwards: asking the product itself for [B, T, ...] takes XLA's
     # CPU backend three times as long.
     out = jnp.einsum("bkrts,bskh->bkrth", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    out = jnp.where(mask.any(axis=-1)[:, None, None, :, None], out / total, 0.0)
+    out = jnp.where(seen.any(axis=-1)[:, None, None, :, None], out / total, 0.0)
     return jnp.moveaxis(out, 3, 1).reshape(q.shape).astype(q.dtype)
+
+
+def _chunked(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, chunk: int) -> jax.Array:
+    """Chunks of queries one after another, each computed again in the backward pass."""
+    n = q.shape[1]
+    n_chunks = -(-n // chunk)
+
+    def cut(x: jax.Array, fill: int) -> jax.Array:
+        padding = [(0, 0), (0, n_chunks * chunk - n)] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding, constant_values=fill)
+        return jnp.moveaxis(x.reshape(x.shape[0], n_chunks, chunk, *x.shape[2:]), 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        queries, segment, at = args
+        order = {} if mask.q_at is None else {"q_at": at}
+        return _plain(queries, k, v, mask._replace(q_segment=segment, **order))
+
+    at = mask.q_segment if mask.q_at is None else mask.q_at
+    out = jax.lax.map(one, (cut(q, 0), cut(mask.q_segment, -1), cut(at, 0)))
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], n_chunks * chunk, *q.shape[2:])[:, :n]

@@ -5,18 +5,28 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from arft_jax.sharding import Placement
 
-def init_params(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+
+def abstract_params(make_model: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, nnx.State]:
+    """(graphdef, params) of a model whose parameters are shapes and types alone."""
+    return nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=jax.random.key(0)))))
+
+
+def init_params(
+    make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, placement: Placement | None = None
+) -> tuple[nnx.GraphDef, nnx.State]:
     """(graphdef, params) of a fresh model; one compiled call in place of one for each parameter.
 
     Args:
       make_model: builds the module from its random streams.
-      seed: of the stream ``params``.
+      seed: of the stream ``params``; the values do not depend on the placement.
+      placement: where the parameters shall lie; each device draws its own share. None: on the default device.
     """
 
     def draw(key):
         return nnx.split(make_model(nnx.Rngs(params=key)))[1]
 
-    key = jax.random.key(seed)
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=key))))
-    return graphdef, jax.jit(draw)(key)
+    graphdef, abstract = abstract_params(make_model)
+    places = None if placement is None else placement.params(abstract)
+    return graphdef, jax.jit(draw, out_shardings=places)(jax.random.key(seed))

@@ -17,6 +17,7 @@ from flax import nnx
 from arft_jax.ops import logps as logps_ops
 from arft_jax.rl import advantages, corrections, objectives
 from arft_jax.sampling import pick
+from arft_jax.sharding import Placement
 
 
 class Objective(NamedTuple):
@@ -45,13 +46,14 @@ class Objective(NamedTuple):
 
 
 def _encode_chunks(model, patches, layout):
-    """Image tokens of C chunks, one after another; an empty chunk costs nothing. Returns [C * n, D]."""
+    """Image tokens of W waves of chunks, one wave after another; an empty wave costs nothing.
+
+    A wave is one chunk for each lane of the mesh, so that all devices work on it. Returns [W * lanes * n, D].
+    """
 
     @jax.checkpoint
     def encode(args):
-        one_patches, one_layout = args
-        features = model.encode(one_patches[None], jax.tree.map(lambda x: x[None], one_layout))[0]
-        return features
+        return model.encode(*args)
 
     def maybe(args):
         shape = jax.eval_shape(encode, args)
@@ -126,12 +128,26 @@ def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: floa
     )
 
 
-def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation):
+def _places(tree):
+    """The sharding of every array."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation, like: tuple | None = None):
     """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
 
     ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
+
+    Args:
+      graphdef: of ``nnx.split(model)``.
+      objective: the loss.
+      optimizer: of :func:`make_optimizer`.
+      like: (params, opt_state), arrays or shapes with shardings: where the new ones shall lie, so that the second
+        step finds them where the first did. None: wherever the compiler puts them.
     """
-    return jax.jit(functools.partial(_update, graphdef, objective, optimizer), donate_argnums=(0, 1))
+    places = None if like is None else (*_places(like), None)
+    update = functools.partial(_update, graphdef, objective, optimizer)
+    return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
 
 
 def make_score(graphdef, objective: Objective):
@@ -152,17 +168,38 @@ def make_advantages(group_size: int, scale: str):
     return jax.jit(compute)
 
 
-def init_opt_state(optimizer: optax.GradientTransformation, params):
-    """The optimiser's state for fresh moments, placed where the params are (zeros follow from no input)."""
-    return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
+def init_opt_state(optimizer: optax.GradientTransformation, params, placement: Placement | None = None):
+    """The optimiser's state for fresh moments, each placed as its parameter is (zeros follow from no input)."""
+    if placement is None:
+        return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
+    places = placement.params(jax.eval_shape(optimizer.init, params))
+    return jax.jit(optimizer.init, out_shardings=places)(params)
 
 
 def copy_params(params):
     """A copy on the device, for a reference policy that outlives donation."""
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_places(params))(params)
 
 
-def train_state(optimizer: optax.GradientTransformation, params, with_reference: bool) -> dict:
+def abstract_train_state(
+    optimizer: optax.GradientTransformation, params, with_reference: bool, placement: Placement
+) -> dict:
+    """:func:`train_state` as shapes with shardings: what a checkpoint is read into."""
+
+    def shapes(tree, places):
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places
+        )
+
+    opt_state = jax.eval_shape(optimizer.init, params)
+    params = shapes(params, placement.params(params))
+    opt_state = shapes(opt_state, placement.params(opt_state))
+    return {"params": params, "opt_state": opt_state, "ref_params": params if with_reference else None}
+
+
+def train_state(
+    optimizer: optax.GradientTransformation, params, with_reference: bool, placement: Placement | None = None
+) -> dict:
     """What a checkpoint holds: params, optimiser state, and the reference policy where there is one."""
     reference = copy_params(params) if with_reference else None
-    return {"params": params, "opt_state": init_opt_state(optimizer, params), "ref_params": reference}
+    return {"params": params, "opt_state": init_opt_state(optimizer, params, placement), "ref_params": reference}

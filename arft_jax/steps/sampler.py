@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from arft_jax.sampling import pick
-from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState
+from arft_jax.sharding import Placement
+from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState, state_shardings
 
 
 class Rules(NamedTuple):
@@ -53,8 +54,9 @@ class Extension(NamedTuple):
 
 
 def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotState:
-    """Vision tower over packed patches [1, n, patch_dim]; image token j goes to features[rows[j]]."""
-    features = nnx.merge(graphdef, params).encode(patches, layout)[0]
+    """Vision tower over chunks of packed patches [C, n, patch_dim]; image token j of all goes to features[rows[j]]."""
+    features = nnx.merge(graphdef, params).encode(patches, layout)
+    features = features.reshape(-1, features.shape[-1])
     return state._replace(features=state.features.at[rows].set(features.astype(state.features.dtype), mode="drop"))
 
 
@@ -88,15 +90,18 @@ def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
 
 
 def _fork(state: SlotState, source, targets, rows) -> SlotState:
-    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group."""
+    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group.
+
+    By selection, not by scatter: split slots then need one slot of one layer from each other, not F of all layers.
+    """
+    is_target = jnp.zeros(state.length.shape, bool).at[targets].set(True, mode="drop")
 
     def spread(leaf):
-        copies = jnp.broadcast_to(leaf[source], (targets.shape[0], *leaf.shape[1:]))
-        return leaf.at[targets].set(copies, mode="drop")
+        mask = jax.lax.expand_dims(is_target, range(1, leaf.ndim))
+        return jnp.where(mask, leaf[source][None], leaf)
 
     def spread_cache(leaf):
-        copies = jnp.broadcast_to(leaf[:, source][:, None], (leaf.shape[0], targets.shape[0], *leaf.shape[2:]))
-        return leaf.at[:, targets].set(copies, mode="drop")
+        return jax.lax.map(spread, leaf)
 
     kept = dict(cache=jax.tree.map(spread_cache, state.cache), features=state.features)
     rest = {name: spread(leaf) for name, leaf in state._asdict().items() if name not in kept}
@@ -167,13 +172,22 @@ class Sampler(NamedTuple):
         return sum(program._cache_size() for program in self)
 
 
-def make_sampler(graphdef, *, decode_steps: int, top_k: int, top_p: float) -> Sampler:
+def make_sampler(
+    graphdef,
+    *,
+    decode_steps: int,
+    top_k: int,
+    top_p: float,
+    state: SlotState | None = None,
+    placement: Placement | None = None,
+) -> Sampler:
     """Binds the model's structure and the static settings.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       decode_steps: tokens of one decode segment.
       top_k, top_p: truncation of the sampling distribution; 0 and 1 switch them off.
+      state, placement: the slots, or their shapes, and the mesh over which they stay split; None: one device.
 
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension),
@@ -181,9 +195,11 @@ def make_sampler(graphdef, *, decode_steps: int, top_k: int, top_p: float) -> Sa
       temperature; each returns the new state and consumes the old.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
+    places = None if placement is None else state_shardings(state, placement)
+    jit = functools.partial(jax.jit, out_shardings=places)
     return Sampler(
-        encode=jax.jit(functools.partial(_encode, graphdef), donate_argnums=1),
-        extend=jax.jit(functools.partial(_extend, graphdef), donate_argnums=1),
-        fork=jax.jit(functools.partial(_fork), donate_argnums=0),  # a new function: its count is this sampler's own
-        decode=jax.jit(decode, donate_argnums=1, static_argnums=4),
+        encode=jit(functools.partial(_encode, graphdef), donate_argnums=1),
+        extend=jit(functools.partial(_extend, graphdef), donate_argnums=1),
+        fork=jit(functools.partial(_fork), donate_argnums=0),  # a new function: its count is this sampler's own
+        decode=jit(decode, donate_argnums=1, static_argnums=4),
     )

@@ -5,12 +5,15 @@ token at ``length - 1`` is fed (again) by the next decode step, which rewrites i
 needs nothing but the row's status, and an injected segment is fed behind the token that stopped the turn.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from arft_jax.models.cache import KVCache
+from arft_jax.sharding import BATCH_AXES, Placement, partition_spec
 
 FREE, RUNNING, STOPPED = 0, 1, 2
 BUDGET = -2  # stop_code of a turn that reached its limit
@@ -38,6 +41,33 @@ class SlotState(NamedTuple):
     row: jax.Array
     cache: KVCache
     features: jax.Array  # [n_features, D], the image tokens shared by slots
+
+
+def state_shardings(state: SlotState, placement: Placement) -> SlotState:
+    """Slots over (data, fsdp), kv heads over tensor; the features, which any slot may read, whole.
+
+    Args:
+      state: arrays or their shapes.
+      placement: the mesh.
+
+    Raises:
+      ValueError: slots that the mesh does not divide.
+    """
+    n_slots = state.tokens.shape[0]
+    if n_slots % placement.n_lanes:
+        raise ValueError(
+            f"slots must be a multiple of data*fsdp: got n_slots={n_slots}, data*fsdp={placement.n_lanes} "
+            "(config.rollout.n_slots)"
+        )
+    heads = partition_spec("cache", ("kv_heads",), state.cache.k.shape[3:4], placement.mesh)
+    cache = NamedSharding(placement.mesh, PartitionSpec(None, BATCH_AXES, None, *heads))
+    places = jax.tree.map(lambda _: placement.split(0), state)
+    return places._replace(cache=KVCache(cache, cache), features=placement.whole)
+
+
+def make_state(make: Callable[[], SlotState], placement: Placement) -> SlotState:
+    """What ``make`` makes, each device making its own share."""
+    return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), placement))()
 
 
 def init_state(cache: KVCache, n_features: int, dim: int) -> SlotState:

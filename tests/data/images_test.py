@@ -1,4 +1,7 @@
 import io
+import struct
+import time
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -8,7 +11,12 @@ from arft_jax.data import images
 from arft_jax.data.images import ImageProcessor, decode_image, encode_png
 from arft_jax.trajectory import Image
 
-SIZES = [(84, 84), (168, 168), (30, 200), (61, 97), (10, 20), (500, 333), (56, 28)]
+TINY = [(1, 1), (1, 200), (200, 1), (13, 15), (10, 20), (27, 29)]
+ODD = [(84, 84), (168, 168), (30, 200), (61, 97), (500, 333), (56, 28), (1003, 1007)]
+THIN = [(7, 1393), (1400, 7), (28, 5600), (3000, 16)]  # aspect up to 200
+LARGE = [(3000, 4000)]
+PUBLISHED = (56 * 56, 28 * 28 * 1280)  # the defaults of Qwen2-VL's image processor
+BOUNDS = [PUBLISHED, (4 * 28 * 28, 16384 * 28 * 28), (7056, 7056), (3136, 20000), (28 * 28, 28 * 28)]
 
 
 def noise_image(height, width, seed=0):
@@ -20,21 +28,70 @@ def reference(min_pixels, max_pixels):
     return module.Qwen2VLImageProcessorPil(min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-@pytest.mark.parametrize("bounds", [(56 * 56, 28 * 28 * 1280), (7056, 7056), (3136, 20000)])
+def assert_same(theirs, ours, pixels):
+    expected = theirs(images=[pixels], input_data_format="channels_last")
+    patches, grid = ours(pixels)
+    assert patches.dtype == expected["pixel_values"].dtype == np.float32
+    np.testing.assert_array_equal(patches, expected["pixel_values"])
+    assert grid == tuple(expected["image_grid_thw"][0])
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 def test_patches_equal_those_of_transformers_bit_for_bit(bounds):
     theirs, ours = reference(*bounds), ImageProcessor(*bounds)
-    for size in SIZES:
-        pixels = noise_image(*size)
-        expected = theirs(images=[pixels], input_data_format="channels_last")
-        patches, grid = ours(pixels)
-        assert patches.dtype == np.float32
-        np.testing.assert_array_equal(patches, expected["pixel_values"])
-        assert grid == tuple(expected["image_grid_thw"][0])
+    for size in [*TINY, *ODD, *THIN]:
+        assert_same(theirs, ours, noise_image(*size))
+
+
+@pytest.mark.parametrize("size", LARGE, ids=str)
+def test_a_large_picture_equals_that_of_transformers_bit_for_bit(size):
+    assert_same(reference(*PUBLISHED), ImageProcessor(*PUBLISHED), noise_image(*size))
+
+
+def test_every_colour_value_is_normalised_as_in_transformers():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(7, axis=0).repeat(7, axis=1)  # 112 x 112, no resize
+    pixels = np.stack([ramp, ramp[::-1], ramp.T], axis=-1)
+    assert_same(reference(3136, 112 * 112), ImageProcessor(3136, 112 * 112), pixels)
+
+
+def test_sizes_equal_those_of_transformers_for_any_side():
+    module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    rng = np.random.default_rng(0)
+    for low, high in BOUNDS:
+        for height, width in np.exp(rng.uniform(0, np.log(20_000), (400, 2))).astype(int).tolist():
+            if max(height, width) <= 200 * min(height, width):
+                theirs = module.smart_resize(height, width, 28, low, high)
+                assert images.smart_resize(height, width, 28, low, high) == theirs
+            else:
+                with pytest.raises(ValueError, match="aspect ratio up to 200"):
+                    images.smart_resize(height, width, 28, low, high)
+
+
+def test_defaults_are_the_published_bounds():
+    theirs = reference(None, None).size
+    ours = ImageProcessor()
+    assert (ours.min_pixels, ours.max_pixels) == PUBLISHED == (theirs["shortest_edge"], theirs["longest_edge"])
+
+
+@pytest.mark.slow
+def test_processing_costs_no_more_than_in_transformers():
+    for size, bounds in [((448, 448), PUBLISHED), ((1000, 1000), PUBLISHED), ((1792, 1792), (3136, 1792**2))]:
+        theirs, ours, pixels = reference(*bounds), ImageProcessor(*bounds), noise_image(*size)
+        times = []
+        for _ in range(7):  # in turn, so that a busy machine is busy for both
+            start = time.perf_counter()
+            ours(pixels)
+            between = time.perf_counter()
+            theirs(images=[pixels], input_data_format="channels_last")
+            times.append((between - start, time.perf_counter() - between))
+        mine, their = np.min(times, axis=0) * 1e9 / (size[0] * size[1])
+        print(f"{size[0]}x{size[1]}: {mine:.1f} ms a megapixel, transformers {their:.1f}")
+        assert mine < 1.1 * their
 
 
 def test_grid_is_known_without_pixels_and_tokens_are_a_quarter_of_the_patches():
     processor = ImageProcessor(7056, 7056)
-    for size in SIZES:
+    for size in ODD:
         patches, grid = processor(noise_image(*size))
         assert processor.grid_of(*size) == grid
         assert processor.n_tokens(grid) * 4 == len(patches)
@@ -58,27 +115,138 @@ def test_pixels_must_be_rgb_bytes():
         ImageProcessor(100, 50)
 
 
-def test_decode_stands_the_picture_upright_by_its_exif():
-    picture = PIL.Image.new("RGB", (40, 20), "red")
-    exif = picture.getexif()
-    exif[0x0112] = 6  # turned by a quarter
+# ------------------------------------------------------------------------------------------ decoding
+
+
+def encoded(picture, fmt="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", exif=exif)
-    assert decode_image(buffer.getvalue(), "x").size == (40, 20)  # (height, width): 40 high now
+    picture.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    PIL.Image.new(mode, (8, 6)).save(path)
-    image = decode_image(path)
-    assert image.pixels.shape == (6, 8, 3) and image.pixels.dtype == np.uint8
+def png_of(width, height, depth, colour_type, rows, transparent=b""):
+    """A PNG written by hand, for what Pillow reads but does not write (16-bit colour)."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    keys = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + header + keys + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_transparency_becomes_white():
-    buffer = io.BytesIO()
-    PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(buffer, format="PNG")
-    assert (decode_image(buffer.getvalue()).pixels == 255).all()
+def sixteen_bits(*values):
+    return b"\0" + struct.pack(f">{len(values)}H", *values)
+
+
+def picture(mode):
+    """12 x 10 pixels of every value that a mode has, alpha and palette included."""
+    rng = np.random.default_rng(3)
+    n_bands = len(PIL.Image.new(mode, (1, 1)).getbands())
+    if mode == "1":
+        return PIL.Image.fromarray(rng.integers(0, 2, (10, 12)).astype(bool))
+    drawn = rng.integers(0, 256, (10, 12, n_bands), dtype=np.uint8)
+    made = PIL.Image.frombytes(mode, (12, 10), drawn.tobytes())
+    if mode == "P":
+        made.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    return made
+
+
+FILES = {
+    "RGB": lambda: encoded(picture("RGB")),
+    "grey": lambda: encoded(picture("L")),
+    "grey and alpha": lambda: encoded(picture("LA")),
+    "one transparent grey": lambda: encoded(picture("L"), transparency=7),
+    "alpha": lambda: encoded(picture("RGBA")),
+    "one transparent colour": lambda: encoded(picture("RGB"), transparency=(1, 2, 3)),
+    "palette": lambda: encoded(picture("P")),
+    "palette with one transparent entry": lambda: encoded(picture("P"), transparency=5),
+    "palette with alpha": lambda: encoded(picture("P"), transparency=bytes(range(256))),
+    "one bit": lambda: encoded(picture("1")),
+    "CMYK, JPEG": lambda: encoded(picture("CMYK"), "JPEG"),
+    "CMYK, TIFF": lambda: encoded(picture("CMYK"), "TIFF"),
+    "GIF": lambda: encoded(picture("P"), "GIF"),
+    "WebP with alpha": lambda: encoded(picture("RGBA"), "WEBP", lossless=True, exact=True),
+    "16-bit colour": lambda: png_of(2, 1, 16, 2, sixteen_bits(0x12FF, 0x5678, 0x9ABC, 65535, 0, 0x80)),
+    "16-bit grey and alpha": lambda: png_of(2, 1, 16, 4, sixteen_bits(0x8000, 65535, 0x8000, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_colours_are_those_of_transformers(kind):
+    transforms = pytest.importorskip("transformers.image_transforms")
+    data = FILES[kind]()
+    image = decode_image(data)
+    theirs = transforms.convert_to_rgb(PIL.Image.open(io.BytesIO(data)), return_numpy=True)
+    assert image.pixels.dtype == np.uint8 and image.pixels.shape == theirs.shape
+    np.testing.assert_array_equal(image.pixels, theirs)
+    assert image.sha256 == decode_image(data).sha256
+
+
+def test_files_and_transformers_processor_give_the_same_patches():
+    theirs, ours = reference(*PUBLISHED), ImageProcessor(*PUBLISHED)
+    for kind, make in FILES.items():
+        expected = theirs(images=[PIL.Image.open(io.BytesIO(make()))])["pixel_values"]
+        np.testing.assert_array_equal(ours(decode_image(make()).pixels)[0], expected, err_msg=kind)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_stands_the_picture_upright_by_its_exif(orientation, fmt):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :16], upright[:8, 16:], upright[8:, :16] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    undo = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    stored = PIL.Image.fromarray(np.ascontiguousarray(undo[orientation](upright)))
+    exif = stored.getexif()
+    exif[0x0112] = orientation
+    pixels = decode_image(encoded(stored, fmt, exif=exif), "x").pixels
+    assert pixels.shape == upright.shape
+    assert np.array_equal(pixels > 127, upright > 127)  # JPEG and WebP are near, not equal
+
+
+def test_damaged_metadata_costs_no_picture():
+    red = PIL.Image.new("RGB", (8, 6), "red")
+    cut = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"  # five entries are promised, half of one is there
+    assert decode_image(encoded(red, "JPEG", exif=cut)).sha256 == decode_image(encoded(red, "JPEG")).sha256
+
+
+def test_16_bit_grey_keeps_its_high_byte():
+    values = [0, 0x12FF, 0x8000, 65535]
+    grey = np.array([0, 0x12, 0x80, 255])
+    assert decode_image(png_of(4, 1, 16, 0, sixteen_bits(*values))).pixels[0, :, 1].tolist() == grey.tolist()
+    array = PIL.Image.fromarray(np.array([values], np.uint16))
+    for fmt in ("TIFF", "PPM"):
+        assert decode_image(encoded(array, fmt)).pixels[0, :, 0].tolist() == grey.tolist()
+    transparent = png_of(4, 1, 16, 0, sixteen_bits(*values), transparent=struct.pack(">H", 0x12FF))
+    assert decode_image(transparent).pixels[0, :, 2].tolist() == [0, 255, 128, 255]
+    turned = PIL.Image.fromarray(np.array([values], np.uint16))
+    exif = turned.getexif()
+    exif[0x0112] = 3
+    assert decode_image(encoded(turned, exif=exif)).pixels[0, :, 0].tolist() == grey[::-1].tolist()
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [PIL.Image.new("RGB", (6, 4), colour) for colour in ("red", "lime", "blue")]
+    for fmt in ("GIF", "PNG", "WEBP", "TIFF"):
+        options = {"lossless": True} if fmt == "WEBP" else {}
+        data = encoded(frames[0], fmt, save_all=True, append_images=frames[1:], **options)
+        assert PIL.Image.open(io.BytesIO(data)).n_frames == 3
+        assert (decode_image(data).pixels == (255, 0, 0)).all()
+
+
+def test_transparency_becomes_white_and_half_of_it_half_white():
+    for alpha, expected in ((0, 255), (255, 0), (128, 127)):
+        assert (decode_image(encoded(PIL.Image.new("RGBA", (4, 4), (0, 0, 0, alpha)))).pixels == expected).all()
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_channels_without_a_known_white_are_refused(mode):
+    with pytest.raises(ValueError, match=rf"at most 16 bits a channel: got Pillow mode {mode} in scan"):
+        decode_image(encoded(PIL.Image.new(mode, (4, 4)), "TIFF"), "scan")
 
 
 def test_png_round_trips():
@@ -89,19 +257,52 @@ def test_png_round_trips():
 def test_missing_or_broken_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"must exist.*nothing\.png"):
         decode_image(tmp_path / "nothing.png")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(encode_png(Image(noise_image(50, 50)))[:800])
-    with pytest.raises(ValueError, match=r"must be readable.*broken\.png"):
-        decode_image(broken)
+    whole = encode_png(Image(noise_image(50, 50)))
+    for n_bytes in (0, 8, 40, 800, len(whole) // 2):
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(whole[:n_bytes])
+        with pytest.raises(ValueError, match=r"must be readable.*broken\.png"):
+            decode_image(broken)
+    with pytest.raises(ValueError, match=r"must be readable: got cut \(OSError: image file is truncated"):
+        decode_image(encoded(picture("RGB").resize((200, 200)), "JPEG")[:2000], "cut")
     text = tmp_path / "text.png"
     text.write_text("no picture")
     with pytest.raises(ValueError, match=r"must be readable.*text\.png"):
         decode_image(text)
+    with pytest.raises(ValueError, match=r"got <bytes> \(no image format that Pillow knows\)$"):
+        decode_image(b"no picture")
     with pytest.raises(ValueError, match="must be readable"):
         decode_image(tmp_path)
+
+
+def test_damage_is_refused_or_decoded_and_never_anything_else():
+    rng = np.random.default_rng(0)
+    PIL.Image.init()
+    for fmt in {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF"} & set(PIL.Image.SAVE):
+        whole = encoded(PIL.Image.fromarray(noise_image(20, 24)), fmt)
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for at in rng.integers(0, min(len(whole), 300), 3):
+                damaged[at] = rng.integers(0, 256)
+            try:
+                assert decode_image(bytes(damaged)).pixels.dtype == np.uint8
+            except ValueError as error:
+                assert str(error).startswith(("image must be readable: got <bytes>", "an image must "))
 
 
 def test_the_header_is_checked_before_pixels_are_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_DECODE_PIXELS", 99)
     with pytest.raises(ValueError, match=r"at most 99 pixels: got 10x10 in shot"):
         decode_image(encode_png(Image(noise_image(10, 10))), "shot")
+
+
+def test_a_picture_of_a_billion_pixels_is_refused_by_its_header():
+    with pytest.raises(ValueError, match="at most 50000000 pixels: got many more in bomb"):
+        decode_image(png_of(100_000, 100_000, 8, 2, b""), "bomb")
+    with pytest.raises(ValueError, match="at most 50000000 pixels: got 8000x7000 in bomb"):
+        decode_image(png_of(7_000, 8_000, 8, 2, b""), "bomb")
+
+
+def test_a_picture_of_one_pixel_is_one_token_at_least():
+    image = decode_image(encoded(PIL.Image.new("RGB", (1, 1), "red")))
+    assert image.size == (1, 1) and ImageProcessor().grid_of(*image.size) == (1, 4, 4)

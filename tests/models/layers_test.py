@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax.models.layers import Linear, RMSNorm, scan_layers, stack_layers
+from arft_jax.models.layers import Linear, RMSNorm, affine, scan_layers, stack_layers
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
 
@@ -71,6 +71,37 @@ def test_norm_is_computed_in_float32_and_returned_in_its_input_type():
     got = norm(x)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=2**-8)  # one rounding
+
+
+def _affine_arguments(dtype):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in ((3, 2, 4), (2, 4, 5, 2), (5, 2))]
+
+
+def test_a_bias_is_added_before_rounding_and_not_after():
+    x, kernel, bias = _affine_arguments(jnp.bfloat16)
+    exact = np.einsum("bij,ijkl->bkl", *(np.asarray(a, np.float32) for a in (x, kernel)), dtype=np.float32)
+    exact += np.asarray(bias, np.float32)
+    got = affine(x, kernel, bias, 2)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, jnp.asarray(exact).astype(jnp.bfloat16))  # one rounding, of the exact sum
+
+
+def test_the_gradient_with_a_bias_is_the_plain_one_with_products_in_the_compute_type():
+    def loss(x, kernel, bias, f):
+        return jnp.sum(f(x, kernel, bias).astype(jnp.float32) ** 2)
+
+    def plain(x, kernel, bias):
+        return jnp.einsum("bij,ijkl->bkl", x, kernel) + bias[None]
+
+    grad = jax.grad(loss, (0, 1, 2))
+    got = grad(*_affine_arguments(jnp.float32), lambda *a: affine(*a, 2))
+    for one, want in zip(got, grad(*_affine_arguments(jnp.float32), plain), strict=True):
+        np.testing.assert_allclose(one, want, atol=1e-5 * float(np.abs(want).max()))
+    arguments = _affine_arguments(jnp.bfloat16)
+    program = jax.jit(lambda *a: grad(*a, lambda *b: affine(*b, 2))).lower(*arguments).as_text()
+    products = [line.split(":")[-1] for line in program.splitlines() if "dot_general" in line]
+    assert len(products) == 3 and all("f32" not in line.split("->")[0].replace("bf16", "") for line in products)
 
 
 def test_the_compiled_program_does_not_grow_with_depth():

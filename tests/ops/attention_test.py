@@ -1,11 +1,12 @@
-"""Attention against a loop over rows and heads."""
+"""Attention against a loop over rows and heads; chunks against the whole."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax.ops.attention import attend
+from arft_jax.ops import attention
+from arft_jax.ops.attention import Mask, attend
 
 TOLERANCE = 2e-5  # float32 sums of some ten terms
 
@@ -14,16 +15,22 @@ def _inputs(n_queries, seed=0, n_heads=6, n_kv=2):
     rng = np.random.default_rng(seed)
     q = rng.normal(size=(3, n_queries, n_heads, 8)).astype(np.float32)
     k, v = rng.normal(size=(2, 3, 9, n_kv, 8)).astype(np.float32)
-    mask = rng.random((3, n_queries, 9)) < 0.5
-    mask[..., 0] = True
-    return q, k, v, mask
+    q_segment, q_at = rng.integers(0, 2, (3, n_queries)), rng.integers(3, 9, (3, n_queries))
+    kv_segment, kv_at = rng.integers(-1, 2, (3, 9)), rng.permuted(np.tile(np.arange(9), (3, 1)), axis=1)
+    kv_segment[:, :2], kv_at[:, :2] = [0, 1], 0  # every query sees something
+    return q, k, v, Mask(*(x.astype(np.int32) for x in (q_segment, kv_segment, q_at, kv_at)))
+
+
+def _sees(mask, b, t, s):
+    q, kv = int(mask.q_segment[b, t]), int(mask.kv_segment[b, s])
+    return q == kv and kv >= 0 and (mask.q_at is None or mask.kv_at[b, s] <= mask.q_at[b, t])
 
 
 def _oracle(q, k, v, mask):
     out = np.zeros(q.shape)
     for b, t, n in np.ndindex(q.shape[:3]):
         kv = n // (q.shape[2] // k.shape[2])
-        seen = np.flatnonzero(mask[b, t])
+        seen = np.array([s for s in range(k.shape[1]) if _sees(mask, b, t, s)])
         if seen.size:
             scores = k[b, seen, kv].astype(np.float64) @ q[b, t, n] / np.sqrt(q.shape[3])
             weights = np.exp(scores - scores.max())
@@ -33,18 +40,48 @@ def _oracle(q, k, v, mask):
 
 @pytest.mark.parametrize("n_queries", [1, 5])
 @pytest.mark.parametrize("n_kv", [1, 2, 6])
-def test_attention_equals_the_loop(n_queries, n_kv):
-    inputs = _inputs(n_queries, n_kv=n_kv)
-    np.testing.assert_allclose(attend(*map(jnp.asarray, inputs)), _oracle(*inputs), atol=TOLERANCE)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_attention_equals_the_loop(n_queries, n_kv, ordered):
+    q, k, v, mask = _inputs(n_queries, n_kv=n_kv)
+    mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
+    np.testing.assert_allclose(attend(q, k, v, mask), _oracle(q, k, v, mask), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_chunks_of_queries_equal_the_whole_with_their_gradients(ordered, monkeypatch):
+    monkeypatch.setattr(attention, "_CHUNK_SCORES", 9 * 16)  # chunks of 16 of 40 queries: the last is padded
+    q, k, v, mask = _inputs(40)
+    mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
+
+    def value_and_grads(implementation):
+        def loss(*qkv):
+            return jnp.sum(jnp.sin(attend(*qkv, mask, implementation=implementation)))
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    for got, want in zip(*(jax.tree.leaves(value_and_grads(kind)) for kind in ("chunked", "plain")), strict=True):
+        np.testing.assert_allclose(got, want, atol=10 * TOLERANCE)  # sums over 40 queries
+
+
+def test_memory_of_chunks_is_linear_in_length():
+    def temporaries(n, implementation):
+        x, ids = jnp.zeros((1, n, 1, 8)), jnp.zeros((1, n), jnp.int32)
+        at = jnp.arange(n, dtype=jnp.int32)[None]
+        grad = jax.grad(lambda x: attend(x, x, x, Mask(ids, ids, at, at), implementation=implementation).sum())
+        return jax.jit(grad).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8192, "chunked") < 2.5 * temporaries(4096, "chunked")
+    assert temporaries(8192, "chunked") < temporaries(8192, "plain") / 5
+    assert temporaries(8192, "auto") == temporaries(8192, "chunked")
 
 
 @pytest.mark.parametrize("n_queries", [1, 5])
 def test_a_row_that_sees_nothing_gives_zero_and_a_finite_gradient(n_queries):
     q, k, v, mask = _inputs(n_queries)
-    mask[1] = False
-    out = attend(*map(jnp.asarray, (q, k, v, mask)))
+    mask.q_segment[1] = -1
+    out = attend(q, k, v, mask)
     np.testing.assert_allclose(out, _oracle(q, k, v, mask), atol=TOLERANCE)
-    grads = jax.grad(lambda *x: attend(*x, jnp.asarray(mask)).sum(), argnums=(0, 1, 2))(q, k, v)
+    grads = jax.grad(lambda *x: attend(*x, mask).sum(), argnums=(0, 1, 2))(q, k, v)
     assert all(np.isfinite(g).all() for g in grads)
     assert not np.any(grads[0][1]) and not np.any(grads[2][1])
 
@@ -55,10 +92,10 @@ def test_gradients_equal_those_of_the_plain_softmax():
     def plain(q, k, v):
         k, v = (jnp.repeat(x, 3, axis=2) for x in (k, v))
         scores = jnp.einsum("btnh,bsnh->bnts", q, k) * 8**-0.5
-        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+        weights = jax.nn.softmax(jnp.where(mask.dense()[:, None], scores, -1e30), axis=-1)
         return jnp.sum(jnp.sin(jnp.einsum("bnts,bsnh->btnh", weights, v)))
 
-    ours = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x, jnp.asarray(mask)))), argnums=(0, 1, 2))(q, k, v)
+    ours = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x, mask))), argnums=(0, 1, 2))(q, k, v)
     for got, want in zip(ours, jax.grad(plain, argnums=(0, 1, 2))(q, k, v), strict=True):
         np.testing.assert_allclose(got, want, atol=TOLERANCE)
 
@@ -66,15 +103,19 @@ def test_gradients_equal_those_of_the_plain_softmax():
 def test_bfloat16_inputs_keep_a_float32_softmax():
     inputs = _inputs(5)
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in inputs[:3])
-    out = attend(q, k, v, jnp.asarray(inputs[3]))
+    out = attend(q, k, v, inputs[3])
     assert out.dtype == jnp.bfloat16
     exact = _oracle(*(np.asarray(x, np.float32) for x in (q, k, v)), inputs[3])
     np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=2e-2)  # two roundings to 8 bits
 
 
 def test_shapes_that_do_not_fit_are_named():
-    q, k, v, mask = map(jnp.asarray, _inputs(5))
-    with pytest.raises(ValueError, match="axis S of mask must be 9"):
-        attend(q, k, v, mask[..., :4])
+    q, k, v, mask = _inputs(5)
+    with pytest.raises(ValueError, match="axis S of kv_segment must be 9"):
+        attend(q, k, v, mask._replace(kv_segment=mask.kv_segment[:, :4]))
+    with pytest.raises(
+        ValueError, match=r"must be one of auto, plain, chunked: got 'flash' \(config.model.attention\)"
+    ):
+        attend(q, k, v, mask, implementation="flash")
     with pytest.raises(ValueError, match="N=5, K=2"):
         attend(q[:, :, :5], k, v, mask)

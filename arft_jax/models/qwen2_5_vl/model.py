@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from arft_jax.models.cache import KVCache
+from arft_jax.models.layers import Constrain, unconstrained
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.models.qwen2_5_vl.text import TextDecoder
@@ -26,6 +27,7 @@ class Qwen2_5_VL(nnx.Module):
       dtype: compute type; norms, softmax, rotary and logits are float32 always.
       param_dtype: type in which parameters are kept.
       remat: compute each layer again in the backward pass instead of keeping its inner values.
+      constrain: places activations on a mesh, given their logical axes.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Qwen2_5_VL(nnx.Module):
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
         remat: bool = False,
+        constrain: Constrain = unconstrained,
     ):
-        self.config = config
-        kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+        self.config, self.constrain = config, constrain
+        kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat, "constrain": constrain}
         self.vision = VisionTower(config.vision, **kwargs)
         self.text = TextDecoder(config.text, **kwargs)
 
@@ -72,7 +75,7 @@ class Qwen2_5_VL(nnx.Module):
         if features.shape[0] == 0:
             return embeds
         placed = features[jnp.maximum(feature_index, 0)].astype(embeds.dtype)
-        return jnp.where((feature_index >= 0)[:, :, None], placed, embeds)
+        return self.constrain(jnp.where((feature_index >= 0)[:, :, None], placed, embeds), "rows", None, None)
 
     def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """Whole sequences at once, for training and scoring.

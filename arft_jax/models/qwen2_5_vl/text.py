@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from arft_jax.models.cache import KVCache
-from arft_jax.models.layers import GatedMLP, Linear, RMSNorm, scan_layers, stack_layers, truncated_normal
+from arft_jax.models.layers import Constrain, GatedMLP, Linear, RMSNorm, scan_layers, stack_layers, truncated_normal
 from arft_jax.models.qwen2_5_vl.config import TextConfig
-from arft_jax.ops.attention import attend
+from arft_jax.ops.attention import Mask, attend
 from arft_jax.ops.rotary import mrope_angles, rotate
 from arft_jax.ops.shapes import check_axes
 
@@ -21,7 +21,8 @@ from arft_jax.ops.shapes import check_axes
 class DecoderLayer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: TextConfig, **kwargs: Any):
+    def __init__(self, config: TextConfig, constrain: Constrain, **kwargs: Any):
+        self.constrain = constrain
         dim, n, k, h = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
         kv_axes = ("embed", "kv_heads", "head_dim")
         self.norm1 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
@@ -30,31 +31,36 @@ class DecoderLayer(nnx.Module):
         self.v = Linear((dim,), (k, h), kv_axes, bias=True, **kwargs)
         self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, **kwargs)
         self.norm2 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
-        self.mlp = GatedMLP(dim, config.mlp_dim, ("embed", "mlp"), bias=False, **kwargs)
+        self.mlp = GatedMLP(dim, config.mlp_dim, ("embed", "mlp"), bias=False, constrain=constrain, **kwargs)
 
     def project(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """float[B, T, D] -> rotated queries [B, T, N, H], rotated keys and values [B, T, K, H]."""
         y = self.norm1(x)
-        return rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y)
+        q, k, v = rotate(self.q(y), cos, sin), rotate(self.k(y), cos, sin), self.v(y)
+        q = self.constrain(q, "rows", None, "heads", None)
+        k, v = (self.constrain(a, "rows", None, "kv_heads", None) for a in (k, v))
+        return q, k, v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Adds the attention's output and the MLP; float[B, T, D] -> float[B, T, D]."""
-        x = x + self.o(attended)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.o(self.constrain(attended, "rows", None, "heads", None))
+        return self.constrain(x + self.mlp(self.norm2(x)), "rows", None, None)
 
 
 class TextDecoder(nnx.Module):
     """Embedding, layers, final norm and unembedding."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool):
-        self.config, self.dtype, self.remat = config, dtype, remat
+    def __init__(
+        self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool, constrain: Constrain
+    ):
+        self.config, self.dtype, self.remat, self.constrain = config, dtype, remat, constrain
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
         # Tied: the final norm gives unit components, so a row of deviation 1/√D gives logits of unit
         # scale; the first norm undoes the small scale on the way in. Untied: the usual 0.02.
         std = config.dim**-0.5 if config.tied else 0.02
         table = truncated_normal(rngs, (config.vocab_size, config.dim), std, param_dtype)
         self.embedding = nnx.Param(table, axes=("vocab", "embed"))
-        self.layers = stack_layers(lambda r: DecoderLayer(config, rngs=r, **kwargs), config.n_layers, rngs)
+        self.layers = stack_layers(lambda r: DecoderLayer(config, constrain, rngs=r, **kwargs), config.n_layers, rngs)
         self.norm = RMSNorm(config.dim, config.norm_eps, "embed", param_dtype=param_dtype)
         if config.tied:
             self.unembedding = None
@@ -69,15 +75,14 @@ class TextDecoder(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32[B, T] -> float[B, T, D]."""
-        return self.embedding[...][tokens].astype(self.dtype)
+        return self.constrain(self.embedding[...][tokens].astype(self.dtype), "rows", None, None)
 
     def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
         """Whole sequences; see the model's ``hidden``."""
         check_axes(embeds=(embeds, "BTD"), positions=(positions, "BAT"), segment_ids=(segment_ids, "BT"))
         cos, sin = self._rotary(positions)
-        at = jnp.arange(embeds.shape[1])
-        same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids >= 0)[:, None, :]
-        mask = same & (at[None, :, None] >= at[None, None, :])
+        at = jnp.broadcast_to(jnp.arange(embeds.shape[1], dtype=jnp.int32), segment_ids.shape)
+        mask = Mask(segment_ids, segment_ids, at, at)
 
         def body(x: jax.Array, layer: nnx.Module, _: None) -> jax.Array:
             q, k, v = layer.project(x, cos, sin)
@@ -97,7 +102,8 @@ class TextDecoder(nnx.Module):
             check_axes(embeds=(embeds, "RTD"), rows=(rows, "R"))
         cos, sin = self._rotary(positions)
         slots = (jnp.arange(n_rows, dtype=cols.dtype) if rows is None else rows)[:, None]
-        mask = jnp.arange(cache.k.shape[2], dtype=cols.dtype)[None, None, :] <= cols[:, :, None]
+        at = jnp.broadcast_to(jnp.arange(cache.k.shape[2], dtype=cols.dtype), (n_rows, cache.k.shape[2]))
+        mask = Mask(jnp.zeros_like(cols), jnp.zeros_like(at), cols, at)
 
         def body(carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: jax.Array) -> tuple[jax.Array, KVCache]:
             x, cache = carry
@@ -119,9 +125,10 @@ class TextDecoder(nnx.Module):
             kernel, axis = self.embedding[...], 1
         else:
             kernel, axis = self.unembedding[...], 0
-        return jax.lax.dot_general(
+        logits = jax.lax.dot_general(
             hidden.astype(self.dtype),
             kernel.astype(self.dtype),
             (((hidden.ndim - 1,), (axis,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
+        return self.constrain(logits, "rows", *[None] * (logits.ndim - 2), "vocab")

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax.models.layers import GatedMLP, Linear, RMSNorm, scan_layers, stack_layers
+from arft_jax.models.layers import Constrain, GatedMLP, Linear, RMSNorm, scan_layers, stack_layers
 from arft_jax.models.qwen2_5_vl.config import VisionConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
-from arft_jax.ops.attention import attend
+from arft_jax.ops.attention import Mask, attend
 from arft_jax.ops.rotary import axial_angles, rotate
 from arft_jax.ops.shapes import check_axes
 
@@ -23,7 +23,7 @@ from arft_jax.ops.shapes import check_axes
 def attend_full(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout) -> jax.Array:
     """Each patch attends to all patches of its image; float[C, N, heads, head_dim] -> the same."""
     ids = layout.segment_ids
-    return attend(q, k, v, (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, None, :])
+    return attend(q, k, v, Mask(ids, ids))
 
 
 def attend_windowed(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout) -> jax.Array:
@@ -35,33 +35,35 @@ def attend_windowed(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayo
     def gather(x: jax.Array) -> jax.Array:
         return take(x, jnp.maximum(index, 0)).reshape(n_chunks * n_windows, window_len, *x.shape[2:])
 
-    key_mask = (index >= 0).reshape(n_chunks * n_windows, 1, window_len)
-    mask = jnp.broadcast_to(key_mask, (n_chunks * n_windows, window_len, window_len))
-    out = attend(gather(q), gather(k), gather(v), mask)
+    places = jnp.minimum(index, 0).reshape(n_chunks * n_windows, window_len)  # 0 holds a patch, -1 none
+    out = attend(gather(q), gather(k), gather(v), Mask(places, places))
     return take(out.reshape(n_chunks, n_windows * window_len, *q.shape[2:]), layout.window_slot)
 
 
 class VisionBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), biases everywhere."""
 
-    def __init__(self, config: VisionConfig, **kwargs: Any):
+    def __init__(self, config: VisionConfig, constrain: Constrain, **kwargs: Any):
+        self.constrain = constrain
         dim, heads = config.dim, (config.n_heads, config.head_dim)
         norm = {"axis": "vision_embed", "param_dtype": kwargs["param_dtype"]}
         self.norm1 = RMSNorm(dim, config.norm_eps, **norm)
         self.qkv = Linear((dim,), (3, *heads), ("vision_embed", None, "vision_heads", "head_dim"), bias=True, **kwargs)
         self.proj = Linear(heads, (dim,), ("vision_heads", "head_dim", "vision_embed"), bias=True, **kwargs)
         self.norm2 = RMSNorm(dim, config.norm_eps, **norm)
-        self.mlp = GatedMLP(dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True, **kwargs)
+        self.mlp = GatedMLP(
+            dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True, constrain=constrain, **kwargs
+        )
 
     def __call__(
         self, x: jax.Array, cos: jax.Array, sin: jax.Array, layout: VisionLayout, is_full: jax.Array
     ) -> jax.Array:
         """float[C, N, dim] -> float[C, N, dim]."""
-        qkv = self.qkv(self.norm1(x))
+        qkv = self.constrain(self.qkv(self.norm1(x)), "rows", None, None, "vision_heads", None)
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         x = x + self.proj(jax.lax.cond(is_full, attend_full, attend_windowed, q, k, v, layout))
-        return x + self.mlp(self.norm2(x))
+        return self.constrain(x + self.mlp(self.norm2(x)), "rows", None, None)
 
 
 class Merger(nnx.Module):
@@ -83,13 +85,15 @@ class Merger(nnx.Module):
 class VisionTower(nnx.Module):
     """Patch embedding, the blocks and the merger."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool):
+    def __init__(
+        self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool, constrain: Constrain
+    ):
         self.config, self.dtype, self.remat = config, dtype, remat
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
         self.patch_embed = Linear(
             (config.patch_dim,), (config.dim,), ("patch_dim", "vision_embed"), bias=False, rngs=rngs, **kwargs
         )
-        self.blocks = stack_layers(lambda r: VisionBlock(config, rngs=r, **kwargs), config.n_layers, rngs)
+        self.blocks = stack_layers(lambda r: VisionBlock(config, constrain, rngs=r, **kwargs), config.n_layers, rngs)
         self.merger = Merger(config, rngs=rngs, **kwargs)
 
     def __call__(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:

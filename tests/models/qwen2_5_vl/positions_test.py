@@ -1,11 +1,16 @@
-"""M-RoPE positions by hand, and piece by piece equal to the whole."""
+"""M-RoPE positions by hand, against transformers, and piece by piece equal to the whole."""
 
 import numpy as np
 import pytest
 
 from arft_jax.models.qwen2_5_vl.positions import image_positions, mrope_positions, text_positions
+from arft_jax.testing import parity
 
 IMAGE = 99
+
+
+def case_name(value):
+    return value.name if isinstance(value, parity.Case) else None
 
 
 def test_positions_by_hand():
@@ -40,6 +45,39 @@ def test_piece_by_piece_equals_the_whole(n_images):
     whole, following = mrope_positions(np.array(tokens + [0] * 3), grids, IMAGE, 2)
     np.testing.assert_array_equal(whole, np.concatenate([*pieces, text], axis=1))
     assert following == position
+
+
+@pytest.mark.parametrize("case", parity.CASES, ids=case_name)
+def test_a_sampler_that_extends_its_rows_reaches_the_positions_of_the_whole(case):
+    """Prompt whole, then token by token and image by image, each from the next position that the row holds."""
+    config = parity.parity_config(tied=True)
+    batch = parity.make_batch(case, config)
+    for row, grids in zip(batch.rows, batch.grids, strict=True):
+        whole, following = mrope_positions(row, grids, config.image_token_id, 2)
+        runs = np.split(row, np.flatnonzero(np.diff(row == config.image_token_id)) + 1)
+        pieces, position, left = [], 0, list(grids)
+        for run in runs:
+            if run[0] == config.image_token_id:
+                piece, position = image_positions(position, left.pop(0), 2)
+                pieces.append(piece)
+            else:
+                for _ in run:
+                    piece, position = text_positions(position, 1)
+                    pieces.append(piece)
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+        assert position == following == whole.max() + 1 and not left
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", parity.CASES, ids=case_name)
+@pytest.mark.parametrize("pair", [True], indirect=True, ids=["tied"])
+def test_positions_equal_those_of_transformers(case, pair):
+    batch = parity.make_batch(case, pair.ours.config)
+    arguments, valid = parity.their_inputs(pair.theirs, batch)
+    theirs = np.moveaxis(arguments["position_ids"].numpy(), 0, 1)
+    for row, grids, expected, mask in zip(batch.rows, batch.grids, theirs, valid, strict=True):
+        ours, _ = mrope_positions(row, grids, pair.ours.config.image_token_id, 2)
+        np.testing.assert_array_equal(ours, expected[:, mask])
 
 
 def test_tokens_and_grids_must_match():

@@ -1,0 +1,101 @@
+"""The small files beside the weights of a Hugging Face directory: tokenizer, processor, generation settings."""
+
+import importlib.resources
+import json
+import os
+import pathlib
+from typing import Any
+
+from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
+from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
+
+# Copied where they are there; never code.
+NAMES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.json", "chat_template.jinja", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
+)  # fmt: skip
+_TOKENIZERS = (FILE_NAME, "vocab.json")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def side_files(directory: str | os.PathLike) -> dict[str, bytes]:
+    """{file name: contents} of the tokenizer, processor and generation files that a directory holds."""
+    folder = pathlib.Path(directory)
+    return {name: (folder / name).read_bytes() for name in NAMES if (folder / name).is_file()}
+
+
+def tokenizer_files(directory: str | os.PathLike = "") -> dict[str, bytes]:
+    """As :func:`side_files`, and a tokenizer must be among them; empty: the embedded tiny tokenizer's.
+
+    Raises:
+      ValueError: no such directory, or no tokenizer in it.
+    """
+    if not directory:
+        return _tiny_tokenizer_files()
+    files = side_files(directory)
+    if not any(name in files for name in _TOKENIZERS):
+        raise ValueError(f"tokenizer must be a directory with {' or '.join(_TOKENIZERS)}: got {directory}")
+    return files
+
+
+def _tiny_tokenizer_files() -> dict[str, bytes]:
+    asset = importlib.resources.files("arft_jax.data") / "assets" / "tiny_tokenizer" / FILE_NAME
+    text = asset.read_text(encoding="utf-8")
+    control = [entry["content"] for entry in json.loads(text)["added_tokens"] if entry["special"]]
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **named,
+        "additional_special_tokens": [token for token in control if token not in named.values()],
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+    return {
+        FILE_NAME: text.encode(),
+        "tokenizer_config.json": _json(config),
+        "generation_config.json": _json(generation_ids(Tokenizer.tiny())),
+    }
+
+
+def generation_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Where generation ends and what it pads with: for ``generation_config.json``."""
+    return {"eos_token_id": [tokenizer.eos_id, tokenizer.pad_id], "pad_token_id": tokenizer.pad_id}
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids that ``config.json`` repeats; left out, readers take those of the published vocabulary."""
+    return {"bos_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+
+
+def preprocessor_file(min_pixels: int, max_pixels: int, patch: int, merge: int) -> dict[str, bytes]:
+    """``preprocessor_config.json`` of transformers' ``Qwen2VLImageProcessor`` for this package's image processor.
+
+    Args:
+      min_pixels, max_pixels: bounds of a resized image.
+      patch: side of a patch, px.
+      merge: side of a merge block, patches.
+    """
+    config = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
+        "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
+        "patch_size": patch,
+        "temporal_patch_size": TEMPORAL_PATCH,
+        "merge_size": merge,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "rescale_factor": 1 / 255,
+        "resample": 3,  # bicubic
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+    }
+    return {"preprocessor_config.json": _json(config)}
