@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from arft_jax import build, protocol
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
+from arft_jax.io.weights import load_model_config, load_params
 from arft_jax.rollout_row import Row, image_spans
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
@@ -134,4 +137,30 @@ def test_what_validate_cannot_see_is_refused_by_check(config, tmp_path):
     config.model.vision_config.fullatt_block_indexes = (1,)
     config.data.update(min_pixels=100, max_pixels=100)
     with pytest.raises(ValueError, match="max_pixels must hold one token"):
+        build.check(config)
+
+
+def test_weights_give_the_model_its_sizes_its_tokenizer_and_its_values(config, tmp_path):
+    make_tiny_checkpoint(tmp_path / "hf", seed=3)
+    config.weights = str(tmp_path / "hf")
+    build.check(config)
+    parts = build.build(config)
+    sizes = load_model_config(config.weights)
+    assert sizes.text.vocab_size > parts.tokenizer.vocab_size  # padded, as the published ones are
+    assert parts.rules.allowed.shape == (sizes.text.vocab_size,) == parts.rules.next_state.shape[1:]
+    assert not np.asarray(parts.rules.allowed)[parts.tokenizer.vocab_size :].any()
+    got, want = parts.first_params(), load_params(config.weights, parts.abstract)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == jax.sharding.NamedSharding(parts.placement.mesh, a.sharding.spec)
+    config.model.size = "3b"
+    with pytest.raises(ValueError, match=r"must be of size 3b: .* \(config.weights, config.model.size\)"):
+        build.check(config)
+
+
+def test_weights_that_do_not_fill_the_model_are_refused_before_any_compute(config, tmp_path):
+    make_tiny_checkpoint(tmp_path / "hf")
+    next((tmp_path / "hf").glob("*.safetensors")).unlink()
+    config.weights = str(tmp_path / "hf")
+    with pytest.raises(ValueError, match="safetensors"):
         build.check(config)

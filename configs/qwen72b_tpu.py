@@ -1,0 +1,19 @@
+"""Qwen2.5-VL-72B on 128 chips of TPU v5p: GRPO with live tools, no warm start.
+
+    python launch/compile_check.py --config=configs/qwen72b_tpu.py
+    python launch/train.py --config=configs/qwen72b_tpu.py --config.weights=DIR --config.data.dir=DIR
+
+``weights`` is a Hugging Face directory of Qwen2.5-VL-72B; ``data.dir`` is where prepared data sets are kept.
+Compile-checked for v5p:4x4x8; expected figures: not yet run. Variant ``:smoke``: every stage on a CPU, with the weights
+of ``launch/make_tiny_checkpoint.py``.
+"""
+
+from arft_jax.presets import qwen_config
+
+
+def get_config(variant: str = ""):
+    config = qwen_config("qwen72b_tpu", "72b", "tpu v5p:4x4x8", variant)
+    if not variant:
+        config.mesh.update(fsdp=32, tensor=4)
+        config.rollout.update(n_slots=64, extend_rows=32)
+    return config

@@ -1,0 +1,83 @@
+"""What the compiler says of a run's programs, and what is said where one does not fit."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from arft_jax import compile_check
+from arft_jax.config import default_config
+
+PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.model.text_config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, mrope_section=(1, 1, 2))
+    config.rollout.update(n_slots=16, max_tokens=128, extend_rows=4)
+    config.train.update(prompts=2, rows_per_update=16, beta=0.01)
+    config.warm_start.rows = 16
+    config.model.remat = True
+    return config
+
+
+def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
+    result = compile_check.check(config, on_program=compile_check.print_row)
+    assert [row["program"] for row in result["programs"]] == PROGRAMS
+    assert result["devices"] == 1 and result["memory_gib"] is None and not result["problems"]
+    rows = {row["program"]: row for row in result["programs"]}
+    cache_gib = 2 * 4 * 2 * 16 * 128 * 2 * 8 / compile_check.GIB  # k and v, float32, 2 layers, 16 slots, K=2, H=8
+    for name in ("encode", "extend", "fork", "decode"):
+        assert rows[name]["argument_gib"] > cache_gib
+    n_params = rows["score"]["argument_gib"]
+    assert rows["update"]["argument_gib"] > rows["score"]["argument_gib"] > 0 and n_params > 0
+    # while the sampler works, two moments of every parameter and the reference wait beside it; in the update the
+    # moments are arguments
+    assert rows["decode"]["beside_gib"] > 2.9 * rows["update"]["beside_gib"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(PROGRAMS) and lines[0].startswith("program")
+    assert json.dumps(result)
+
+
+def test_a_program_that_does_not_fit_is_told_with_the_keys_that_help(config, monkeypatch):
+    devices = compile_check.jax.devices()
+    monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 1e-3))
+    result = compile_check.check(config)
+    assert any(
+        p.startswith("update needs") and "config.train.rows_per_update" in p and "of 0.0: change" in p
+        for p in result["problems"]
+    )
+    assert not {row["program"]: row["fits"] for row in result["programs"]}["update"]
+
+
+@pytest.mark.parametrize("hardware", ["tpu", "tpu v9:2x2", "v5e:2x2", "gpu h100"])
+def test_hardware_of_another_form_is_refused(config, hardware):
+    with pytest.raises(ValueError, match=rf"hardware must be like .*got '{hardware}' \(config.hardware\)"):
+        compile_check.check(config, hardware)
+
+
+def test_a_published_size_is_checked_without_weights(config):
+    config.model.size = "3b"
+    sizes = compile_check.build.model_config(config, compile_check.build.load_tokenizer(config))
+    assert (sizes.text.dim, sizes.text.n_layers, sizes.text.tied) == (2048, 36, True)
+    with pytest.raises(ValueError, match=r"weights must be a Hugging Face directory of Qwen2.5-VL-3B.*config.weights"):
+        compile_check.build.check(config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the package libtpu")
+def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
+    command = [
+        sys.executable, "launch/compile_check.py", "--config=configs/tiny_cpu.py:smoke", "--topology=tpu v5e:2x2",
+        "--format=json",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=600, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout[done.stdout.index("{") :])
+    assert result["devices"] == 4 and result["memory_gib"] == 15.75
+    assert [row["program"] for row in result["programs"]] == PROGRAMS
+    assert any(row["collectives"] for row in result["programs"])
