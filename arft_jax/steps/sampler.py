@@ -92,13 +92,18 @@ def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
 def _fork(state: SlotState, source, targets, rows) -> SlotState:
     """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group.
 
-    By selection, not by scatter: split slots then need one slot of one layer from each other, not F of all layers.
+    Where slots are split over devices, an index into them would gather every slot to every device first. A masked sum
+    moves the one slot alone, a layer at a time, and is exact: all but one of its terms are 0.
     """
-    is_target = jnp.zeros(state.length.shape, bool).at[targets].set(True, mode="drop")
+    every = jnp.arange(state.length.shape[0], dtype=jnp.int32)
+    is_source, is_target = every == source, (every[:, None] == targets[None, :]).any(axis=1)
 
     def spread(leaf):
-        mask = jax.lax.expand_dims(is_target, range(1, leaf.ndim))
-        return jnp.where(mask, leaf[source][None], leaf)
+        def over(mask):
+            return jax.lax.expand_dims(mask, range(1, leaf.ndim))
+
+        copied = jnp.where(over(is_source), leaf, jnp.zeros((), leaf.dtype)).sum(axis=0, dtype=leaf.dtype)
+        return jnp.where(over(is_target), copied[None], leaf)
 
     def spread_cache(leaf):
         return jax.lax.map(spread, leaf)
