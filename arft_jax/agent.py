@@ -7,10 +7,9 @@ import numpy as np
 from arft_jax import build
 from arft_jax.config import validate
 from arft_jax.data.images import decode_image
-from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout import Request
-from arft_jax.steps import learner
 from arft_jax.trajectory import Task, Trajectory
 
 
@@ -33,14 +32,9 @@ def load_policy(config, parts: build.Parts):
       ValueError: there is none.
     """
     folder = checkpoint_dir(config)
-    abstract = learner.abstract_train_state(
-        build.optimizer(config), parts.abstract, config.train.beta > 0, parts.placement
-    )
-    with Checkpoints(folder, keep=config.checkpoint.keep) as checkpoints:
-        found = build.restore(checkpoints, abstract, parts.tokenizer)
-    if found is None:
-        raise ValueError(f"the work directory must hold a good checkpoint: none in {config.workdir} (config.workdir)")
-    return found[1]["params"], found[0]
+    step = params_checkpoint.newest_good_step(folder)
+    build.check_trained_with(parts.tokenizer, params_checkpoint.read_host(folder, step), str(folder))
+    return params_checkpoint.read_params(folder, step, parts.placed_shapes()), step
 
 
 def transcript(trajectory: Trajectory) -> str:

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,9 @@ from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.weights import check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
+from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
@@ -51,6 +52,10 @@ class Parts:
     engine: Engine
     placement: Placement
     first_params: Callable[[], nnx.State]  # the policy at step 0, in its place: published weights, or drawn
+
+    def placed_shapes(self) -> nnx.State:
+        """The policy's parameters as shapes with shardings: what a checkpoint is read into."""
+        return learner.placed_shapes(self.abstract, self.placement)
 
     def images_of(self, trajectory) -> dict:
         """{sha256: (patches, grid)} of every image that a trajectory shows."""
@@ -164,9 +169,11 @@ def check(config) -> None:
     sizes = model_config(config, load_tokenizer(config))
     image_processor(config, sizes)
     reward_weights(config)
+    lora(config)
     placement = make_placement(config)
     if config.weights:
-        check_weights(config.weights, abstract_params(model_maker(config, sizes, placement))[1])
+        _, params = abstract_params(model_maker(config, sizes, placement))
+        check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
 
 
 def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
@@ -180,10 +187,16 @@ def vision_bucket(config, sizes: ModelConfig) -> VisionBucket:
     return VisionBucket(r.n_patches, r.n_windows, v.window_px, v.patch_px, v.merge)
 
 
+def lora(config) -> Lora:
+    """The adapters that are trained in place of all parameters; rank 0: none."""
+    a = config.model.lora
+    return Lora(rank=a.rank, alpha=a.alpha, targets=tuple(a.targets), vision=a.vision)
+
+
 def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
     """Makes the policy of these sizes from its random streams."""
     m = config.model
-    kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat)
+    kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
     return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 
@@ -210,9 +223,13 @@ def build(config) -> Parts:
     graphdef, abstract = abstract_params(make_model)
 
     def first_params() -> nnx.State:
-        if config.weights:
-            return load_params(config.weights, abstract, placement.params(abstract))
-        return init_params(make_model, config.seed, placement)[1]
+        if not config.weights:
+            return init_params(make_model, config.seed, placement)[1]
+        adapters, base = nnx.split_state(abstract, LoraParam, ...)
+        base = load_params(config.weights, base, placement.params(base))
+        if not jax.tree.leaves(adapters):
+            return base
+        return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
 
     state = make_state(state_maker(config, sizes), placement)
     rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), placement.whole)
@@ -241,20 +258,28 @@ def build(config) -> Parts:
     return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params)
 
 
-def restore(checkpoints: Checkpoints, abstract_state, tokenizer: Tokenizer):
-    """The newest good checkpoint as (step, state, host), None where there is none.
+def check_trained_with(
+    tokenizer: Tokenizer, host: Mapping[str, Any], where: str, key: str = "config.tokenizer"
+) -> None:
+    """Raises a ValueError where a checkpoint was written with other token ids.
 
-    Raises:
-      ValueError: it was written with another model's sizes or another tokenizer.
+    Args:
+      tokenizer: the one at hand.
+      host: what was saved beside the arrays.
+      where: the checkpoint, for the message.
+      key: what to change.
     """
-    found = checkpoints.restore_latest(abstract_state)
-    theirs = tokenizer.sha256 if found is None else found[2].get("tokenizer", "none recorded")
+    theirs = host.get("tokenizer", "none recorded")
     if theirs != tokenizer.sha256:
         raise ValueError(
-            f"the tokenizer must be the one that the checkpoint was trained with: {checkpoints.directory} was written "
-            f"with sha256 {theirs[:12]}, this one has {tokenizer.sha256[:12]} (config.tokenizer)"
+            f"the tokenizer must be the one that the checkpoint was trained with: {where} was written with sha256 "
+            f"{theirs[:12]}, this one has {tokenizer.sha256[:12]} ({key})"
         )
-    return found
+
+
+def keeps_reference(config) -> bool:
+    """Whether a copy of the policy is kept as reference; where only adapters are trained the base is one already."""
+    return config.train.beta > 0 and not config.model.lora.rank
 
 
 def optimizer(config) -> optax.GradientTransformation:

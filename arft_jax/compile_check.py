@@ -5,7 +5,6 @@ on the devices that libtpu (TPU) or the CUDA plugin (GPU) describes.
 """
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from jax.experimental import topologies
 from arft_jax import build, protocol
 from arft_jax.config import validate
 from arft_jax.data.batch import Batch
+from arft_jax.gpu_targets import gpu_target
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
@@ -27,7 +27,8 @@ from arft_jax.steps.state import state_shardings
 
 GIB = 2**30
 # Memory of one device that a program can have, GiB: the published figure less what the runtime keeps.
-MEMORY_GIB = {"v4": 31.25, "v5e": 15.75, "v5p": 95.25, "v6e": 31.25, "a100": 79.0, "h100": 79.0, "h200": 140.0}
+TPU_GIB = {"v4": 31.25, "v5e": 15.75, "v5p": 95.25, "v6e": 31.25}
+GPU_GIB = {"a100": 78.0, "h100": 78.0, "h200": 138.5}
 # What to change where a program does not fit.
 REMEDIES = {
     "encode": ("rollout.n_patches", "mesh"),
@@ -61,13 +62,12 @@ class Figures:
     collectives: dict[str, int]
 
 
-def devices_of(hardware: str, target_config: str = "") -> tuple[list[Any], float | None]:
+def devices_of(hardware: str) -> tuple[list[Any], float | None]:
     """Devices that a string describes, and the memory of one in GiB (None: unknown).
 
     Args:
       hardware: ``tpu v5e:4x4`` (a topology as libtpu names it), ``gpu h100:8`` (so many on one host), empty: this
         machine's own.
-      target_config: for a GPU, the text of its target description.
 
     Raises:
       ValueError: a string of another form, or hardware that the compiler at hand does not know.
@@ -76,14 +76,15 @@ def devices_of(hardware: str, target_config: str = "") -> tuple[list[Any], float
         return jax.devices(), None
     platform, _, name = hardware.partition(" ")
     kind, _, shape = name.partition(":")
-    if platform not in ("tpu", "gpu") or not shape or kind not in MEMORY_GIB:
+    kinds = {"tpu": TPU_GIB, "gpu": GPU_GIB}.get(platform, {})
+    if not shape or kind not in kinds:
         raise ValueError(
-            f"hardware must be like 'tpu v5e:8x8' or 'gpu h100:8', of {', '.join(MEMORY_GIB)}: got {hardware!r} "
-            "(config.hardware)"
+            f"hardware must be like 'tpu v5e:8x8' or 'gpu h100:8', of {', '.join([*TPU_GIB, *GPU_GIB])}: got "
+            f"{hardware!r} (config.hardware)"
         )
     options = {}
     if platform == "gpu":
-        options = {"target_config": target_config, "topology": f"1x1x{shape}"}
+        options = {"target_config": gpu_target(kind), "topology": f"1x1x{shape}"}
     try:
         described = topologies.get_topology_desc(
             platform="cuda" if platform == "gpu" else "tpu",
@@ -94,7 +95,7 @@ def devices_of(hardware: str, target_config: str = "") -> tuple[list[Any], float
         raise ValueError(
             f"hardware must be known to the compiler: got {hardware!r}: {error} (config.hardware)"
         ) from error
-    return list(described.devices), MEMORY_GIB[kind]
+    return list(described.devices), kinds[kind]
 
 
 def _shaped(tree: Any, places: Any) -> Any:
@@ -201,13 +202,12 @@ def _figures(name: str, program: Any, begin: float) -> Figures:
     )  # fmt: skip
 
 
-def check(config, hardware: str = "", gpu_target: str = "", on_program=None) -> dict[str, Any]:
+def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     """Compiles every program of the config's run.
 
     Args:
       config: of the run.
       hardware: overrides ``config.hardware``.
-      gpu_target: file with the text description of a GPU that is not here.
       on_program: called with the figures of each program as it is done.
 
     Returns:
@@ -219,8 +219,7 @@ def check(config, hardware: str = "", gpu_target: str = "", on_program=None) -> 
     """
     validate(config)
     hardware = hardware or config.hardware
-    target = pathlib.Path(gpu_target).read_text(encoding="utf-8") if gpu_target else ""
-    devices, memory = devices_of(hardware, target)
+    devices, memory = devices_of(hardware)
     placement = build.make_placement(config, devices)
     # The optimiser's moments and the reference stay on the device while the sampler works.
     resident = _resident_gib(config, placement)
@@ -251,7 +250,7 @@ def _resident_gib(config, placement: Placement) -> Mapping[str, float]:
     """GiB a device of what a run keeps beside a program's own arguments."""
     sizes = build.model_config(config, build.load_tokenizer(config))
     _, params = abstract_params(build.model_maker(config, sizes, placement))
-    train = learner.abstract_train_state(build.optimizer(config), params, config.train.beta > 0, placement)
+    train = learner.abstract_train_state(build.optimizer(config), params, build.keeps_reference(config), placement)
 
     def share(tree) -> float:
         return sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB

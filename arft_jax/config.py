@@ -26,6 +26,12 @@ def _model() -> ml_collections.ConfigDict:
             vision_config=vision,
             dtype="float32",  # compute dtype: float32 or bfloat16
             param_dtype="float32",  # in which parameters and optimiser moments are kept
+            lora=dict(
+                rank=0,  # r; 0: no adapters, every parameter is trained
+                alpha=16.0,  # α; adapters are scaled by alpha / rank
+                targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
+                vision=False,  # the vision blocks' linear maps too
+            ),
             remat=False,  # recompute layer activations in the backward pass
         )
     )

@@ -35,6 +35,7 @@ RULES: Mapping[str, str | None] = {
     "vision_embed": "fsdp",
     "vision_heads": "tensor",
     "vision_mlp": "tensor",
+    "lora_rank": None,
 }
 # Axes that are held whole where the mesh axis does not divide them.
 WHOLE_IF_UNEVEN = ("kv_heads",)
@@ -161,28 +162,6 @@ def param_shardings(state: Any, mesh: Mesh, rules: Mapping[str, str | None] = RU
     return jax.tree_util.tree_map_with_path(place, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
-def batch_sharding(mesh: Mesh, n_rows: int, key: str = "config.train.rows") -> NamedSharding:
-    """Rows over (data, fsdp); every other dimension whole.
-
-    Args:
-      mesh: the mesh of :func:`make_mesh`.
-      n_rows: size of the leading dimension.
-      key: the config key to name where the rows do not divide.
-
-    Raises:
-      ValueError: rows that the mesh does not divide.
-    """
-    n_shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if n_rows % n_shards:
-        raise ValueError(f"rows must be a multiple of data*fsdp: got {n_rows} rows, data*fsdp={n_shards} ({key})")
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Where everything of a run lies, given its mesh.
@@ -201,7 +180,7 @@ class Placement:
     @property
     def whole(self) -> NamedSharding:
         """Whole on every device."""
-        return replicated(self.mesh)
+        return NamedSharding(self.mesh, PartitionSpec())
 
     def split(self, dim: int) -> NamedSharding:
         """Dimension ``dim`` over (data, fsdp), all others whole."""

@@ -138,12 +138,13 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     tasks, index_path = build.load_data(config)
     toolbox = stack.enter_context(build.open_toolbox(config, index_path))
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
-    with_reference = config.train.beta > 0
+    with_reference = build.keeps_reference(config)
     abstract = learner.abstract_train_state(optimizer, parts.abstract, with_reference, parts.placement)
-    found = build.restore(checkpoints, abstract, parts.tokenizer)
+    found = checkpoints.restore_latest(abstract)
     if found is None:
         state = learner.train_state(optimizer, parts.first_params(), with_reference, parts.placement)
     else:
+        build.check_trained_with(parts.tokenizer, found[2], str(checkpoints.directory))
         state = found[1]
     run = Run(
         config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
@@ -205,6 +206,7 @@ def _grpo(run: Run) -> None:
     policy = build.objective(config, "policy")
     update = _make_update(run, policy)
     score = learner.make_score(run.parts.graphdef, policy)
+    score_ref = learner.make_score(run.parts.graphdef, policy, base=run.ref_params is None)
     advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
     progress = Progress("grpo", t.steps, start=run.step - first)
     while run.step < last:
@@ -223,7 +225,8 @@ def _grpo(run: Run) -> None:
         parts = [slice(k, k + t.rows_per_update) for k in range(0, len(trajectories), t.rows_per_update)]
         batches = [_batch(run, trajectories[p], adv[p]) for p in parts]
         old = [None if policy.on_policy else score(run.params, b, run.parts.rules.allowed) for b in batches]
-        ref = [score(run.ref_params, b, run.parts.rules.allowed) if t.beta > 0 else None for b in batches]
+        reference = run.params if run.ref_params is None else run.ref_params
+        ref = [score_ref(reference, b, run.parts.rules.allowed) if t.beta > 0 else None for b in batches]
         stats = [_apply(run, update, *args) for args in zip(batches, [lr] * len(batches), old, ref, strict=True)]
         # ----------------------------------------------------- figures, files
         seconds = time.perf_counter() - begin

@@ -20,7 +20,6 @@ from arft_jax import config_flag
 
 _CONFIG = config_flag.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Hardware, as 'tpu v5e:8x8' or 'gpu h100:8'; empty: config.hardware.")
-_TARGET = flags.DEFINE_string("gpu_target", "", "File with the text description of a GPU that is not here.")
 _FORMAT = flags.DEFINE_enum("format", "table", ("table", "json"), "What is printed.")
 
 
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
         from arft_jax import compile_check  # after the flags: bad input costs no import of jax
 
         shown = compile_check.print_row if _FORMAT.value == "table" else None
-        result = compile_check.check(_CONFIG.value, _TOPOLOGY.value, _TARGET.value, shown)
+        result = compile_check.check(_CONFIG.value, _TOPOLOGY.value, shown)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -150,3 +150,24 @@ def test_directories_that_are_not_what_they_should_be_are_refused(tmp_path, weig
         convert.export_weights(str(weights), str(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"dtype must be among .* got 'float8' \(--dtype\)"):
         convert.import_weights(str(weights), dtype="float8")
+
+
+def test_adapters_of_a_run_are_merged_on_export(tmp_path):
+    config = default_config()
+    config.workdir = str(tmp_path / "run")
+    config.model.lora.update(rank=2, alpha=4.0)
+    RunDir(config)
+    model = build.model_config(config, Tokenizer.tiny())
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        abstract_params(model, lora=build.lora(config)),
+    )
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as store:
+        store.save(1, {"params": params}, {"tokenizer": Tokenizer.tiny().sha256})
+    convert.export_weights(str(tmp_path / "run"), str(tmp_path / "out"))
+    got = load_params(tmp_path / "out", abstract_params(model))
+    layer = params["text"]["layers"]["mlp"]["up"]
+    want = layer["kernel"][...] + 2.0 * jnp.einsum("ldr,lrf->ldf", layer["lora_a"][...], layer["lora_b"][...])
+    np.testing.assert_allclose(got["text"]["layers"]["mlp"]["up"]["kernel"][...], want, atol=1e-5)
+    np.testing.assert_array_equal(got["text"]["embedding"][...], params["text"]["embedding"][...])

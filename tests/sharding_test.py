@@ -91,11 +91,18 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(shape, message):
         sharding.make_mesh(shape, jax.devices()[:1])
 
 
-def test_rows_that_do_not_divide_name_their_key():
-    mesh = sharding.make_mesh({}, jax.devices()[:1])
-    assert sharding.batch_sharding(mesh, 6).spec == PartitionSpec(("data", "fsdp"))
-    with pytest.raises(ValueError, match=re.escape("got 6 rows, data*fsdp=4 (config.x)")):
-        sharding.batch_sharding(MESH, 6, "config.x")
+def test_rows_are_split_over_both_batch_axes():
+    placement = sharding.Placement(sharding.make_mesh({}, jax.devices()[:1]))
+    assert placement.split(0).spec == PartitionSpec(("data", "fsdp"))
+    assert placement.split(1).spec == PartitionSpec(None, ("data", "fsdp")) and placement.whole.spec == PartitionSpec()
+    assert sharding.Placement(MESH).n_lanes == 4
+
+
+def test_kv_heads_fewer_than_the_tensor_axis_are_held_whole():
+    spec = sharding.partition_spec("k", ("embed", "kv_heads", "head_dim"), (8, 3, 4), MESH)
+    assert spec == PartitionSpec("fsdp")
+    with pytest.raises(ValueError, match=r"\('heads'\) must be a multiple"):
+        sharding.partition_spec("q", ("embed", "heads", "head_dim"), (8, 3, 4), MESH)
 
 
 def test_a_sharded_update_equals_the_unsharded_one_on_eight_devices():
@@ -126,8 +133,9 @@ def test_a_sharded_update_equals_the_unsharded_one_on_eight_devices():
         want = jax.jit(step)(params, optimizer.init(params), x)
         opt = optimizer.init(params)
         places = sharding.param_shardings(params, mesh), sharding.param_shardings(opt, mesh)
-        rows = sharding.batch_sharding(mesh, 16)
-        got = jax.jit(step, in_shardings=(*places, rows), out_shardings=(*places, sharding.replicated(mesh)))(
+        placement = sharding.Placement(mesh)
+        rows = placement.split(0)
+        got = jax.jit(step, in_shardings=(*places, rows), out_shardings=(*places, placement.whole))(
             jax.device_put(params, places[0]), jax.device_put(opt, places[1]), jax.device_put(x, rows))
         assert got[0]["up"].get_value().addressable_shards[0].data.shape == (4, 6)
         # float32 sums in another order

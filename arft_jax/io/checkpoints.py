@@ -25,7 +25,7 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _named_leaves(state: Any) -> tuple[dict[str, Any], Any]:
+def named_leaves(state: Any) -> tuple[dict[str, Any], Any]:
     """Leaves by path, and the structure: a flat dict is stored, so that any pytree can be."""
     paths, structure = jax.tree_util.tree_flatten_with_path(state)
     named = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
@@ -37,11 +37,12 @@ def _named_leaves(state: Any) -> tuple[dict[str, Any], Any]:
     return named, structure
 
 
-def _spec(named: dict[str, Any]) -> dict[str, list]:
+def spec_of(named: dict[str, Any]) -> dict[str, list]:
+    """Shape and type of every leaf, as written beside the arrays."""
     return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in named.items()}
 
 
-def _check_spec(want: dict[str, list], got: dict[str, list]) -> None:
+def check_spec(want: dict[str, list], got: dict[str, list]) -> None:
     """Raises one ValueError with every difference between the state asked for and the state on disk."""
     problems = [f"{name} is not in the checkpoint" for name in sorted(want.keys() - got.keys())]
     problems += [f"{name} is only in the checkpoint" for name in sorted(got.keys() - want.keys())]
@@ -76,7 +77,7 @@ def _seal(folder: pathlib.Path) -> None:
     temporary.rename(folder / MANIFEST)
 
 
-def _fault(folder: pathlib.Path) -> str | None:
+def fault_of(folder: pathlib.Path) -> str | None:
     """What is wrong with a step's files, or None."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -140,7 +141,7 @@ class Checkpoints:
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"a checkpoint's step must be new: got {step}, newest is {latest}")
-        named, _ = _named_leaves(state)
+        named, _ = named_leaves(state)
         try:
             host = json.loads(json.dumps(host, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -150,7 +151,7 @@ class Checkpoints:
             arrays = {name: jax.random.key_data(leaf) if name in impls else leaf for name, leaf in named.items()}
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays),
-                host=ocp.args.JsonSave({"host": host, "spec": _spec(named), "key_impls": impls}),
+                host=ocp.args.JsonSave({"host": host, "spec": spec_of(named), "key_impls": impls}),
             )
             self._manager.save(step, args=args)
         self._pending = self._thread.submit(self._finish, step)
@@ -186,7 +187,7 @@ class Checkpoints:
         """
         self.wait()
         for step in sorted(self._manager.all_steps(), reverse=True):
-            fault = _fault(self._steps / str(step))
+            fault = fault_of(self._steps / str(step))
             if fault is None:
                 return self._restore(step, abstract_state)
             logging.warning("checkpoint of step %d is not used: %s; trying an older one", step, fault)
@@ -202,9 +203,9 @@ class Checkpoints:
         self._manager.reload()
 
     def _restore(self, step: int, abstract_state: Any) -> tuple[int, Any, dict[str, Any]]:
-        named, structure = _named_leaves(abstract_state)
+        named, structure = named_leaves(abstract_state)
         meta = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))["host"]
-        _check_spec(_spec(named), meta["spec"])
+        check_spec(spec_of(named), meta["spec"])
         places = {name: getattr(leaf, "sharding", None) for name, leaf in named.items()}
         default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 

@@ -27,7 +27,7 @@ def newest_good_step(directory: str | os.PathLike) -> int:
     steps = pathlib.Path(directory) / "steps"
     numbers = [int(path.name) for path in steps.iterdir() if path.name.isdigit()] if steps.is_dir() else []
     for step in sorted(numbers, reverse=True):
-        fault = checkpoints._fault(steps / str(step))
+        fault = checkpoints.fault_of(steps / str(step))
         if fault is None:
             return step
         logging.warning("checkpoint of step %d is not used: %s", step, fault)
@@ -50,23 +50,27 @@ def read_host(directory: str | os.PathLike, step: int) -> dict[str, Any]:
 
 
 def read_params(directory: str | os.PathLike, step: int, params: nnx.State) -> nnx.State:
-    """The parameters of a good step, on the first device, in the types in which they were saved.
+    """The parameters of a good step, in the types in which they were saved.
 
     Args:
       directory: what :class:`checkpoints.Checkpoints` wrote.
       step: of :func:`newest_good_step`.
-      params: ``nnx.state(model, nnx.Param)``, abstract: paths and shapes are read.
+      params: ``nnx.state(model, nnx.Param)``, abstract: paths, shapes and, where they have any, shardings are read;
+        without one a parameter comes to the first device.
 
     Raises:
       ValueError: a checkpoint of another model, every difference named.
     """
-    named, structure = checkpoints._named_leaves({"params": params})
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    named, structure = checkpoints.named_leaves({"params": params})
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    places = {name: getattr(leaf, "sharding", None) or first for name, leaf in named.items()}
     spec = _read_meta(directory, step)["spec"]
     spec = {name: leaf for name, leaf in spec.items() if name.startswith(_PARAMS)}
     types = {name: np.dtype(spec[name][1] if name in spec else leaf.dtype) for name, leaf in named.items()}
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, types[name], sharding=place) for name, leaf in named.items()}
-    checkpoints._check_spec(checkpoints._spec(wanted), spec)
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, types[name], sharding=places[name]) for name, leaf in named.items()
+    }
+    checkpoints.check_spec(checkpoints.spec_of(wanted), spec)
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
     folder = pathlib.Path(directory).absolute() / "steps" / str(step) / "state"

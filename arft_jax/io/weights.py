@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from arft_jax.io.safetensors_dir import open_tensors
 from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
+from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.steps import place
@@ -52,9 +53,9 @@ def load_model_config(directory: str | os.PathLike) -> ModelConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def abstract_params(config: ModelConfig, dtype: Any = np.float32) -> nnx.State:
+def abstract_params(config: ModelConfig, dtype: Any = np.float32, lora: Lora = NO_LORA) -> nnx.State:
     """The parameters of a model of these sizes: shapes, types and axes, no values."""
-    model = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=dtype))
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=dtype, lora=lora))
     return nnx.state(model, nnx.Param)
 
 

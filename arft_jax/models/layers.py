@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from arft_jax.models.lora import Lora, LoraParam
+
 Axes = tuple[str | None, ...]
 Constrain = Callable[..., jax.Array]  # (x, *logical axis names) -> x, placed: sharding.Placement.constrain
 
@@ -77,6 +79,7 @@ class Linear(nnx.Module):
       inputs, outputs: sizes of the contracted and of the new axes.
       axes: logical names of the kernel's axes, inputs first.
       bias: whether there is one, shaped as outputs.
+      lora: the adapter beside the kernel, drawn from the stream ``lora``; None: none.
     """
 
     def __init__(
@@ -89,18 +92,30 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any,
         param_dtype: Any,
+        lora: Lora | None = None,
     ):
         self.n_inputs, self.dtype = len(inputs), dtype
         shape, std = (*inputs, *outputs), float(np.prod(inputs)) ** -0.5
         self.kernel = nnx.Param(truncated_normal(rngs, shape, std, param_dtype), axes=axes)
         self.bias = nnx.Param(jnp.zeros(tuple(outputs), param_dtype), axes=axes[len(inputs) :]) if bias else None
+        self.lora_scale = None if lora is None else lora.scale
+        if lora is not None:
+            a = std * jax.random.normal(rngs.lora(), (*inputs, lora.rank), jnp.float32)
+            b = jnp.zeros((lora.rank, *outputs), jnp.float32)
+            self.lora_a = LoraParam(a, axes=(*axes[: len(inputs)], "lora_rank"))
+            self.lora_b = LoraParam(b, axes=("lora_rank", *axes[len(inputs) :]))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[..., *inputs] -> float[..., *outputs] in the compute type."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.bias is None:
-            return _product(x, kernel, self.n_inputs)
-        return affine(x, kernel, self.bias[...].astype(self.dtype), self.n_inputs)
+            y = _product(x, kernel, self.n_inputs)
+        else:
+            y = affine(x, kernel, self.bias[...].astype(self.dtype), self.n_inputs)
+        if self.lora_scale is None:
+            return y
+        inner = _product(x, self.lora_a[...].astype(self.dtype), self.n_inputs)
+        return y + self.lora_scale * _product(inner, self.lora_b[...].astype(self.dtype), 1)
 
 
 class RMSNorm(nnx.Module):
@@ -122,13 +137,21 @@ class GatedMLP(nnx.Module):
     """y = (silu(x Wg) · x Wu) Wd (SwiGLU, arXiv 2002.05202)."""
 
     def __init__(
-        self, dim: int, mlp_dim: int, axes: tuple[str, str], *, bias: bool, constrain: Constrain, **kwargs: Any
+        self,
+        dim: int,
+        mlp_dim: int,
+        axes: tuple[str, str],
+        *,
+        bias: bool,
+        constrain: Constrain,
+        lora_of: Callable[[str], Lora | None],
+        **kwargs: Any,
     ):
         into, out = axes, axes[::-1]
         self.constrain, self.hidden_axis = constrain, axes[1]
-        self.gate = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
-        self.up = Linear((dim,), (mlp_dim,), into, bias=bias, **kwargs)
-        self.down = Linear((mlp_dim,), (dim,), out, bias=bias, **kwargs)
+        self.gate = Linear((dim,), (mlp_dim,), into, bias=bias, lora=lora_of("gate"), **kwargs)
+        self.up = Linear((dim,), (mlp_dim,), into, bias=bias, lora=lora_of("up"), **kwargs)
+        self.down = Linear((mlp_dim,), (dim,), out, bias=bias, lora=lora_of("down"), **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """float[B, T, D] -> float[B, T, D]."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from arft_jax.models.lora import split_trainable, without_adapters
 from arft_jax.ops import logps as logps_ops
 from arft_jax.rl import advantages, corrections, objectives
 from arft_jax.sampling import pick
@@ -107,18 +108,25 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
 
 
 def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
-    grads, stats = jax.grad(_loss, has_aux=True)(params, graphdef, objective, batch, allowed, old_logps, ref_logps)
+    trained, frozen = split_trainable(params)
+
+    def loss(trained):
+        whole = nnx.merge_state(trained, frozen)
+        return _loss(whole, graphdef, objective, batch, allowed, old_logps, ref_logps)
+
+    grads, stats = jax.grad(loss, has_aux=True)(trained)
     norm = optax.tree.norm(grads)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
-        updates, new_opt_state = optimizer.update(grads, opt_state, params)
+        updates, new_opt_state = optimizer.update(grads, opt_state, trained)
     finite = jnp.isfinite(norm)
 
     def keep(new, old):
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
-    new_params = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), params, updates)
+    new = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), trained, updates)
     stats = stats | {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
-    return keep(new_params, params), keep(new_opt_state, opt_state), stats
+    new_params = nnx.merge_state(keep(new, trained), frozen)
+    return new_params, keep(new_opt_state, opt_state), stats
 
 
 def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
@@ -150,10 +158,17 @@ def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransfo
     return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
 
 
-def make_score(graphdef, objective: Objective):
-    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens."""
+def make_score(graphdef, objective: Objective, base: bool = False):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens.
+
+    Args:
+      graphdef: of ``nnx.split(model)``.
+      objective: of the loss that will read them.
+      base: of the frozen base, adapters left out: the reference policy where only adapters are trained.
+    """
 
     def score(params, batch, allowed):
+        params = without_adapters(params) if base else params
         return _logps(graphdef, objective, params, batch, allowed)[0]
 
     return jax.jit(score)
@@ -170,6 +185,7 @@ def make_advantages(group_size: int, scale: str):
 
 def init_opt_state(optimizer: optax.GradientTransformation, params, placement: Placement | None = None):
     """The optimiser's state for fresh moments, each placed as its parameter is (zeros follow from no input)."""
+    params = split_trainable(params)[0]
     if placement is None:
         return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
     places = placement.params(jax.eval_shape(optimizer.init, params))
@@ -181,19 +197,19 @@ def copy_params(params):
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_places(params))(params)
 
 
+def placed_shapes(tree, placement: Placement):
+    """Parameters, or what mirrors them, as shapes with shardings."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, placement.params(tree)
+    )
+
+
 def abstract_train_state(
     optimizer: optax.GradientTransformation, params, with_reference: bool, placement: Placement
 ) -> dict:
     """:func:`train_state` as shapes with shardings: what a checkpoint is read into."""
-
-    def shapes(tree, places):
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places
-        )
-
-    opt_state = jax.eval_shape(optimizer.init, params)
-    params = shapes(params, placement.params(params))
-    opt_state = shapes(opt_state, placement.params(opt_state))
+    opt_state = placed_shapes(jax.eval_shape(optimizer.init, split_trainable(params)[0]), placement)
+    params = placed_shapes(params, placement)
     return {"params": params, "opt_state": opt_state, "ref_params": params if with_reference else None}
 
 

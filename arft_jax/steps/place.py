@@ -1,10 +1,14 @@
-"""The programs that put one layer into a stacked, sharded parameter, and take one out of it."""
+"""The programs that put one layer into a stacked, sharded parameter, take one out of it, or merge adapters into it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from arft_jax.models.lora import merged
 
 
 def _put_layer(stacked: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Array:
@@ -43,6 +47,11 @@ def make_take_layer(sharding: jax.sharding.Sharding | None) -> Callable[..., jax
       sharding: of the layer; None: split as the stacked array is.
     """
     return jax.jit(_take_layer, out_shardings=sharding)
+
+
+def make_merge(scale: float) -> Callable[[nnx.State], nnx.State]:
+    """``merge(params)`` -> the parameters without adapters that compute the same; see ``models.lora.merged``."""
+    return jax.jit(functools.partial(merged, scale=scale))
 
 
 def make_copy(sharding: jax.sharding.Sharding | None) -> Callable[[jax.Array], jax.Array]:

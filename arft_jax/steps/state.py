@@ -49,16 +49,7 @@ def state_shardings(state: SlotState, placement: Placement) -> SlotState:
     Args:
       state: arrays or their shapes.
       placement: the mesh.
-
-    Raises:
-      ValueError: slots that the mesh does not divide.
     """
-    n_slots = state.tokens.shape[0]
-    if n_slots % placement.n_lanes:
-        raise ValueError(
-            f"slots must be a multiple of data*fsdp: got n_slots={n_slots}, data*fsdp={placement.n_lanes} "
-            "(config.rollout.n_slots)"
-        )
     heads = partition_spec("cache", ("kv_heads",), state.cache.k.shape[3:4], placement.mesh)
     cache = NamedSharding(placement.mesh, PartitionSpec(None, BATCH_AXES, None, *heads))
     places = jax.tree.map(lambda _: placement.split(0), state)

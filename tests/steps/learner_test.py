@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from arft_jax.data.batch import assemble
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
@@ -300,3 +302,26 @@ def test_advantages_are_those_of_each_group():
     advantages, stats = learner.make_advantages(2, "none")(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool))
     np.testing.assert_allclose(advantages, [0.5, -0.5, 0.0, 0.0])
     assert float(stats["zero_variance_frac"]) == 0.5
+
+
+def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
+    graphdef, params = tiny.tiny_policy(world.tokenizer.vocab_size, lora=Lora(rank=2, vision=True))
+    params = jax.device_put(params, jax.devices()[0])
+    objective = learner.Objective(beta=0.1)
+    update = learner.make_update(graphdef, objective, world.optimizer)
+    batch = world.batch(advantages=(1.0, -1.0, 0.5, -0.5))
+    opt_state = learner.init_opt_state(world.optimizer, params)
+    n_trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.split_state(params, LoraParam, ...)[0]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 2 * n_trained + 1  # two moments and a count
+    before = jax.device_get(learner.copy_params(params))
+    reference = learner.make_score(graphdef, objective, base=True)(params, batch, world.allowed)
+    base_graphdef = tiny.tiny_policy(world.tokenizer.vocab_size)[0]
+    base = nnx.split_state(params, LoraParam, ...)[1]
+    want = learner.make_score(base_graphdef, objective)(base, batch, world.allowed)
+    np.testing.assert_array_equal(reference, want)
+    after, _, stats = update(params, opt_state, batch, world.allowed, jnp.float32(1e-2), None, reference)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert float(stats["kl_ref"]) > 0 and float(stats["grad_norm"]) > 0
+    for (keys, new), (_, old) in zip(nnx.to_flat_state(after), nnx.to_flat_state(before), strict=True):
+        moved = not np.array_equal(new[...], old[...])
+        assert moved == (keys[-1] in ("lora_a", "lora_b")), keys

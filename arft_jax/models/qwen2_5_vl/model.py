@@ -11,6 +11,7 @@ from flax import nnx
 
 from arft_jax.models.cache import KVCache
 from arft_jax.models.layers import Constrain, unconstrained
+from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.models.qwen2_5_vl.text import TextDecoder
@@ -27,6 +28,7 @@ class Qwen2_5_VL(nnx.Module):
       dtype: compute type; norms, softmax, rotary and logits are float32 always.
       param_dtype: type in which parameters are kept.
       remat: compute each layer again in the backward pass instead of keeping its inner values.
+      lora: adapters beside the linear maps; their draws take the stream ``lora``.
       constrain: places activations on a mesh, given their logical axes.
     """
 
@@ -39,9 +41,11 @@ class Qwen2_5_VL(nnx.Module):
         param_dtype: Any = jnp.float32,
         remat: bool = False,
         constrain: Constrain = unconstrained,
+        lora: Lora = NO_LORA,
     ):
         self.config, self.constrain = config, constrain
-        kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat, "constrain": constrain}
+        kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+        kwargs |= {"constrain": constrain, "lora": lora}
         self.vision = VisionTower(config.vision, **kwargs)
         self.text = TextDecoder(config.text, **kwargs)
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from arft_jax.models.cache import KVCache
 from arft_jax.models.layers import Constrain, GatedMLP, Linear, RMSNorm, scan_layers, stack_layers, truncated_normal
+from arft_jax.models.lora import Lora
 from arft_jax.models.qwen2_5_vl.config import TextConfig
 from arft_jax.ops.attention import Mask, attend
 from arft_jax.ops.rotary import mrope_angles, rotate
@@ -21,17 +22,19 @@ from arft_jax.ops.shapes import check_axes
 class DecoderLayer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: TextConfig, constrain: Constrain, **kwargs: Any):
+    def __init__(self, config: TextConfig, constrain: Constrain, lora: Lora, **kwargs: Any):
         self.constrain = constrain
         dim, n, k, h = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
         kv_axes = ("embed", "kv_heads", "head_dim")
         self.norm1 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
-        self.q = Linear((dim,), (n, h), ("embed", "heads", "head_dim"), bias=True, **kwargs)
-        self.k = Linear((dim,), (k, h), kv_axes, bias=True, **kwargs)
-        self.v = Linear((dim,), (k, h), kv_axes, bias=True, **kwargs)
-        self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, **kwargs)
+        self.q = Linear((dim,), (n, h), ("embed", "heads", "head_dim"), bias=True, lora=lora.of_text("q"), **kwargs)
+        self.k = Linear((dim,), (k, h), kv_axes, bias=True, lora=lora.of_text("k"), **kwargs)
+        self.v = Linear((dim,), (k, h), kv_axes, bias=True, lora=lora.of_text("v"), **kwargs)
+        self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, lora=lora.of_text("o"), **kwargs)
         self.norm2 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
-        self.mlp = GatedMLP(dim, config.mlp_dim, ("embed", "mlp"), bias=False, constrain=constrain, **kwargs)
+        self.mlp = GatedMLP(
+            dim, config.mlp_dim, ("embed", "mlp"), bias=False, constrain=constrain, lora_of=lora.of_text, **kwargs
+        )
 
     def project(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """float[B, T, D] -> rotated queries [B, T, N, H], rotated keys and values [B, T, K, H]."""
@@ -51,7 +54,15 @@ class TextDecoder(nnx.Module):
     """Embedding, layers, final norm and unembedding."""
 
     def __init__(
-        self, config: TextConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool, constrain: Constrain
+        self,
+        config: TextConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+        remat: bool,
+        constrain: Constrain,
+        lora: Lora,
     ):
         self.config, self.dtype, self.remat, self.constrain = config, dtype, remat, constrain
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
@@ -60,7 +71,9 @@ class TextDecoder(nnx.Module):
         std = config.dim**-0.5 if config.tied else 0.02
         table = truncated_normal(rngs, (config.vocab_size, config.dim), std, param_dtype)
         self.embedding = nnx.Param(table, axes=("vocab", "embed"))
-        self.layers = stack_layers(lambda r: DecoderLayer(config, constrain, rngs=r, **kwargs), config.n_layers, rngs)
+        self.layers = stack_layers(
+            lambda r: DecoderLayer(config, constrain, lora, rngs=r, **kwargs), config.n_layers, rngs
+        )
         self.norm = RMSNorm(config.dim, config.norm_eps, "embed", param_dtype=param_dtype)
         if config.tied:
             self.unembedding = None

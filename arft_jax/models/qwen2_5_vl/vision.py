@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from arft_jax.models.layers import Constrain, GatedMLP, Linear, RMSNorm, scan_layers, stack_layers
+from arft_jax.models.lora import Lora
 from arft_jax.models.qwen2_5_vl.config import VisionConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.ops.attention import Mask, attend
@@ -43,17 +44,32 @@ def attend_windowed(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayo
 class VisionBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), biases everywhere."""
 
-    def __init__(self, config: VisionConfig, constrain: Constrain, **kwargs: Any):
+    def __init__(self, config: VisionConfig, constrain: Constrain, lora: Lora, **kwargs: Any):
         self.constrain = constrain
         dim, heads = config.dim, (config.n_heads, config.head_dim)
         norm = {"axis": "vision_embed", "param_dtype": kwargs["param_dtype"]}
         self.norm1 = RMSNorm(dim, config.norm_eps, **norm)
-        self.qkv = Linear((dim,), (3, *heads), ("vision_embed", None, "vision_heads", "head_dim"), bias=True, **kwargs)
-        self.proj = Linear(heads, (dim,), ("vision_heads", "head_dim", "vision_embed"), bias=True, **kwargs)
+        self.qkv = Linear(
+            (dim,),
+            (3, *heads),
+            ("vision_embed", None, "vision_heads", "head_dim"),
+            bias=True,
+            lora=lora.of_vision("qkv"),
+            **kwargs,
+        )
+        self.proj = Linear(
+            heads,
+            (dim,),
+            ("vision_heads", "head_dim", "vision_embed"),
+            bias=True,
+            lora=lora.of_vision("proj"),
+            **kwargs,
+        )
         self.norm2 = RMSNorm(dim, config.norm_eps, **norm)
         self.mlp = GatedMLP(
-            dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True, constrain=constrain, **kwargs
-        )
+            dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True, constrain=constrain,
+            lora_of=lora.of_vision, **kwargs,
+        )  # fmt: skip
 
     def __call__(
         self, x: jax.Array, cos: jax.Array, sin: jax.Array, layout: VisionLayout, is_full: jax.Array
@@ -86,14 +102,24 @@ class VisionTower(nnx.Module):
     """Patch embedding, the blocks and the merger."""
 
     def __init__(
-        self, config: VisionConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any, remat: bool, constrain: Constrain
+        self,
+        config: VisionConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+        remat: bool,
+        constrain: Constrain,
+        lora: Lora,
     ):
         self.config, self.dtype, self.remat = config, dtype, remat
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
         self.patch_embed = Linear(
             (config.patch_dim,), (config.dim,), ("patch_dim", "vision_embed"), bias=False, rngs=rngs, **kwargs
         )
-        self.blocks = stack_layers(lambda r: VisionBlock(config, constrain, rngs=r, **kwargs), config.n_layers, rngs)
+        self.blocks = stack_layers(
+            lambda r: VisionBlock(config, constrain, lora, rngs=r, **kwargs), config.n_layers, rngs
+        )
         self.merger = Merger(config, rngs=rngs, **kwargs)
 
     def __call__(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:

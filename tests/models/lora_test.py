@@ -1,0 +1,97 @@
+"""Adapters: fresh ones change nothing, merged ones compute the same, the base below them is the base."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from arft_jax.models.lora import Lora, LoraParam, merged, split_trainable, without_adapters
+from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
+from arft_jax.models.qwen2_5_vl.packing import count_windows, pack_layout
+from arft_jax.steps.init import init_params
+from arft_jax.testing.tiny_model import tiny_config, tiny_model
+
+EVERYWHERE = Lora(rank=2, alpha=6.0, vision=True)
+TOLERANCE = 2e-4  # float32, W + A B against W x + A (B x); logits are of order 10
+
+
+def _logits(graphdef, params):
+    """Of one row with an image, so that both towers take part."""
+    model = nnx.merge(graphdef, params)
+    config, grid = model.config, (1, 4, 6)
+    rng = np.random.default_rng(0)
+    patches = jnp.asarray(rng.normal(size=(1, 24, config.vision.patch_dim)), jnp.float32)
+    window = (config.vision.window_px, config.vision.patch_px)
+    layout = pack_layout([grid], 24, count_windows([grid], *window), *window, 2)
+    features = model.encode(patches, type(layout)(*(jnp.asarray(a)[None] for a in layout)))[0]
+    index = jnp.asarray([[-1, -1, 0, 1, 2, 3, 4, 5, -1, -1, -1]], jnp.int32)
+    tokens = jnp.asarray(rng.integers(0, 100, index.shape), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(index.shape[1], dtype=jnp.int32), (1, 3, index.shape[1]))
+    hidden = model.hidden(model.embed(tokens, features, index), positions, jnp.zeros_like(index))
+    return np.asarray(model.logits(hidden))
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    return nnx.split(tiny_model(lora=EVERYWHERE))
+
+
+def _base(params):
+    return nnx.split_state(params, LoraParam, ...)[1]
+
+
+def test_a_fresh_adapter_changes_nothing():
+    config = tiny_config()
+    drawn = [
+        init_params(lambda rngs, lora=lora: Qwen2_5_VL(config, rngs=rngs, lora=lora), 3)
+        for lora in (Lora(), EVERYWHERE)
+    ]
+    plain, fresh = (_logits(*pair) for pair in drawn)
+    np.testing.assert_array_equal(fresh, plain)
+    for a, b in zip(jax.tree.leaves(drawn[0][1]), jax.tree.leaves(_base(drawn[1][1])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (trained, frozen) = split_trainable(drawn[1][1])
+    assert {keys[-1] for keys, _ in nnx.to_flat_state(trained)} == {"lora_a", "lora_b"}
+    assert all(np.abs(v[...]).max() > 0 for keys, v in nnx.to_flat_state(trained) if keys[-1] == "lora_a")
+    assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(drawn[0][1]))
+
+
+def test_merged_adapters_compute_the_same(adapted):
+    graphdef, params = adapted
+    plain = nnx.split(tiny_model())[0]
+    want, base = _logits(graphdef, params), _logits(plain, _base(params))
+    assert np.abs(want - base).max() > 1  # the adapters do something
+    np.testing.assert_allclose(_logits(plain, merged(params, EVERYWHERE.scale)), want, atol=TOLERANCE)
+
+
+def test_without_its_adapters_a_policy_is_its_base(adapted):
+    graphdef, params = adapted
+    np.testing.assert_array_equal(
+        _logits(graphdef, without_adapters(params)), _logits(nnx.split(tiny_model())[0], _base(params))
+    )
+
+
+def test_only_the_targets_are_adapted():
+    model = nnx.eval_shape(
+        lambda: Qwen2_5_VL(tiny_config(), rngs=nnx.Rngs(0), lora=Lora(rank=2, targets=("q", "down")))
+    )
+    paths = {keys[:-1] for keys, _ in nnx.to_flat_state(nnx.state(model, LoraParam))}
+    assert paths == {("text", "layers", "q"), ("text", "layers", "mlp", "down")}
+    a = nnx.state(model, LoraParam)["text"]["layers"]["q"]["lora_a"]
+    assert a.shape == (3, 48, 2) and a.get_metadata("axes") == ("layers", "embed", "lora_rank")
+
+
+def test_adapters_are_float32_beside_a_bfloat16_base():
+    model = nnx.eval_shape(
+        lambda: Qwen2_5_VL(tiny_config(), rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16, lora=EVERYWHERE)
+    )
+    adapters, base = nnx.split_state(nnx.state(model, nnx.Param), LoraParam, ...)
+    assert {leaf.dtype for leaf in jax.tree.leaves(adapters)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("bad", [dict(rank=-1), dict(rank=2, alpha=0.0), dict(rank=2, targets=("q", "lm_head"))])
+def test_an_adapter_that_cannot_be_is_refused(bad):
+    with pytest.raises(ValueError, match=r"an adapter must have .*\(config.model.lora\)"):
+        Lora(**bad)
