@@ -1,0 +1,19 @@
+"""Qwen2.5-VL-7B on 8 x H100 80 GB: GRPO with live tools, no warm start.
+
+    python launch/compile_check.py --config=configs/qwen7b_gpu.py
+    python launch/train.py --config=configs/qwen7b_gpu.py --config.weights=DIR --config.data.dir=DIR
+
+``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` is where prepared data sets are kept.
+Compile-checked for 8 x H100 80 GB; expected figures: not yet run. Variant ``:smoke``: every stage on a CPU, with the
+weights of ``launch/make_tiny_checkpoint.py``.
+"""
+
+from arft_jax.presets import qwen_config
+
+
+def get_config(variant: str = ""):
+    config = qwen_config("qwen7b_gpu", "7b", "gpu h100:8", variant)
+    if not variant:
+        config.rollout.update(n_slots=64, extend_rows=16)
+        config.train.update(rows_per_update=16, image_chunks=32)
+    return config

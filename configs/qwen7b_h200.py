@@ -1,0 +1,21 @@
+"""Qwen2.5-VL-7B on one H200: GRPO with live tools, no warm start (LoRA).
+
+    python launch/compile_check.py --config=configs/qwen7b_h200.py
+    python launch/train.py --config=configs/qwen7b_h200.py --config.weights=DIR --config.data.dir=DIR
+
+``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` is where prepared data sets are kept.
+Compile-checked for one H200; expected figures: not yet run. Variant ``:smoke``: every stage on a CPU, with the weights
+of ``launch/make_tiny_checkpoint.py``.
+"""
+
+from arft_jax.presets import qwen_config
+
+
+def get_config(variant: str = ""):
+    config = qwen_config("qwen7b_h200", "7b", "gpu h200:1", variant)
+    config.model.lora.rank = 32
+    if not variant:
+        config.model.param_dtype = "bfloat16"
+        config.rollout.update(n_slots=64, extend_rows=8)
+        config.train.update(rows_per_update=8, image_chunks=16, learning_rate=1e-5)
+    return config
