@@ -197,6 +197,7 @@ def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[n
     """Makes the policy of these sizes from its random streams."""
     m = config.model
     kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
+    kwargs["attend_causal"] = placement.attend_causal(m.attention)
     return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 

@@ -26,6 +26,7 @@ def _model() -> ml_collections.ConfigDict:
             vision_config=vision,
             dtype="float32",  # compute dtype: float32 or bfloat16
             param_dtype="float32",  # in which parameters and optimiser moments are kept
+            attention="auto",  # over whole sequences: auto, plain, chunked (ops/attention.py), or splash on TPU
             lora=dict(
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
@@ -271,6 +272,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         problems.append(f"tasks must be among {TASK_NAMES}: got {tuple(config.data.tasks)} (config.data.tasks)")
     if config.system_prompt not in ("full", "short"):
         problems.append(f"system_prompt must be full or short: got {config.system_prompt!r} (config.system_prompt)")
+    if config.model.attention not in ("auto", "plain", "chunked", "splash"):
+        problems.append(
+            f"attention must be auto, plain, chunked or splash: got {config.model.attention!r} (config.model.attention)"
+        )
     problems += [
         f"{key} must be float32 or bfloat16: got {config.model[key]!r} (config.model.{key})"
         for key in ("dtype", "param_dtype")

@@ -9,15 +9,20 @@ MLP and vocabulary are split all the same.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from arft_jax.ops.attention import attend_causal
+from arft_jax.ops.splash import attend_splash
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -189,6 +194,35 @@ class Placement:
     def params(self, state: Any) -> Any:
         """:func:`param_shardings` on this mesh."""
         return param_shardings(state, self.mesh)
+
+    def attend_causal(self, implementation: str) -> Callable[..., jax.Array]:
+        """``ops.attention.attend_causal`` on this mesh; ``splash`` is the TPU kernel, interpreted on a CPU.
+
+        The compiler cannot split a kernel: each device is given its own rows and heads. Key/value heads that the
+        tensor axis does not divide are repeated first.
+
+        Raises:
+          ValueError: the kernel on other hardware.
+        """
+        if implementation != "splash":
+            return functools.partial(attend_causal, implementation=implementation)
+        platform = self.mesh.devices.flat[0].platform
+        if platform not in ("tpu", "cpu"):
+            raise ValueError(f"attention must not be splash on {platform}: it is a TPU kernel (config.model.attention)")
+        run = functools.partial(attend_splash, causal=True, interpret=platform == "cpu")
+        if self.mesh.size == 1:
+            return run
+        heads, ids = PartitionSpec(BATCH_AXES, None, "tensor"), PartitionSpec(BATCH_AXES)
+        split = jax.shard_map(
+            run, mesh=self.mesh, in_specs=(heads, heads, heads, ids), out_specs=heads, check_vma=False
+        )
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+            if k.shape[2] % self.mesh.shape["tensor"]:
+                k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+            return split(q, k, v, segment_ids)
+
+        return attend
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """Tells the compiler how an activation lies: one logical name a dimension, ``rows`` for (data, fsdp).

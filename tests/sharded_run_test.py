@@ -105,3 +105,34 @@ def test_a_rollout_and_two_updates_on_eight_devices_equal_those_on_one(run_on, m
     for name in want.files:
         if name not in ("share", "gap"):
             np.testing.assert_allclose(got[name], want[name], rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+KERNEL = """
+    import json, sys
+    import jax, jax.numpy as jnp, numpy as np
+    from arft_jax import sharding
+    from arft_jax.ops.attention import attend_causal
+
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(4, 100, n, 16)), jnp.float32) for n in (4, 2, 2))
+    ids = jnp.asarray(np.sort(rng.integers(-1, 2, (4, 100)), axis=1)[:, ::-1], jnp.int32)
+    want = jax.grad(lambda *x: jnp.sin(attend_causal(*x, ids)).sum(), argnums=(0, 1, 2))(q, k, v)
+    for shape in json.loads(sys.argv[1]):
+        placement = sharding.Placement(sharding.make_mesh(shape))
+        run = placement.attend_causal("splash")
+        got = jax.jit(jax.grad(lambda *x: jnp.sin(run(*x, ids)).sum(), argnums=(0, 1, 2)))(q, k, v)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)  # float32 sums of a hundred terms
+    print("equal")
+"""
+
+
+def test_the_kernel_on_split_rows_and_heads_equals_the_plain_form():
+    """On two heads a device, and on one with the key/value heads repeated."""
+    env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    meshes = json.dumps([dict(data=2, tensor=2), dict(tensor=4)])
+    command = [sys.executable, "-c", textwrap.dedent(KERNEL), meshes]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip() == "equal"

@@ -83,6 +83,21 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
     return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, _CHUNK_SCORES // sizes["S"])))
 
 
+def attend_causal(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, implementation: str = "auto"
+) -> jax.Array:
+    """:func:`attend` over whole sequences: a token sees its own segment's columns up to its own.
+
+    Args:
+      q: float[B, T, N, H].
+      k, v: float[B, T, K, H].
+      segment_ids: int32[B, T], -1 for padding.
+      implementation: as there.
+    """
+    at = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
+    return attend(q, k, v, Mask(segment_ids, segment_ids, at, at), implementation=implementation)
+
+
 def _plain(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     """The division by the sum comes after the second product: it then touches [T, H] numbers a head, not [T, S]."""
     n_heads, n_kv = q.shape[2], k.shape[2]

@@ -3,6 +3,7 @@
 Qwen2.5-VL (arXiv 2502.13923). Pure: no method changes the module; split it once into (graphdef, params).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.models.qwen2_5_vl.text import TextDecoder
 from arft_jax.models.qwen2_5_vl.vision import VisionTower
+from arft_jax.ops.attention import attend_causal
 from arft_jax.ops.shapes import check_axes
 
 
@@ -29,6 +31,7 @@ class Qwen2_5_VL(nnx.Module):
       param_dtype: type in which parameters are kept.
       remat: compute each layer again in the backward pass instead of keeping its inner values.
       lora: adapters beside the linear maps; their draws take the stream ``lora``.
+      attend_causal: attention of the decoder over whole sequences, as ``ops.attention.attend_causal``.
       constrain: places activations on a mesh, given their logical axes.
     """
 
@@ -42,12 +45,13 @@ class Qwen2_5_VL(nnx.Module):
         remat: bool = False,
         constrain: Constrain = unconstrained,
         lora: Lora = NO_LORA,
+        attend_causal: Callable[..., jax.Array] = attend_causal,
     ):
         self.config, self.constrain = config, constrain
         kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
         kwargs |= {"constrain": constrain, "lora": lora}
         self.vision = VisionTower(config.vision, **kwargs)
-        self.text = TextDecoder(config.text, **kwargs)
+        self.text = TextDecoder(config.text, attend_causal=attend_causal, **kwargs)
 
     def encode(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:
         """Features of C independent chunks of packed images.

@@ -4,6 +4,7 @@ Qwen2.5 (arXiv 2412.15115, section 2): biases on query, key and value only. One 
 either over whole sequences (training) or through the key/value cache (sampling).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,8 +64,10 @@ class TextDecoder(nnx.Module):
         remat: bool,
         constrain: Constrain,
         lora: Lora,
+        attend_causal: Callable[..., jax.Array],
     ):
         self.config, self.dtype, self.remat, self.constrain = config, dtype, remat, constrain
+        self.attend_causal = attend_causal
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
         # Tied: the final norm gives unit components, so a row of deviation 1/√D gives logits of unit
         # scale; the first norm undoes the small scale on the way in. Untied: the usual 0.02.
@@ -94,12 +97,10 @@ class TextDecoder(nnx.Module):
         """Whole sequences; see the model's ``hidden``."""
         check_axes(embeds=(embeds, "BTD"), positions=(positions, "BAT"), segment_ids=(segment_ids, "BT"))
         cos, sin = self._rotary(positions)
-        at = jnp.broadcast_to(jnp.arange(embeds.shape[1], dtype=jnp.int32), segment_ids.shape)
-        mask = Mask(segment_ids, segment_ids, at, at)
 
         def body(x: jax.Array, layer: nnx.Module, _: None) -> jax.Array:
             q, k, v = layer.project(x, cos, sin)
-            return layer.finish(x, attend(q, k, v, mask))
+            return layer.finish(x, self.attend_causal(q, k, v, segment_ids))
 
         return self.norm(scan_layers(body, self.layers, embeds.astype(self.dtype), remat=self.remat))
 
