@@ -20,6 +20,8 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     config = default_config()
     config.name, config.workdir, config.hardware = name, f"runs/{name}", hardware
     config.model.update(size=size, dtype="bfloat16", remat=True)
+    if hardware.startswith("tpu"):
+        config.model.attention = "splash"
     config.data.update(min_pixels=3136, max_pixels=401408)
     config.warm_start.steps = 0
     config.rollout.update(
@@ -29,7 +31,7 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     config.train.update(steps=200, learning_rate=1e-6, image_chunks=128, logps_chunk=256)
     if variant == "smoke":
         config.name, config.workdir, config.hardware = f"{name}_smoke", f"runs/{name}_smoke", ""
-        config.model.size = ""
+        config.model.update(size="", attention="auto")
         config.data.update(n_train=16, max_pixels=7056)
         config.rollout.update(
             n_slots=16, max_turn_tokens=32, max_tokens=768, decode_steps=8, extend_rows=16, n_patches=576, n_windows=64,
