@@ -105,8 +105,8 @@ def _fork(state: SlotState, source, targets, rows) -> SlotState:
         copied = jnp.where(over(is_source), leaf, jnp.zeros((), leaf.dtype)).sum(axis=0, dtype=leaf.dtype)
         return jnp.where(over(is_target), copied[None], leaf)
 
-    def spread_cache(leaf):
-        return jax.lax.map(spread, leaf)
+    def spread_cache(leaf):  # as a loop's carry it is changed in place
+        return jax.lax.fori_loop(0, leaf.shape[0], lambda layer, kept: kept.at[layer].set(spread(kept[layer])), leaf)
 
     kept = dict(cache=jax.tree.map(spread_cache, state.cache), features=state.features)
     rest = {name: spread(leaf) for name, leaf in state._asdict().items() if name not in kept}
