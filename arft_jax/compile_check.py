@@ -38,6 +38,15 @@ REMEDIES = {
     "score": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "update": ("train.rows_per_update", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
 }
+# What a run keeps on the devices at all times, and which of it a program is given: the rest waits beside it.
+GIVEN = {
+    "encode": ("params", "slots"),
+    "extend": ("params", "slots"),
+    "fork": ("slots",),
+    "decode": ("params", "slots"),
+    "score": ("params",),
+    "update": ("params", "moments"),
+}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -228,13 +237,12 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     hardware = hardware or config.hardware
     devices, memory = devices_of(hardware)
     placement = build.make_placement(config, devices)
-    # The optimiser's moments and the reference stay on the device while the sampler works.
     resident = _resident_gib(config, placement)
     rows, problems = [], []
     begin = time.perf_counter()
     for name, program in lowered(config, placement):
         figures = _figures(name, program, begin)
-        beside = resident["reference"] + (0.0 if name == "update" else resident["moments"])
+        beside = sum(gib for what, gib in resident.items() if what not in GIVEN[name])
         need = figures.peak_gib + beside
         fits = memory is None or need <= memory
         rows.append(dataclasses.asdict(figures) | {"beside_gib": beside, "fits": fits})
@@ -254,7 +262,7 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
 
 
 def _resident_gib(config, placement: Placement) -> Mapping[str, float]:
-    """GiB a device of what a run keeps beside a program's own arguments."""
+    """GiB a device of what a run keeps at all times: policy, optimiser moments, reference, the sampler's slots."""
     sizes = build.model_config(config, build.load_tokenizer(config))
     _, params = abstract_params(build.model_maker(config, sizes, placement))
     train = learner.abstract_train_state(build.optimizer(config), params, build.keeps_reference(config), placement)
@@ -262,7 +270,13 @@ def _resident_gib(config, placement: Placement) -> Mapping[str, float]:
     def share(tree) -> float:
         return sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
 
-    return {"moments": share(train["opt_state"]), "reference": share(train["ref_params"])}
+    slots = jax.eval_shape(build.state_maker(config, sizes))
+    return {
+        "params": share(train["params"]),
+        "moments": share(train["opt_state"]),
+        "reference": share(train["ref_params"]),
+        "slots": share(_shaped(slots, state_shardings(slots, placement))),
+    }
 
 
 _HEAD = "program     compile  arguments  temporary   beside     peak       GFLOP  exchanges"
