@@ -13,6 +13,7 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # the compilers are asked for by name; no device is touched
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several checks may run at once: none of them holds a chip
 
 from absl import flags
 
