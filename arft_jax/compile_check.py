@@ -110,8 +110,7 @@ def devices_of(hardware: str) -> tuple[list[Any], float | None]:
 def _shaped(tree: Any, places: Any) -> Any:
     """Shapes with shardings; ``places`` is one sharding or a tree of them."""
     if isinstance(places, jax.sharding.Sharding):
-        place, places = places, None
-        places = jax.tree.map(lambda _: place, tree)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places), tree)
     return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), tree, places)
 
 

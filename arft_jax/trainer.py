@@ -74,7 +74,7 @@ class Run:
 
     def put(self, arrays):
         """Host arrays on every device."""
-        return jax.device_put(arrays, self.parts.placement.whole)
+        return self.parts.engine.put(arrays)
 
     def save(self) -> None:
         """Writes a checkpoint of this step where there is none yet."""

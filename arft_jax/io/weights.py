@@ -23,7 +23,7 @@ from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from arft_jax.steps import place
+from arft_jax.steps import init, place
 
 CONFIG = "config.json"
 MODEL_TYPE = "qwen2_5_vl"
@@ -55,8 +55,7 @@ def load_model_config(directory: str | os.PathLike) -> ModelConfig:
 
 def abstract_params(config: ModelConfig, dtype: Any = np.float32, lora: Lora = NO_LORA) -> nnx.State:
     """The parameters of a model of these sizes: shapes, types and axes, no values."""
-    model = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), param_dtype=dtype, lora=lora))
-    return nnx.state(model, nnx.Param)
+    return init.abstract_params(lambda rngs: Qwen2_5_VL(config, rngs=rngs, param_dtype=dtype, lora=lora))[1]
 
 
 def check_weights(directory: str | os.PathLike, params: nnx.State) -> int:
