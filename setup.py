@@ -32,6 +32,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "ml_collections>=1.1,<2",
         "safetensors>=0.5,<1",
+        "tantivy>=0.27,<0.28",
         "absl-py>=2.3",
         "numpy>=2.0,<3",
         "pillow>=11",
@@ -43,6 +44,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
         "torch": ["torch==2.13.0"],
+        "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
         "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],
     },

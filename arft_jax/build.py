@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +13,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from arft_jax import protocol
-from arft_jax.data import chat, source
-from arft_jax.data.batch import Batch, VisionBucket
+from arft_jax import layout, protocol
+from arft_jax.data import chat, mat, minilm, recorded_steps, search_corpus, source
+from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
-from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.weights import check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
@@ -29,13 +28,15 @@ from arft_jax.models.qwen2_5_vl.published import published
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout import Engine, Limits
 from arft_jax.sampling.stops import build_stop_table
-from arft_jax.sharding import Placement, make_mesh
+from arft_jax.sharding import Placement
 from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
+from arft_jax.tools.remote_search import TRY_S, open_remote_search
+from arft_jax.tools.runner import Terms
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_index import Document, SearchIndex
+from arft_jax.tools.search_index import SearchIndex
 from arft_jax.tools.toolbox import Toolbox
 
 
@@ -52,6 +53,7 @@ class Parts:
     engine: Engine
     placement: Placement
     first_params: Callable[[], nnx.State]  # the policy at step 0, in its place: published weights, or drawn
+    for_rollout: Callable[[nnx.State], nnx.State]  # the policy as the engine reads it
 
     def placed_shapes(self) -> nnx.State:
         """The policy's parameters as shapes with shardings: what a checkpoint is read into."""
@@ -133,47 +135,37 @@ def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
     )
 
 
-def make_placement(config, devices: Sequence[jax.Device] | None = None) -> Placement:
-    """The run's mesh over these devices, all that are there where None.
-
-    Raises:
-      ValueError: sizes that do not multiply to the number of devices, or rows that the mesh does not divide.
-    """
-    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
-    placement, r, t = Placement(make_mesh(sizes, devices)), config.rollout, config.train
-    counts = {
-        "rollout.n_slots": r.n_slots,
-        "train.rows_per_update": t.rows_per_update,
-        "warm_start.rows": config.warm_start.rows,
-        "train.image_chunks": t.image_chunks,
-    }
-    problems = [f"{key}={n} (config.{key})" for key, n in counts.items() if n % placement.n_lanes]
+def check_inputs(config) -> None:
+    """Raises one ValueError where weights or data that the config needs are not there; touches no device."""
+    problems = mat.missing_files(config.data.tasks, config.data.dir)
+    problems += recorded_steps.missing_files(config.data.tasks, config.data.dir)
+    if config.model.size and not config.weights:
+        name = f"Qwen2.5-VL-{config.model.size.upper()}"
+        problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
     if problems:
-        raise ValueError(
-            f"rows must be a multiple of data*fsdp={placement.n_lanes} (config.mesh): got {', '.join(problems)}"
-        )
-    return placement
+        raise ValueError("; ".join(problems))
 
 
 def check(config) -> None:
     """Makes the small parts once, so that what they refuse is refused before anything is written.
 
     Raises:
-      ValueError: a tokenizer that is not there, sizes that no model or image processor takes.
+      ValueError: inputs or a tokenizer that are not there, sizes that no model or image processor takes, a data file
+        that is not of the layout.
     """
-    if config.model.size and not config.weights:
-        raise ValueError(
-            f"weights must be a Hugging Face directory of Qwen2.5-VL-{config.model.size.upper()}: got none "
-            "(config.weights)"
-        )
+    check_inputs(config)
     sizes = model_config(config, load_tokenizer(config))
     image_processor(config, sizes)
     reward_weights(config)
+    query_embedding(config)
     lora(config)
-    placement = make_placement(config)
+    placement = layout.make_placement(config)
+    layout.rollout_placements(config, placement, jax.process_index())
     if config.weights:
         _, params = abstract_params(model_maker(config, sizes, placement))
         check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
+    mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
+    source.load_splits(mine, data_dir(config), seed=config.seed, n_train=config.data.n_train)
 
 
 def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
@@ -198,25 +190,20 @@ def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[n
     m = config.model
     kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
     kwargs["attend_causal"] = placement.attend_causal(m.attention)
+    kwargs["attend_segments"] = placement.attend_segments(m.attention)
     return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 
 def state_maker(config, sizes: ModelConfig) -> Callable[[], SlotState]:
     """Makes the sampler's empty slots."""
-    r, dtype = config.rollout, jnp.dtype(config.model.dtype)
-    return lambda: init_state(init_cache(sizes.text, r.n_slots, r.max_tokens, dtype), r.n_features, sizes.text.dim)
-
-
-def batch_places(batch: Batch, placement: Placement) -> Batch:
-    """A sharding for each array of a batch: rows, and the lanes of image chunks, over (data, fsdp)."""
-    by_row, by_lane = placement.split(0), placement.split(1)
-    places = jax.tree.map(lambda _: by_row, batch)
-    return places._replace(patches=by_lane, layout=jax.tree.map(lambda _: by_lane, batch.layout))
+    r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
+    kept = jnp.dtype(r.cache_dtype or dtype)
+    return lambda: init_state(init_cache(text, r.n_slots, r.max_tokens, kept), r.n_features, text.dim, dtype)
 
 
 def build(config) -> Parts:
     """Makes the parts, placed on the mesh. Reads the tokenizer's files; writes nothing."""
-    placement = make_placement(config)
+    placement = layout.make_placement(config)
     tokenizer = load_tokenizer(config)
     sizes = model_config(config, tokenizer)
     patches, bucket = PatchStore(image_processor(config, sizes)), vision_bucket(config, sizes)
@@ -232,12 +219,12 @@ def build(config) -> Parts:
             return base
         return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
 
-    state = make_state(state_maker(config, sizes), placement)
-    rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), placement.whole)
+    every, own = layout.rollout_placements(config, placement, jax.process_index())
+    state = make_state(state_maker(config, sizes), own)
+    rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
+    reads = abstract_params(model_maker(config, sizes, own))[0]
     engine = Engine(
-        make_sampler(
-            graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=placement
-        ),
+        make_sampler(reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own),
         state,
         rules,
         Limits(
@@ -249,14 +236,18 @@ def build(config) -> Parts:
             extend_rows=r.extend_rows,
             extend_chunk=r.extend_chunk,
             n_features=r.n_features,
+            max_images=r.max_images,
+            max_image_pixels=r.max_image_pixels,
         ),
         tokenizer,
         patches,
         bucket,
         {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
-        placement,
+        own,
+        bucket_columns=r.bucket_columns,
     )
-    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params)
+    move = layout.policy_mover(config, abstract, placement, every, own)
+    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params, move)
 
 
 def check_trained_with(
@@ -313,51 +304,66 @@ def reward_weights(config) -> RewardWeights:
     return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
 
 
+def query_embedding(config) -> minilm.MiniLM | None:
+    """What recorded queries are compared by; None: their words."""
+    return minilm.MiniLM() if config.rewards.query == "minilm" else None
+
+
 def data_dir(config) -> pathlib.Path:
-    """Where prepared data sets and the search index are kept."""
+    """The user's data (mat.py has the layout); also where prepared data sets and search indices are kept."""
     return pathlib.Path(config.data.dir or pathlib.Path(config.workdir) / "data")
 
 
 def index_path(config) -> pathlib.Path:
-    """The search index of this seed's corpora."""
-    return data_dir(config) / f"mini_search-{config.seed}.sqlite"
+    """The search index that the config's tasks are asked over, whether it is there or not."""
+    folder = data_dir(config)
+    if {"mat_search", "mat_training_search"} & set(config.data.tasks):
+        return search_corpus.corpus_index_path(folder / mat.CORPUS, pathlib.Path(config.workdir) / "data")
+    return folder / f"mini_search-{config.seed}.index"
 
 
 def load_data(config) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
-    """Tasks by name and split, prepared on first use, and the search index that they are asked over.
+    """Tasks by name and split and the search index that they are asked over; what is made is made on first use.
 
     Returns:
       ``{name: {"train": [...], "test": [...]}}`` and the path of the index, None where nothing searches.
     """
-    folder = data_dir(config)
-    tasks = {
-        name: {
-            split: source.load_tasks(name, split, folder, seed=config.seed, n_train=config.data.n_train)
-            for split in source.SPLITS
-        }
-        for name in config.data.tasks
-    }
-    if "mini_search" not in tasks:
-        return tasks, None
-    path = index_path(config)
-    if not path.exists():
-        SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for d in make_documents(config.seed)))
-    return tasks, path
+    folder, path = data_dir(config), index_path(config)
+    tasks = source.load_splits(config.data.tasks, folder, seed=config.seed, n_train=config.data.n_train)
+    if {"mat_search", "mat_training_search"} & tasks.keys():
+        search_corpus.index_corpus(folder / mat.CORPUS, path)
+    elif "mini_search" in tasks:
+        search_corpus.index_mini(config.seed, path)
+    return tasks, path if {"mat_search", "mat_training_search", "mini_search"} & tasks.keys() else None
 
 
 @contextlib.contextmanager
 def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None = None) -> Iterator[Toolbox]:
-    """Sandbox processes and the search index behind one door; all of them are closed on leaving.
+    """Sandbox processes and what searches behind one door; all of them are closed on leaving.
 
     Args:
-      index_path: None where nothing searches.
+      index_path: of the local index; read where ``config.tools.search.backend`` is local. None where nothing searches.
       enabled: False refuses every call; None follows ``config.tools.enabled``.
+
+    Raises:
+      ValueError: a search back-end without its key, its package or its recorded replies.
     """
-    t = config.tools
+    t, s = config.tools, config.tools.search
     enabled = t.enabled if enabled is None else enabled
+    usual = Terms(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
     with contextlib.ExitStack() as stack:
-        python = index = None
+        python = search = None
+        terms = {"python": usual, "search": usual}
         if enabled:
+            if index_path is not None and s.backend == "local":
+                search = stack.enter_context(SearchIndex(index_path))
+            elif index_path is not None:
+                search = stack.enter_context(
+                    open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode)
+                )
+                terms["search"] = Terms(
+                    s.n_threads, s.deadline_s, s.try_s or TRY_S[s.backend], t.n_tries, calls_per_s=s.calls_per_s
+                )
             python = stack.enter_context(
                 PythonSandbox(
                     n_workers=t.n_workers,
@@ -366,8 +372,16 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
                     max_output_bytes=t.max_output_bytes,
                 )
             )
-            index = stack.enter_context(SearchIndex(index_path)) if index_path is not None else None
-        yield stack.enter_context(Toolbox(python, index, top_k=t.top_k, n_threads=t.n_threads, enabled=enabled))
+        toolbox = Toolbox(
+            python,
+            search,
+            top_k=t.top_k,
+            n_threads=t.n_threads,
+            enabled=enabled,
+            terms=terms,
+            trajectory_deadline_s=t.trajectory_deadline_s,
+        )
+        yield stack.enter_context(toolbox)
 
 
 def describe(parts: Parts) -> str:
@@ -376,4 +390,4 @@ def describe(parts: Parts) -> str:
     mesh = parts.placement.mesh
     sizes = "x".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
     place = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)" + (f", {sizes}" if sizes else "")
-    return f"{n / 1e6:.2f}M parameters, vocabulary {parts.tokenizer.vocab_size}, {place}"
+    return f"{n / 1e6:.2f}M parameters, vocabulary {parts.rules.allowed.size}, {place}"

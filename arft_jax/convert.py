@@ -20,10 +20,10 @@ from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.run_dir import flatten
+from arft_jax.run_dir import HF_FILES, flatten
 from arft_jax.steps import place
 
-BESIDE = "hf"  # folder of an imported checkpoint with config.json, tokenizer and processor files
+BESIDE = HF_FILES  # an imported checkpoint has the same folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +128,8 @@ def export_weights(
 
 
 def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
+    if (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir():
+        return _run_source(folder, tokenizer)
     if (folder / BESIDE / CONFIG).is_file():
         model = load_model_config(folder / BESIDE)
         if tokenizer:
@@ -136,15 +138,13 @@ def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
         known = _tokenizer_in(files)
         extra = hf_files.token_ids(known) if known else {}
         return _Source(folder, params_checkpoint.newest_good_step(folder), model, files, extra)
-    if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
-        return _run_source(folder, tokenizer)
     raise ValueError(
         f"checkpoint must be the work directory of a run or an imported checkpoint: got {folder} (--checkpoint)"
     )
 
 
 def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
-    config = _run_config(folder / "config.json")
+    config = _run_config(folder / CONFIG)
     trained = build.load_tokenizer(config)
     step = params_checkpoint.newest_good_step(folder / "checkpoints")
     host = params_checkpoint.read_host(folder / "checkpoints", step)
@@ -177,4 +177,8 @@ def _run_config(path: pathlib.Path) -> ml_collections.ConfigDict:
     if unknown:
         raise ValueError(f"{path} must be of this version: it has the key {unknown[0]!r}, which is unknown here")
     config.update_from_flattened_dict(written)
+    kept = path.parent / BESIDE
+    if kept.is_dir():  # the run's own copies: what it was started from may be gone
+        config.tokenizer = str(kept)
+        config.weights = str(kept) if (kept / CONFIG).is_file() else ""
     return config

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from arft_jax.config import default_config
+from arft_jax.config import MAT_TASKS, default_config
 
 
 def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
@@ -20,9 +20,8 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     config = default_config()
     config.name, config.workdir, config.hardware = name, f"runs/{name}", hardware
     config.model.update(size=size, dtype="bfloat16", remat=True)
-    if hardware.startswith("tpu"):
-        config.model.attention = "splash"
-    config.data.update(min_pixels=3136, max_pixels=401408)
+    config.model.attention = "splash" if hardware.startswith("tpu") else "cudnn"
+    config.data.update(tasks=MAT_TASKS, n_train=100_000, min_pixels=3136, max_pixels=401408)
     config.warm_start.steps = 0
     config.rollout.update(
         max_turn_tokens=1024, max_tokens=8192, decode_steps=64, extend_chunk=256, n_patches=4096, n_windows=128,

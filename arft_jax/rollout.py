@@ -2,28 +2,32 @@
 
 A group's prompt is prefilled once and forked to its rows. A row that calls a tool freezes in its slot,
 cache kept, while the others decode and the tool runs on the host; its observation is fed behind the token
-that stopped it. A trajectory depends on (rng, task number, row) alone: not on who shares the batch, on
-pauses, or on its place in the queue.
+that stopped it. The next segment is dispatched before the last one is read, so that the device works while the host
+parses, tokenises and makes patches. A trajectory depends on (rng, task number, row) alone: not on who shares the batch,
+on pauses, or on its place in the queue.
 """
 
 import concurrent.futures
 import dataclasses
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from arft_jax import protocol
+from arft_jax import protocol, rollout_trace
 from arft_jax.data import chat
-from arft_jax.data.batch import VisionBucket, fill_chunk, pack_chunks
+from arft_jax.data.batch import VisionBucket
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
+from arft_jax.rollout_feed import Feeder, empty_extension
 from arft_jax.rollout_row import Feed, Row, image_spans
+from arft_jax.rollout_trace import Costs, Timeline
 from arft_jax.sharding import Placement
-from arft_jax.steps.sampler import Extension, Rules, Sampler
-from arft_jax.steps.state import BUDGET, STOPPED, SlotState
+from arft_jax.steps.sampler import Report, Rules, Sampler
+from arft_jax.steps.state import BUDGET, FREE, STOPPED, SlotState
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Status, Task, ToolStatus, Trajectory
 
@@ -40,6 +44,8 @@ class Limits:
     extend_rows: int
     extend_chunk: int
     n_features: int
+    max_images: int = 0  # of a trajectory, the prompt's included; 0: no limit
+    max_image_pixels: int = 0  # of a trajectory's images together, as encoded; 0: no limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,12 @@ class Engine:
       bucket: sizes of one encode call.
       system: system prompt by task kind.
       placement: the mesh over which params and state are split; None: one device.
+      parse: what a turn's text asks for; None: the protocol.
+      bucket_columns: decode and extend read the cache up to the next multiple of so many columns that holds their rows,
+        so that short rows do not pay for long ones: one program a multiple, all compiled before the first rollout. 0:
+        always the whole cache.
+      overlap: the next segment is dispatched before the last one is read.
+      timeline: records the states of every slot.
     """
 
     def __init__(
@@ -76,10 +88,20 @@ class Engine:
         bucket: VisionBucket,
         system: dict[str, str],
         placement: Placement | None = None,
+        *,
+        parse: Callable[[str], protocol.Action] | None = None,
+        bucket_columns: int = 0,
+        overlap: bool = True,
+        timeline: Timeline | None = None,
     ):
+        if bucket_columns < 0:
+            raise ValueError(f"bucket_columns must be at least 0: got {bucket_columns} (config.rollout.bucket_columns)")
         self.n_lanes, self._whole = (1, None) if placement is None else (placement.n_lanes, placement.whole)
         self.sampler, self.state, self.rules, self.limits = sampler, state, rules, limits
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
+        self.parse, self.bucket_columns, self.overlap, self.timeline = parse, bucket_columns, overlap, timeline
+        self.costs = Costs()  # of the last run
+        self._warm: set = set()
 
     def put(self, arrays):
         """Host arrays on every device."""
@@ -95,6 +117,18 @@ class Engine:
         """An observation, in its chat frame, as one segment of the token stream."""
         return chat.observation_segment(self.tokenizer, self.patches.processor, observation)
 
+    def pixels(self, segment: chat.Segment) -> int:
+        """Pixels of a segment's images as they are encoded."""
+        return sum(int(np.prod(grid)) for grid in segment.grids) * self.bucket.patch**2
+
+    def columns_for(self, length: int) -> int | None:
+        """How much of the cache a call reads that reaches ``length``; None: all.
+
+        Example: bucket_columns 128, max_tokens 320: 128 for 1 .. 128, 256 for 129 .. 256, 320 beyond.
+        """
+        size = self.bucket_columns
+        return min(-(-length // size) * size, self.limits.max_tokens) if size else None
+
     def inject(self, row: Row, segment: chat.Segment) -> Feed:
         """Appends a segment to a row's record; returns what the device must be fed.
 
@@ -107,7 +141,23 @@ class Engine:
         pos, after = pos + np.int32(row.next_position), after + row.next_position
         feed = Feed(row.slot, segment, spans, pos, row.length, row.last_token if row.length else None)
         row.inject(segment, spans, pos, after)
+        row.n_images, row.n_pixels = row.n_images + len(spans), row.n_pixels + self.pixels(segment)
+        row.limit = min(row.length + self.limits.max_turn_tokens, self.limits.max_tokens)
+        row.bound = row.length
         return feed
+
+    def warm_up(self, params, rng: jax.Array, temperature: float) -> None:
+        """Compiles decode and extend for every number of columns, where there are several; changes no row."""
+        if not self.bucket_columns:
+            return
+        for n in range(0, self.limits.max_tokens, self.bucket_columns):
+            columns = self.columns_for(n + 1)
+            if ("extend", columns) not in self._warm:
+                nothing = self.put(empty_extension(self.limits))
+                self.state = self.sampler.extend(params, self.state, nothing, columns=columns)
+            if (temperature, columns) not in self._warm:  # no row runs: the loop ends at once
+                self.state, _ = self.sampler.decode(params, self.state, self.rules, rng, temperature, columns=columns)
+            self._warm |= {("extend", columns), (temperature, columns)}
 
     def run(
         self,
@@ -120,7 +170,7 @@ class Engine:
         max_turns: int | None = None,
         on_finish: Callable[[Trajectory], None] | None = None,
     ) -> list[list[Trajectory]]:
-        """Rolls out every request to its end.
+        """Rolls out every request to its end; ``costs`` then holds its seconds and counts.
 
         Args:
           params: the policy.
@@ -137,15 +187,26 @@ class Engine:
         Raises:
           ValueError: a prompt that does not fit, before any compute.
         """
-        session = _Session(
-            self, params, requests, toolbox, rng, float(temperature), max_turns or self.limits.max_turns, on_finish
-        )
-        while not session.done:
-            session.admit()
-            session.serve()
-            session.feed()
-            session.decode()
-            session.collect()
+        temperature = float(temperature)
+        max_turns = max_turns or self.limits.max_turns
+        session = _Session(self, params, requests, toolbox, rng, temperature, max_turns, on_finish)
+        if not session.done:
+            self.warm_up(params, rng, temperature)
+        begin, self.costs = time.perf_counter(), session.costs
+        try:
+            while not session.done:
+                session.admit()
+                session.serve()
+                session.feed()
+                with session.costs.waiting("segment_s"):
+                    session.decode()
+                    session.collect()
+        except BaseException:  # rows were left running: the next run must not find them so, nor other shardings
+            self.state = self.state._replace(status=self.state.status * FREE)
+            raise
+        self.costs.total_s = time.perf_counter() - begin
+        if self.timeline is not None:
+            self.timeline.end()
         return session.results
 
 
@@ -161,19 +222,26 @@ class _Session:
         self.queue = deque((i, request, self._prompt(request)) for i, request in enumerate(requests))
         self.free = list(range(engine.limits.n_slots))[::-1]
         self.rows: dict[int, Row] = {}
-        self.running: set[int] = set()
+        self.running: set[int] = set()  # as far as the host has read
         self.waiting: dict[concurrent.futures.Future, int] = {}
-        self.feeds: list[Feed] = []
+        self.feeds: deque[Feed] = deque()
         self.forks: list[tuple[int, list[int]]] = []
-        self.bank: dict[str, int] = {}  # image -> first feature row
-        self.bank_next = 0
+        self.costs = Costs()
+        self.unread: deque[tuple[int, Report]] = deque()  # segments by number
+        self._feeder = Feeder(engine, params, self.rows, self.costs)
+        self._dispatched = False
 
     @property
     def done(self) -> bool:
         return self.left == 0
 
+    def _mark(self, slots, state: str) -> None:
+        if self.engine.timeline is not None:
+            for slot in slots:
+                self.engine.timeline.mark(slot, state)
+
     def _prompt(self, request: Request) -> chat.Segment:
-        limits = self.engine.limits
+        limits, name = self.engine.limits, request.task.id
         if not 0 < request.n_rows <= limits.n_slots:
             raise ValueError(
                 f"a request's rows must fit the slots: got {request.n_rows} rows, {limits.n_slots} slots "
@@ -182,10 +250,21 @@ class _Session:
         segment = self.engine.prompt(request.task)
         if len(segment.tokens) + 1 > limits.max_tokens:
             raise ValueError(
-                f"the prompt of task {request.task.id!r} must leave room for an answer: got {len(segment.tokens)} "
+                f"the prompt of task {name!r} must leave room for an answer: got {len(segment.tokens)} "
                 f"tokens, max_tokens={limits.max_tokens} (config.rollout.max_tokens)"
             )
+        n, pixels = len(segment.images), self.engine.pixels(segment)
+        if self._over_image_budget(n, pixels):
+            raise ValueError(
+                f"the images of task {name!r} must fit a trajectory's budget: got {n} images of {pixels} px, at most "
+                f"{limits.max_images} and {limits.max_image_pixels} px, 0 being no limit (config.rollout.max_images, "
+                "config.rollout.max_image_pixels)"
+            )
         return segment
+
+    def _over_image_budget(self, n_images: int, n_pixels: int) -> bool:
+        limits = self.engine.limits
+        return 0 < limits.max_images < n_images or 0 < limits.max_image_pixels < n_pixels
 
     # ---------------------------------------------------------------- slots in
 
@@ -206,9 +285,11 @@ class _Session:
         """Takes in what the tools returned; waits for one only where nothing else can go on."""
         if not self.waiting:
             return
-        idle = not self.running and not self.feeds
-        mode = concurrent.futures.FIRST_COMPLETED
-        ready = concurrent.futures.wait(self.waiting, timeout=None if idle else 0, return_when=mode).done
+        mode, timeout = concurrent.futures.FIRST_COMPLETED, 0
+        if not self.running and not self.feeds and not self.unread:
+            timeout = None
+        with self.costs.waiting("tool_wait_s"):
+            ready = concurrent.futures.wait(self.waiting, timeout=timeout, return_when=mode).done
         for future in ready:
             self._observe(self.rows[self.waiting.pop(future)], future.result())
 
@@ -217,6 +298,9 @@ class _Session:
         if observation.status == ToolStatus.INFRA:
             return self._finish(row, Status.INFRA)
         segment = self.engine.observation(observation)
+        n_images, n_pixels = row.n_images + len(segment.images), row.n_pixels + self.engine.pixels(segment)
+        if segment.images and self._over_image_budget(n_images, n_pixels):
+            return self._finish(row, Status.IMAGES)
         if row.length + len(segment.tokens) + 1 > self.engine.limits.max_tokens:
             return self._finish(row, Status.TOKENS)  # a whole observation or none
         self.feeds.append(self.engine.inject(row, segment))
@@ -224,138 +308,75 @@ class _Session:
     # ------------------------------------------------------------ device calls
 
     def feed(self) -> None:
-        """Encodes new images, then advances the fed slots chunk by chunk, then forks."""
+        """Encodes new images, advances the fed slots to their ends, then forks."""
         while self.feeds:
-            wave = self._take_wave()
-            self._encode(wave)
-            for k in range(0, len(wave), self.engine.limits.extend_rows):
-                self._extend(wave[k : k + self.engine.limits.extend_rows])
-            self.running.update(feed.slot for feed in wave)
+            wave = self._feeder.take_wave(self.feeds)
+            slots = [feed.slot for feed in wave]
+            self._mark(slots, rollout_trace.EXTEND)
+            self._feeder.feed(wave)
+            self._let_run(slots)
         for source, targets in self.forks:
-            self._fork(source, targets)
+            self._mark(targets, rollout_trace.EXTEND)
+            self._feeder.fork(source, targets)
+            self._let_run(targets)
         self.forks.clear()
 
-    def _take_wave(self) -> list[Feed]:
-        """As many feeds as the feature bank can serve at once, every image given its rows in the bank."""
-        n_features = self.engine.limits.n_features
-        wave, need = [], 0
-        while self.feeds:
-            more = sum(span.n for span in self.feeds[0].spans)
-            if more > n_features:
-                raise ValueError(
-                    f"the images of one turn must fit the feature bank: got {more} image tokens, "
-                    f"n_features={n_features} (config.rollout.n_features)"
-                )
-            if need + more > n_features:
-                break
-            need += more
-            wave.append(self.feeds.pop(0))
-        if self.bank_next + need > n_features:
-            self.bank, self.bank_next = {}, 0
-        return wave
-
-    def _encode(self, wave: list[Feed]) -> None:
-        """Encodes the images that the bank does not hold yet, each once."""
-        engine, new = self.engine, {}
-        for feed in wave:
-            for span, image in zip(feed.spans, feed.segment.images, strict=True):
-                if span.sha256 not in self.bank:
-                    self.bank[span.sha256] = self.bank_next
-                    self.bank_next += span.n
-                    new[span.sha256] = (engine.patches.get(image), span.n)
-        shas = list(new)
-        chunks = pack_chunks([new[sha][0][1] for sha in shas], engine.bucket)
-        for k in range(0, len(chunks), engine.n_lanes):
-            members = [[shas[i] for i in chunk] for chunk in chunks[k : k + engine.n_lanes]]
-            members += [[]] * (engine.n_lanes - len(members))
-            filled = [fill_chunk([new[sha][0] for sha in part], engine.bucket) for part in members]
-            rows = np.full((engine.n_lanes, engine.bucket.n_features), engine.limits.n_features, np.int32)
-            for lane, part in enumerate(members):
-                targets = [self.bank[sha] + i for sha in part for i in range(new[sha][1])]
-                rows[lane, : len(targets)] = targets
-            args = engine.put((*jax.tree.map(lambda *lanes: np.stack(lanes), *filled), rows.reshape(-1)))
-            engine.state = engine.sampler.encode(self.params, engine.state, *args)
-
-    def _extend(self, feeds: list[Feed]) -> None:
-        """Feeds up to extend_rows slots to their ends; a slot with less to feed sits out the rest."""
-        engine, limits = self.engine, self.engine.limits
-        streams = [feed.stream(self.bank) for feed in feeds]
-        n_chunks = max(-(-len(tokens) // limits.extend_chunk) for tokens, _, _ in streams)
-        for c in range(n_chunks):
-            ext = self._extension(feeds, streams, c * limits.extend_chunk)
-            engine.state = engine.sampler.extend(self.params, engine.state, engine.put(ext))
-
-    def _extension(self, feeds, streams, at: int) -> Extension:
-        limits = self.engine.limits
-        r, c = limits.extend_rows, limits.extend_chunk
-        ext = Extension(
-            slots=np.full(r, limits.n_slots, np.int32),
-            tokens=np.zeros((r, c), np.int32),
-            n=np.zeros(r, np.int32),
-            start=np.zeros(r, np.int32),
-            positions=np.zeros((r, 3, c), np.int32),
-            feature_index=np.full((r, c), -1, np.int32),
-            final=np.zeros(r, bool),
-            next_position=np.zeros(r, np.int32),
-            limit=np.zeros(r, np.int32),
-            task=np.zeros(r, np.int32),
-            row=np.zeros(r, np.int32),
-        )
-        for i, (feed, (tokens, pos, index)) in enumerate(zip(feeds, streams, strict=True)):
-            n = min(c, len(tokens) - at)
-            if n <= 0:
-                continue
-            row = self.rows[feed.slot]
-            part = slice(at, at + n)
-            ext.slots[i], ext.n[i], ext.start[i] = feed.slot, n, feed.first_column + at
-            ext.tokens[i, :n], ext.positions[i, :, :n], ext.feature_index[i, :n] = (
-                tokens[part],
-                pos[:, part],
-                index[part],
-            )
-            ext.final[i] = at + n == len(tokens)
-            ext.next_position[i], ext.task[i], ext.row[i] = row.next_position, row.number, row.row
-            ext.limit[i] = min(row.length + limits.max_turn_tokens, limits.max_tokens)
-        return ext
-
-    def _fork(self, source: int, targets: list[int]) -> None:
-        limits = self.engine.limits
-        width = max(limits.group_size - 1, 1)
-        for k in range(0, len(targets), width):
-            part = targets[k : k + width]
-            slots, rows = np.full(width, limits.n_slots, np.int32), np.zeros(width, np.int32)
-            slots[: len(part)], rows[: len(part)] = part, [self.rows[slot].row for slot in part]
-            args = self.engine.put((np.int32(source), slots, rows))
-            self.engine.state = self.engine.sampler.fork(self.engine.state, *args)
-            self.running.update(part)
+    def _let_run(self, slots: list[int]) -> None:
+        if self.engine.timeline is not None:
+            jax.block_until_ready(self.engine.state.length)
+        self._mark(slots, rollout_trace.DECODE)
+        self.running.update(slots)
+        for slot in slots:
+            self.rows[slot].live_from = self.costs.n_segments
 
     def decode(self) -> None:
-        """One segment; rows that stopped stand still."""
-        if self.running:
-            engine = self.engine
-            engine.state = engine.sampler.decode(self.params, engine.state, engine.rules, self.rng, self.temperature)
+        """Dispatches one segment, unless every row must have reached its limit in those that were not read yet."""
+        engine = self.engine
+        live = [self.rows[slot] for slot in self.running if self.rows[slot].bound < self.rows[slot].limit]
+        if not live:
+            return
+        for row in live:
+            row.bound = min(row.bound + engine.sampler.decode_steps, row.limit)
+        engine.state, report = engine.sampler.decode(
+            self.params,
+            engine.state,
+            engine.rules,
+            self.rng,
+            self.temperature,
+            columns=engine.columns_for(max(row.bound for row in live)),
+        )
+        self.unread.append((self.costs.n_segments, report))
+        self.costs.n_segments += 1
+        self._dispatched = True
 
     # --------------------------------------------------------------- slots out
 
     def collect(self) -> None:
-        """Reads which rows stopped; parses their turns; sends tool calls out; finishes trajectories."""
-        if not self.running:
-            return
-        state = self.engine.state
-        status, code, length = jax.device_get((state.status, state.stop_code, state.length))
-        stopped = sorted(slot for slot in self.running if status[slot] == STOPPED)
-        if not stopped:
-            return
-        tokens, logps = jax.device_get((state.tokens, state.logps))
-        for slot in stopped:
-            self.running.discard(slot)
+        """Reads the segments before the one just dispatched; that one too where a row must reach its limit in it."""
+        ending = any(self.rows[slot].bound >= self.rows[slot].limit for slot in self.running)
+        keep = int(self.engine.overlap and self._dispatched and not ending)
+        self._dispatched = False
+        while len(self.unread) > keep:
+            self._read(*self.unread.popleft())
+
+    def _read(self, number: int, report: Report) -> None:
+        """Takes in what a segment sampled; parses the turns that stopped, sends tool calls out, finishes rows."""
+        with self.costs.waiting("device_wait_s"):
+            status, code, length, tokens, logps = jax.device_get(report)
+        for slot in sorted(self.running):
             row = self.rows[slot]
-            row.sample(tokens[slot, row.length : length[slot]], logps[slot, row.length : length[slot]])
-            self._act(row, int(code[slot]))
+            if row.live_from > number:  # the report is of the slot before the row ran in it
+                continue
+            row.grow(tokens[slot], logps[slot], int(length[slot]))
+            if status[slot] == STOPPED:
+                self.running.discard(slot)
+                row.end_turn()
+                self._act(row, int(code[slot]))
 
     def _act(self, row: Row, code: int) -> None:
         eos, limits = self.engine.tokenizer.eos_id, self.engine.limits
-        action = row.read_turn(self.engine.tokenizer, eos)
+        action = row.read_turn(self.engine.tokenizer, eos, self.engine.parse)
+        self.costs.n_sampled += row.turns[-1].end - row.turns[-1].start
         if isinstance(action, protocol.Answer):
             self._finish(row, Status.ANSWERED)
         elif code == BUDGET and isinstance(action, protocol.Malformed):
@@ -365,9 +386,11 @@ class _Session:
         elif len(row.turns) >= self.max_turns:
             self._finish(row, Status.TURN_LIMIT)
         else:
+            self._mark([row.slot], rollout_trace.PAUSED)
             self.waiting[self.toolbox.submit(row.task, action, row.image)] = row.slot
 
     def _finish(self, row: Row, status: Status) -> None:
+        self._mark([row.slot], rollout_trace.IDLE)
         trajectory = row.trajectory(status)
         self.results[row.request][row.row] = trajectory
         del self.rows[row.slot]

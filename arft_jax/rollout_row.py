@@ -1,6 +1,7 @@
 """The host's record of one slot: what was written, by whom, and what it became."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -67,12 +68,17 @@ class Row:
         self.task, self.number, self.row, self.request, self.slot = task, number, row, request, slot
         self.image: Image | None = task.images[0] if task.images else None
         self.length = self.next_position = self.prompt_len = 0
+        self.n_images = self.n_pixels = 0  # injected, pixels as encoded
+        self.limit = 0  # length at which the turn in the making must stop
+        self.bound = 0  # the length that the row can have reached at most, reports not read yet included
+        self.live_from = 0  # the first decode segment in which the row ran
         self.turns: list[Turn] = []
         self._images: list[ImageSpan] = []
         self._tokens: list[np.ndarray] = []
         self._logps: list[np.ndarray] = []
         self._sampled: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
+        self._turn: list[tuple[np.ndarray, np.ndarray]] = []  # tokens and log-probs of the turn in the making
 
     @property
     def last_token(self) -> tuple[int, int]:
@@ -99,11 +105,27 @@ class Row:
         self._append(tokens, logps, positions, sampled)
         self.next_position += len(tokens)
 
-    def read_turn(self, tokenizer, eos: int) -> protocol.Action:
-        """Parses the last segment as a turn."""
+    def grow(self, tokens: np.ndarray, logps: np.ndarray, length: int) -> None:
+        """Takes in what one segment added to the turn in the making.
+
+        Args:
+          tokens, logps: int32[n_steps], float32[n_steps]; more than were sampled.
+          length: the row's, behind the segment.
+        """
+        n = length - self.length - sum(len(part) for part, _ in self._turn)
+        self._turn.append((tokens[:n].copy(), logps[:n].copy()))
+
+    def end_turn(self) -> None:
+        """The turn in the making becomes part of the record."""
+        tokens, logps = (np.concatenate(parts) for parts in zip(*self._turn, strict=True))
+        self._turn = []
+        self.sample(tokens, logps)
+
+    def read_turn(self, tokenizer, eos: int, parse: Callable[[str], protocol.Action] | None = None) -> protocol.Action:
+        """Parses the last segment as a turn, by the protocol where ``parse`` is None."""
         tokens = self._tokens[-1]
         text = tokenizer.decode([t for t in tokens.tolist() if t != eos])
-        action = protocol.parse_turn(text)
+        action = (parse or protocol.parse_turn)(text)
         self.turns.append(Turn(text, action, self.length - len(tokens), self.length, call=_call(action)))
         return action
 

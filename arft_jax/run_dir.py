@@ -1,4 +1,4 @@
-"""The work directory of a run: whose it is, its resolved config, its results so far."""
+"""The work directory of a run: whose it is, its resolved config, the files that an export needs, its results so far."""
 
 import json
 import os
@@ -7,6 +7,9 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from arft_jax.io import hf_files
+
+HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
 LIBRARIES = (
     "jax",
     "jaxlib",
@@ -18,7 +21,8 @@ LIBRARIES = (
     "pillow",
     "opencv-python-headless",
 )
-FREE_KEYS = ("compilation_cache", "workdir")  # may differ between a run and its resumption
+# May differ between a run and its resumption, and from process to process.
+FREE_KEYS = ("compilation_cache", "workdir", "distributed.coordinator", "distributed.process")
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -85,6 +89,8 @@ class RunDir:
                 raise ValueError(
                     f"the work directory must be writable: got {self.path} ({error.strerror}) (config.workdir)"
                 ) from error
+        if config.weights or config.tokenizer:
+            hf_files.keep_files(self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer)
 
     def _compare(self, theirs: dict, mine: dict) -> None:
         names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))

@@ -21,7 +21,8 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from arft_jax.ops.attention import attend_causal
+from arft_jax.ops.attention import attend_causal, attend_segments
+from arft_jax.ops.cudnn import attend_cudnn
 from arft_jax.ops.splash import attend_splash
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -49,14 +50,16 @@ WHOLE_IF_UNEVEN = ("kv_heads",)
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Lays the devices out as (data, fsdp, tensor).
 
-    ``make_mesh({"fsdp": 4, "data": -1})`` on 8 devices is data=2, fsdp=4, tensor=1.
+    ``make_mesh({"fsdp": 4, "data": -1})`` on 8 devices is data=2, fsdp=4, tensor=1. Devices of several processes are
+    laid out process by process, so that each process has whole rows of a batch to itself.
 
     Args:
       shape: size by axis; an axis left out has size 1; at most one is -1 and takes the devices that remain.
       devices: the devices to use, all of them where None.
 
     Raises:
-      ValueError: an unknown axis, a size that is not positive, or a product other than the number of devices.
+      ValueError: an unknown axis, a size that is not positive, a product other than the number of devices, or a tensor
+        axis that a process's devices do not hold.
     """
     devices = list(jax.devices() if devices is None else devices)
     unknown = sorted(set(shape) - set(MESH_AXES))
@@ -73,8 +76,19 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         raise ValueError(
             f"mesh sizes must multiply to the number of devices: got {sizes}, {len(devices)} devices (config.mesh)"
         )
-    # Splitting a physical axis is what lets a mesh axis of 4 lie on an 8 x 8 torus.
-    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    n_processes = len({device.process_index for device in devices})
+    if n_processes > 1:
+        n_local = len(devices) // n_processes
+        if n_local % sizes["tensor"]:
+            raise ValueError(
+                f"a process's devices must hold whole tensor groups: got tensor={sizes['tensor']}, {n_local} devices a "
+                "process (config.mesh.tensor)"
+            )
+        devices.sort(key=lambda device: (device.process_index, device.id))
+        grid = np.array(devices).reshape(tuple(sizes.values()))
+    else:
+        # Splitting a physical axis is what lets a mesh axis of 4 lie on an 8 x 8 torus.
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
     return Mesh(np.asarray(grid), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
@@ -195,31 +209,98 @@ class Placement:
         """:func:`param_shardings` on this mesh."""
         return param_shardings(state, self.mesh)
 
-    def attend_causal(self, implementation: str) -> Callable[..., jax.Array]:
-        """``ops.attention.attend_causal`` on this mesh; ``splash`` is the TPU kernel, interpreted on a CPU.
+    def lanes_of(self, process_index: int) -> tuple[int, int]:
+        """(first, number) of the lanes that are a process's own."""
+        per_lane = self.mesh.devices.reshape(self.n_lanes, -1)[:, 0]
+        own = [lane for lane, device in enumerate(per_lane) if device.process_index == process_index]
+        return own[0], len(own)
 
-        The compiler cannot split a kernel: each device is given its own rows and heads. Key/value heads that the
-        tensor axis does not divide are repeated first.
+    def refined(self, tensor: int) -> Mesh:
+        """The same devices in the same order, fsdp cut in two: (data, fsdp_outer, fsdp_inner, tensor).
+
+        ``tensor`` devices of a rollout are (tensor, fsdp_inner): a parameter that training splits over both fsdp axes
+        gives up the inner one by one all-to-all, and then is gathered over the outer one alone.
 
         Raises:
-          ValueError: the kernel on other hardware.
+          ValueError: a process's devices do not hold whole groups of so many, or the mesh's tensor axis does not divide
+            them.
         """
-        if implementation != "splash":
-            return functools.partial(attend_causal, implementation=implementation)
+        shape, n_processes = self.mesh.shape, len({device.process_index for device in self.mesh.devices.flat})
+        n_local = self.mesh.size // n_processes
+        if n_local % tensor or tensor % shape["tensor"] or shape["fsdp"] % (tensor // shape["tensor"]):
+            raise ValueError(
+                "tensor of a rollout must divide a process's devices, be a multiple of the mesh's tensor and cut its "
+                f"fsdp evenly: got tensor={tensor}, {n_local} devices, mesh {dict(shape)} (config.rollout.tensor)"
+            )
+        inner = tensor // shape["tensor"]
+        grid = self.mesh.devices.reshape(shape["data"], shape["fsdp"] // inner, inner, shape["tensor"])
+        return Mesh(grid, ("data", "fsdp_outer", "fsdp_inner", "tensor"), axis_types=(AxisType.Auto,) * 4)
+
+    def for_rollout(self, tensor: int) -> "Placement":
+        """The same devices as (data, 1, tensor): every ``tensor`` of them hold a whole policy.
+
+        Raises:
+          ValueError: as :meth:`refined`.
+        """
+        if self.mesh.shape["fsdp"] == 1 and self.mesh.shape["tensor"] == tensor:
+            return self
+        grid = self.refined(tensor).devices
+        grid = np.moveaxis(grid, 3, 2).reshape(-1, 1, tensor)  # tensor before fsdp_inner
+        return Placement(Mesh(grid, MESH_AXES, axis_types=self.mesh.axis_types))
+
+    def of_process(self, process_index: int) -> "Placement":
+        """The part of a rollout's mesh that is a process's own: no collective on it waits for another process."""
+        own = [device.process_index == process_index for device in self.mesh.devices[:, 0, 0]]
+        if all(own):
+            return self
+        return Placement(Mesh(self.mesh.devices[np.array(own)], MESH_AXES, axis_types=self.mesh.axis_types))
+
+    def attend_causal(self, implementation: str) -> Callable[..., jax.Array]:
+        """``ops.attention.attend_causal`` on this mesh: the decoder's attention over whole sequences.
+
+        ``splash`` is the TPU kernel, interpreted on a CPU; ``cudnn`` is the GPU kernel, on a CPU JAX's own form of it.
+
+        Raises:
+          ValueError: a kernel on other hardware.
+        """
+        kernel = self._kernel(implementation, causal=True)
+        return kernel or functools.partial(attend_causal, implementation=implementation)
+
+    def attend_segments(self, implementation: str) -> Callable[..., jax.Array]:
+        """``ops.attention.attend_segments`` on this mesh: full attention of the vision tower; else as above."""
+        kernel = self._kernel(implementation, causal=False)
+        return kernel or functools.partial(attend_segments, implementation=implementation)
+
+    def _kernel(self, implementation: str, causal: bool) -> Callable[..., jax.Array] | None:
+        """The kernel of that name on this mesh, None where the name is no kernel's.
+
+        The compiler cannot split a kernel: each device is given its own rows and heads. Key/value heads that the
+        tensor axis does not divide are repeated first; rows that the lanes do not divide are given whole to each.
+        """
+        hardware = {"splash": "tpu", "cudnn": "gpu"}.get(implementation)
+        if hardware is None:
+            return None
         platform = self.mesh.devices.flat[0].platform
-        if platform not in ("tpu", "cpu"):
-            raise ValueError(f"attention must not be splash on {platform}: it is a TPU kernel (config.model.attention)")
-        run = functools.partial(attend_splash, causal=True, interpret=platform == "cpu")
+        if platform not in (hardware, "cpu"):
+            raise ValueError(
+                f"attention must not be {implementation} on {platform}: it is a {hardware.upper()} kernel "
+                "(config.model.attention)"
+            )
+        if implementation == "splash":
+            run = functools.partial(attend_splash, causal=causal, interpret=platform == "cpu")
+        else:
+            run = functools.partial(attend_cudnn, causal=causal, implementation="xla" if platform == "cpu" else "cudnn")
         if self.mesh.size == 1:
             return run
-        heads, ids = PartitionSpec(BATCH_AXES, None, "tensor"), PartitionSpec(BATCH_AXES)
-        split = jax.shard_map(
-            run, mesh=self.mesh, in_specs=(heads, heads, heads, ids), out_specs=heads, check_vma=False
-        )
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
             if k.shape[2] % self.mesh.shape["tensor"]:
                 k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+            rows = None if q.shape[0] % self.n_lanes else BATCH_AXES
+            heads, ids = PartitionSpec(rows, None, "tensor"), PartitionSpec(rows)
+            split = jax.shard_map(
+                run, mesh=self.mesh, in_specs=(heads, heads, heads, ids), out_specs=heads, check_vma=False
+            )
             return split(q, k, v, segment_ids)
 
         return attend

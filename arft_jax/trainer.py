@@ -6,7 +6,8 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
   4. A group in which a tool failed by our fault is dropped whole.
 
-Every stage leaves its mark in the work directory, and the same command goes on behind the last one.
+Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
+several processes, each rolls out its own share of the prompts on its own devices; the update is one program over all.
 """
 
 import contextlib
@@ -17,12 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from arft_jax import build
+from arft_jax import build, layout
 from arft_jax.config import validate
 from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.pipeline import task_stream
 from arft_jax.data.synthetic.chains import practice_chains, record_chains
-from arft_jax.evaluator import evaluate
+from arft_jax.evaluator import Evaluation, evaluate
+from arft_jax.io import hosts
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.metrics import MetricsWriter, Progress
 from arft_jax.io.trajectories import save_trajectories
@@ -49,16 +51,19 @@ class Run:
     tasks: dict[str, dict[str, list]]
     toolbox: Toolbox
     checkpoints: Checkpoints
-    metrics: MetricsWriter
+    metrics: MetricsWriter | None  # of the first process
     stop: StopRequest
     optimizer: Any
     params: Any
     opt_state: Any
     ref_params: Any
+    allowed: jax.Array  # bool[V], where training reads it
     streams: dict  # task name -> endless shuffled task indices
     step: int = 0
     seconds: float = 0.0  # spent in earlier sessions of this run
     begin: float = 0.0
+    embed: Any = None  # of recorded queries
+    rolled_out: Any = None  # the policy as the engine reads it; None: not moved there yet
 
     @property
     def elapsed_s(self) -> float:
@@ -73,8 +78,14 @@ class Run:
         return self.put(np.array([self.config.seed * 8 + stream, step], np.uint32))
 
     def put(self, arrays):
-        """Host arrays on every device."""
+        """Host arrays on every device that rolls out."""
         return self.parts.engine.put(arrays)
+
+    def policy(self) -> Any:
+        """The policy as the engine reads it, moved there once a version."""
+        if self.rolled_out is None:
+            self.rolled_out = self.parts.for_rollout(self.params)
+        return self.rolled_out
 
     def save(self) -> None:
         """Writes a checkpoint of this step where there is none yet."""
@@ -84,14 +95,15 @@ class Run:
             self.checkpoints.save(self.step, self.state(), host)
 
     def end_step(self, last: int) -> None:
-        """Saves when it is time; leaves where the process was asked to end."""
-        if self.step == last or self.step % self.config.checkpoint.every == 0 or self.stop.requested:
+        """Saves when it is time; leaves where any process was asked to end."""
+        asked = hosts.any_of(self.stop.requested)
+        if self.step == last or self.step % self.config.checkpoint.every == 0 or asked:
             self.save()
-        self.leave_if_asked()
+        self.leave_if_asked(asked)
 
-    def leave_if_asked(self) -> None:
+    def leave_if_asked(self, asked: bool) -> None:
         """Ends the process where it was asked to end; what is finished is on disk by then."""
-        if self.stop.requested:
+        if asked:
             self.checkpoints.wait()
             raise SystemExit(f"stopped by signal at step {self.step}; the same command resumes")
 
@@ -104,13 +116,16 @@ def train(config) -> dict:
     """
     # ------------------------------------------------- check everything first
     validate(config)
+    build.check_inputs(config)
+    if config.distributed.enabled:
+        hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
     build.check(config)
-    directory = RunDir(config)
+    directory = hosts.in_turn(lambda: RunDir(config))
     build.set_up_jax(config)
     with contextlib.ExitStack() as stack:
         # --------------------------------------------------- parts, data, tools
         run = _open(config, directory, stack)
-        print(f"{config.name}: {build.describe(run.parts)}; work directory {directory.path}", flush=True)
+        hosts.say(f"{config.name}: {build.describe(run.parts)}; work directory {directory.path}")
         with jax.transfer_guard("disallow"):
             # ---------------------------------------------------- warm start
             if run.step < config.warm_start.steps:
@@ -125,17 +140,19 @@ def train(config) -> dict:
             if config.eval.without_tools:
                 with build.open_toolbox(config, None, enabled=False) as off:
                     _evaluate_stage(run, "no_tools", off)
-        if "seconds" not in directory.results():
+        if hosts.is_first() and "seconds" not in directory.results():
             directory.add_result("seconds", run.elapsed_s)
         run.checkpoints.wait()
     # ------------------------------------------------------------------ report
-    return run_report.write_report(config, directory)
+    return hosts.in_turn(
+        lambda: run_report.write_report(config, directory) if hosts.is_first() else directory.results()
+    )
 
 
 def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     parts = build.build(config)
     optimizer = build.optimizer(config)
-    tasks, index_path = build.load_data(config)
+    tasks, index_path = hosts.in_turn(lambda: build.load_data(config))
     toolbox = stack.enter_context(build.open_toolbox(config, index_path))
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     with_reference = build.keeps_reference(config)
@@ -148,7 +165,9 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         state = found[1]
     run = Run(
         config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
+        allowed=hosts.put(np.asarray(jax.device_get(parts.rules.allowed)), parts.placement.whole),
         streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
+        embed=build.query_embedding(config),
     )  # fmt: skip
     stack.enter_context(run.stop)
     if found is not None:
@@ -156,8 +175,9 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         run.seconds = host["seconds"]
         for name, stream in run.streams.items():
             stream.set_state(host["streams"][name])
-        print(f"resumed at step {run.step}", flush=True)
-    run.metrics = stack.enter_context(MetricsWriter(directory.path / "metrics.jsonl", resume_step=run.step))
+        hosts.say(f"resumed at step {run.step}")
+    if hosts.is_first():
+        run.metrics = stack.enter_context(MetricsWriter(directory.path / "metrics.jsonl", resume_step=run.step))
     run.begin = time.perf_counter()
     return run
 
@@ -171,7 +191,7 @@ def _warm_start(run: Run) -> None:
     tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
     chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
-    print(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}", flush=True)
+    hosts.say(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     update = _make_update(run, build.objective(config, "imitation"))
     progress = Progress("warm start", w.steps, start=run.step)
     while run.step < w.steps:
@@ -179,13 +199,13 @@ def _warm_start(run: Run) -> None:
         begin = time.perf_counter()
         order = np.random.default_rng([config.seed, 1, run.step]).permutation(len(data))
         rows = pack_rows([len(data[i].tokens) for i in order[: 8 * w.rows]], config.rollout.max_tokens, w.rows)
-        batch = _batch(run, [data[i] for i in order[: 8 * w.rows]], np.zeros(w.rows), rows)
+        rows = rows[_share(w.rows)]
+        batch = _batch(run, [data[i] for i in order[: 8 * w.rows]], np.zeros(len(rows)), rows)
         lr = learning_rate(run.step, w.steps, peak=w.learning_rate, warmup_steps=w.warmup_steps, decay_to=0.1)
         stats = _apply(run, update, batch, lr, None, None)
         seconds = time.perf_counter() - begin
         row = {"phase": "warm_start", "step": run.step, "lr": lr, "tokens_per_s": batch.tokens.size / seconds, **stats}
-        run.metrics.write(run.step, row)
-        progress.update(run.step, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
+        _log(run, progress, run.step, row, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
         run.end_step(w.steps)
 
 
@@ -222,11 +242,12 @@ def _grpo(run: Run) -> None:
         adv, adv_stats = jax.device_get(advantages(*run.put((rewards, valid))))
         # -------------------------------------------------------------- update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
-        parts = [slice(k, k + t.rows_per_update) for k in range(0, len(trajectories), t.rows_per_update)]
+        n = t.rows_per_update // jax.process_count()
+        parts = [slice(k, k + n) for k in range(0, len(trajectories), n)]
         batches = [_batch(run, trajectories[p], adv[p]) for p in parts]
-        old = [None if policy.on_policy else score(run.params, b, run.parts.rules.allowed) for b in batches]
+        old = [None if policy.on_policy else score(run.params, b, run.allowed) for b in batches]
         reference = run.params if run.ref_params is None else run.ref_params
-        ref = [score_ref(reference, b, run.parts.rules.allowed) if t.beta > 0 else None for b in batches]
+        ref = [score_ref(reference, b, run.allowed) if t.beta > 0 else None for b in batches]
         stats = [_apply(run, update, *args) for args in zip(batches, [lr] * len(batches), old, ref, strict=True)]
         # ----------------------------------------------------- figures, files
         seconds = time.perf_counter() - begin
@@ -234,20 +255,21 @@ def _grpo(run: Run) -> None:
         row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
         row |= {name: float(value) for name, value in adv_stats.items()} | rollout_metrics(trajectories)
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
+        row |= hosts.mean_of({name: value for name, value in row.items() if name not in ("phase", "step")})
+        row["tokens_per_s"] *= jax.process_count()
         row |= _evaluate_during(run, step)
-        run.metrics.write(run.step, row)
         shown = {
             "reward": row["reward"],
             "em": row["reward/em"],
             "tools": row["tool_calls"],
             "tokens/s": row["tokens_per_s"],
         }
-        progress.update(step, shown)
+        _log(run, progress, step, row, shown)
         run.end_step(last)
 
 
 def _rollout(run: Run, step: int) -> list[Trajectory]:
-    """One step's trajectories, scored; row p*G + g. Prompts are dealt from the tasks in turn."""
+    """One step's trajectories, scored; row p*G + g. Prompts are dealt from the tasks in turn, to the processes too."""
     config, names = run.config, list(run.tasks)
     requests = []
     for p in range(config.train.prompts):
@@ -255,13 +277,14 @@ def _rollout(run: Run, step: int) -> list[Trajectory]:
         number = next(run.streams[name])
         task = run.tasks[name]["train"][number]
         requests.append(Request(task, number * len(names) + names.index(name), config.rollout.group_size))
+    requests = requests[_share(len(requests))]
     groups = run.parts.engine.run(
-        run.params, requests, run.toolbox, rng=run.rng(0, step), temperature=config.rollout.temperature
+        run.policy(), requests, run.toolbox, rng=run.rng(0, step), temperature=config.rollout.temperature
     )
     weights = build.reward_weights(config)
     rows = [tr for group in groups for tr in group]
     return [
-        tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights))
+        tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights, run.embed))
         for tr in rows
     ]
 
@@ -272,18 +295,25 @@ def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
     return np.repeat(good.all(axis=1), group_size)
 
 
+def _share(n_items: int) -> slice:
+    """This process's part of what all processes have in one order."""
+    n = n_items // jax.process_count()
+    return slice(n * jax.process_index(), n * (jax.process_index() + 1))
+
+
 def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, rows: list | None = None):
+    placement = run.parts.placement
     batch = assemble(
         trajectories,
         advantages,
         run.parts.images_of,
         length=run.config.rollout.max_tokens,
-        n_chunks=run.config.train.image_chunks,
+        n_chunks=run.config.train.image_chunks // jax.process_count(),
         bucket=run.parts.bucket,
         rows=rows,
-        n_lanes=run.parts.placement.n_lanes,
+        lanes=(*placement.lanes_of(jax.process_index()), placement.n_lanes),
     )
-    return jax.device_put(batch, build.batch_places(batch, run.parts.placement))
+    return hosts.put(batch, layout.batch_places(batch, placement))
 
 
 def _make_update(run: Run, objective: learner.Objective):
@@ -292,27 +322,36 @@ def _make_update(run: Run, objective: learner.Objective):
 
 def _apply(run: Run, update, batch, lr: float, old_logps, ref_logps) -> dict[str, float]:
     """One optimiser step; its figures on the host."""
-    rate = run.put(np.float32(lr))
-    run.params, run.opt_state, stats = update(
-        run.params, run.opt_state, batch, run.parts.rules.allowed, rate, old_logps, ref_logps
-    )
+    rate, run.rolled_out = hosts.put(np.float32(lr), run.parts.placement.whole), None
+    run.params, run.opt_state, stats = update(run.params, run.opt_state, batch, run.allowed, rate, old_logps, ref_logps)
     return {name: float(value) for name, value in jax.device_get(stats).items()}
 
 
 # ------------------------------------------------------------------ evaluation
 
 
-def _evaluate(run: Run, tasks: list, toolbox: Toolbox):
+def _log(run: Run, progress: Progress, step: int, row: dict[str, Any], shown: dict[str, float]) -> None:
+    """One row of metrics and one line for people, once."""
+    if run.metrics is not None:
+        run.metrics.write(run.step, row)
+        progress.update(step, shown)
+
+
+def _evaluate(run: Run, tasks: list, toolbox: Toolbox) -> Evaluation:
+    """Scores of all items; trajectories of those that this process rolled out."""
     config = run.config
-    return evaluate(
+    mine = hosts.deal(len(tasks))
+    done = evaluate(
         run.parts.engine,
-        run.params,
-        tasks,
+        run.policy(),
+        [tasks[i] for i in mine],
         toolbox,
         max_turns=config.rollout.max_turns_eval,
         max_answer_words=config.rewards.max_answer_words,
         rng=run.rng(2, 0),
     )
+    f1, em = hosts.gather_dealt(np.stack([done.f1, done.em], axis=1), len(tasks)).T
+    return Evaluation(done.trajectories, f1, em, tuple(task.split for task in tasks))
 
 
 def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
@@ -325,12 +364,12 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
         done = _evaluate(run, split["test"], toolbox)
         results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
         avg = results[name]["table"]["avg"]
-        print(
-            f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)", flush=True
-        )
-        save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}", done.trajectories)
-    run.directory.add_result(stage, results)
-    run.leave_if_asked()
+        hosts.say(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
+        own = f".{jax.process_index()}" if jax.process_count() > 1 else ""
+        save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}{own}.jsonl", done.trajectories)
+    if hosts.is_first():
+        run.directory.add_result(stage, results)
+    run.leave_if_asked(hosts.any_of(run.stop.requested))
 
 
 def _evaluate_during(run: Run, step: int) -> dict[str, float]:
@@ -344,5 +383,5 @@ def _evaluate_during(run: Run, step: int) -> dict[str, float]:
         picked = [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(e.n_during, len(tasks))).astype(int)]
         done = _evaluate(run, picked, run.toolbox)
         figures |= {f"eval/{name}/f1": float(100 * done.f1.mean()), f"eval/{name}/em": float(100 * done.em.mean())}
-    print("  ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
+    hosts.say("  ".join(f"{key} {value:.1f}" for key, value in figures.items()))
     return figures

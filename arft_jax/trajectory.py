@@ -23,6 +23,7 @@ class Status(enum.StrEnum):
     TURN_LIMIT = "turn_limit"  # max_turns turns and no answer
     TURN_TOKENS = "turn_tokens"  # a turn reached max_turn_tokens without a stop tag
     TOKENS = "tokens"  # the trajectory's token budget is spent, at a whole observation
+    IMAGES = "images"  # the trajectory's budget of images or of their pixels is spent, at a whole observation
     INFRA = "infra"  # a fault of ours: masked, never scored
 
 
@@ -74,6 +75,8 @@ class Task:
       split: ``simple`` or ``hard``.
       corpus: name of the local text collection that a search task is asked over.
       query: a search task's recorded first query, where the data set has one.
+      target: the step that a recorded chain takes next, tag included, where the task is that step alone: what the
+        policy writes first is then scored against it, and the question holds the chain so far.
     """
 
     id: str
@@ -85,6 +88,7 @@ class Task:
     split: str = "simple"
     corpus: str = ""
     query: str = ""
+    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,10 @@
     python launch/compile_check.py --config=configs/qwen3b_tpu.py
     python launch/train.py --config=configs/qwen3b_tpu.py --config.weights=DIR --config.data.dir=DIR
 
-``weights`` is a Hugging Face directory of Qwen2.5-VL-3B; ``data.dir`` is where prepared data sets are kept.
-Compile-checked for v5e:4x4; expected figures: not yet run. Variant ``:smoke``: every stage on a CPU, with the weights
-of ``launch/make_tiny_checkpoint.py``.
+``weights`` is a Hugging Face directory of Qwen2.5-VL-3B; ``data.dir`` holds ``mat_coding/`` and ``mat_search/`` in the
+layout of the MAT benchmark (arft_jax/data/mat.py). Compile-checked for v5e:4x4; expected figures: not yet run.
+Variant ``:smoke``: every stage on a CPU in two minutes, with the weights of ``launch/make_tiny_checkpoint.py`` and the
+data of ``launch/make_tiny_data.py``.
 """
 
 from arft_jax.presets import qwen_config
@@ -14,7 +15,8 @@ from arft_jax.presets import qwen_config
 def get_config(variant: str = ""):
     config = qwen_config("qwen3b_tpu", "3b", "tpu v5e:4x4", variant)
     if not variant:
-        config.rollout.update(n_slots=64, extend_rows=16)
+        config.distributed.enabled = True
+        config.rollout.update(tensor=2, n_slots=32, extend_rows=16)
         config.train.rows_per_update = 32
         config.train.image_chunks = 64
     return config

@@ -3,9 +3,10 @@
     python launch/compile_check.py --config=configs/qwen7b_h200.py
     python launch/train.py --config=configs/qwen7b_h200.py --config.weights=DIR --config.data.dir=DIR
 
-``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` is where prepared data sets are kept.
-Compile-checked for one H200; expected figures: not yet run. Variant ``:smoke``: every stage on a CPU, with the weights
-of ``launch/make_tiny_checkpoint.py``.
+``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` holds ``mat_coding/`` and ``mat_search/`` in the
+layout of the MAT benchmark (arft_jax/data/mat.py). Compile-checked for one H200; expected figures: not yet run.
+Variant ``:smoke``: every stage on a CPU in two minutes, with the weights of ``launch/make_tiny_checkpoint.py`` and the
+data of ``launch/make_tiny_data.py``.
 """
 
 from arft_jax.presets import qwen_config

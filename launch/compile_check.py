@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
             raise ValueError("--config must be given")
         from arft_jax import compile_check  # after the flags: bad input costs no import of jax
 
-        shown = compile_check.print_row if _FORMAT.value == "table" else None
+        shown = compile_check.row_printer() if _FORMAT.value == "table" else None
         result = compile_check.check(_CONFIG.value, _TOPOLOGY.value, shown)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,14 +11,15 @@ PACKAGE = "arft_jax"
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
     "config": 0, "presets": 0, "protocol": 0, "trajectory": 0,
-    "ops": 1, "rl": 1, "rewards": 1, "sampling": 1,
+    "ops": 1, "rl": 1, "rewards": 1, "sampling": 1, "hlo_costs": 1, "hlo_text": 1,
     "models": 2,
     "sharding": 3,
     "steps": 4,
     "io": 5, "data": 5, "tools": 5,
     "rollout": 6, "rollout_row": 6, "rollout_metrics": 6, "trainer": 6, "warm_start": 6, "schedule": 6, "evaluator": 6,
     "scoring": 6, "report": 6, "build": 6, "agent": 6, "convert": 6, "compile_check": 6, "gpu_targets": 6,
-    "config_flag": 6, "preemption": 6, "run_dir": 6,
+    "config_flag": 6, "preemption": 6, "run_dir": 6, "layout": 6, "embed": 6, "tool_call": 6, "bench": 6,
+    "rollout_feed": 6, "rollout_trace": 6,
 }  # fmt: skip
 HIGHEST_PURE = 4
 SIBLING_FLOORS = {0, 1, 5, 6}  # modules of one such floor may import one another

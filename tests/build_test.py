@@ -1,19 +1,24 @@
 """From a config to parts: what each setting becomes."""
 
+import contextlib
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from arft_jax import build, protocol
+from arft_jax import build, layout, protocol
 from arft_jax.config import default_config
+from arft_jax.data.tiny_data import make_tiny_data
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import load_model_config, load_params
 from arft_jax.rollout_row import Row, image_spans
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.fault_server import FaultServer
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
+from arft_jax.tools.search_index import SearchIndex
 from arft_jax.trajectory import Observation, Status, ToolStatus
 
 
@@ -68,14 +73,50 @@ def test_objectives_follow_the_config(config):
 
 def test_reward_weights_follow_the_config(config):
     config.rewards.update(format=0.5, accuracy=2.0, step=0.25, max_answer_words=9)
-    assert dataclasses.asdict(build.reward_weights(config)) == config.rewards.to_dict()
+    assert dataclasses.asdict(build.reward_weights(config)) | {"query": "f1"} == config.rewards.to_dict()
 
 
 def test_data_lies_in_the_work_directory_or_where_the_config_says(config, tmp_path):
     config.update(workdir=str(tmp_path / "run"), seed=4)
     assert build.data_dir(config) == tmp_path / "run" / "data"
     config.data.dir = str(tmp_path / "shared")
-    assert build.index_path(config) == tmp_path / "shared" / "mini_search-4.sqlite"
+    assert build.index_path(config) == tmp_path / "shared" / "mini_search-4.index"
+    config.data.tasks = ("mat_search",)
+    (tmp_path / "shared" / "mat_search").mkdir(parents=True)
+    assert build.index_path(config) == tmp_path / "shared" / "mat_search" / "corpus.index"
+
+
+def test_own_data_gives_tasks_and_the_index_that_answers_them(config, tmp_path):
+    make_tiny_data(tmp_path / "data", n_train=3, n_test=2)
+    config.data.update(tasks=("mat_coding", "mat_search"), dir=str(tmp_path / "data"), n_train=2)
+    config.warm_start.steps = 0
+    build.check(config)
+    assert not build.index_path(config).exists()  # a check writes nothing
+    tasks, index = build.load_data(config)
+    assert {name: (len(s["train"]), len(s["test"])) for name, s in tasks.items()} == dict.fromkeys(tasks, (2, 2))
+    with SearchIndex(index) as found:
+        task = tasks["mat_search"]["train"][0]
+        assert found.search(task.query, 1, task.corpus)[0].title == task.query
+    config.data.tasks = ("mat_coding",)
+    assert build.load_data(config)[1] is None
+    (tmp_path / "data" / "mat_coding" / "train.json").write_text("[{}]")
+    with pytest.raises(ValueError, match="item at place 0 of .*train.json must have id, question"):
+        build.check(config)
+
+
+def test_missing_weights_and_missing_data_are_one_error(config, tmp_path):
+    config.data.tasks = ("mat_coding",)
+    data = r"data.dir must be a directory with mat_coding/train.json, .*: got none \(config.data.dir\)$"
+    with pytest.raises(ValueError, match="^" + data):
+        build.check(config)
+    config.model.size = "7b"
+    weights = r"^weights must be a Hugging Face directory of Qwen2.5-VL-7B: got none \(config.weights\)"
+    with pytest.raises(ValueError, match=weights + "; " + data):
+        build.check(config)
+    make_tiny_data(tmp_path / "data", n_train=1, n_test=2)
+    config.data.dir = str(tmp_path / "data")
+    with pytest.raises(ValueError, match=weights + "$"):
+        build.check(config)
 
 
 def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
@@ -106,10 +147,34 @@ def test_a_real_toolbox_serves_and_is_closed(config):
     assert late.status is ToolStatus.INFRA
 
 
+def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PythonSandbox", lambda **kwargs: contextlib.nullcontext())
+    task, fox = tiny.tiny_task(2), protocol.Search("red fox")
+
+    def search():
+        with build.open_toolbox(config, tmp_path / "unused") as box:
+            return box.submit(task, fox, None).result(10)
+
+    with FaultServer() as server:
+        cache = dict(cache=str(tmp_path / "replies.sqlite"), cache_mode="record")
+        config.tools.search.update(backend="http", url=server.url, **cache)
+        config.tools.update(top_k=1, n_tries=2)
+        asked = search()
+        assert asked.text == "<information> 1. Content: Page 0: About red fox. </information>"
+        server.set_mode("storm_503")
+        assert search().status is ToolStatus.INFRA and server.n_questions == 1 + 2  # n_tries
+    config.tools.search.cache_mode = "replay"
+    assert search().text == asked.text
+    with build.open_toolbox(config, None) as box:  # nothing searches: nothing is opened
+        assert box.submit(task, fox, None).result(10).status is ToolStatus.REFUSED
+
+
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
     graphdef, params = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
     engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
-    parts = build.Parts(tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine, None, None)
+    parts = build.Parts(
+        tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine, None, None, None
+    )
     task, shown, unshown = tiny.tiny_task(1), tiny.tiny_image(8, 28, 56), tiny.tiny_image(9)
     row = Row(task, 0, 0, 0, 0)
     engine.inject(row, engine.prompt(task))
@@ -149,6 +214,7 @@ def test_weights_give_the_model_its_sizes_its_tokenizer_and_its_values(config, t
     assert sizes.text.vocab_size > parts.tokenizer.vocab_size  # padded, as the published ones are
     assert parts.rules.allowed.shape == (sizes.text.vocab_size,) == parts.rules.next_state.shape[1:]
     assert not np.asarray(parts.rules.allowed)[parts.tokenizer.vocab_size :].any()
+    assert f"vocabulary {sizes.text.vocab_size}, " in build.describe(parts)
     got, want = parts.first_params(), load_params(config.weights, parts.abstract)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -164,3 +230,13 @@ def test_weights_that_do_not_fill_the_model_are_refused_before_any_compute(confi
     config.weights = str(tmp_path / "hf")
     with pytest.raises(ValueError, match="safetensors"):
         build.check(config)
+
+
+def test_rows_of_a_warm_start_that_is_not_made_need_not_divide(config, monkeypatch):
+    two = types.SimpleNamespace(shape=dict(data=2, fsdp=1, tensor=1), devices=np.array(jax.devices()))
+    monkeypatch.setattr(layout, "make_mesh", lambda sizes, devices: two)
+    config.warm_start.rows = 63
+    with pytest.raises(ValueError, match=r"got warm_start.rows=63 \(config.warm_start.rows\)"):
+        layout.make_placement(config)
+    config.warm_start.steps = 0
+    assert layout.make_placement(config).n_lanes == 2

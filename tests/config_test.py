@@ -45,6 +45,11 @@ def test_a_variant_differs_from_its_config_where_it_says_so(repo_root):
     assert full["rollout.max_tokens"] == smoke["rollout.max_tokens"] and smoke["train.steps"] < 10
 
 
+def test_mixtures_of_own_and_self_made_tasks_are_valid():
+    for tasks in (("mat_coding", "mat_search"), ("mat_coding", "mini_search"), ("mini_coding", "mat_search")):
+        validate(changed(data__tasks=tasks, warm_start__steps=0))
+
+
 def test_unknown_keys_are_refused_by_the_config_itself():
     config = default_config()
     with pytest.raises(AttributeError, match="stepz"):
@@ -87,6 +92,15 @@ VIOLATIONS = {
     "no clipping": (dict(train__clip_norm=0.0), "clip_norm must be above 0: got 0.0 (config.train.clip_norm)"),
     "a warm start of nothing": (dict(warm_start__n_chains=0, warm_start__n_practice=0), "(config.warm_start.n_chains)"),
     "an unknown task set": (dict(data__tasks=("mini_coding", "chess")), "'chess') (config.data.tasks)"),
+    "a task set twice": (dict(data__tasks=("mini_coding", "mini_coding")), "each once: got ('mini_coding', 'mini_"),
+    "two indices": (
+        dict(data__tasks=("mini_search", "mat_search"), warm_start__steps=0), "one index: got ('mini_search', 'mat_se"
+    ),
+    "a warm start without chains": (
+        dict(data__tasks=("mini_search", "mat_coding")),
+        "which mini_coding and mini_search alone have: got steps=220, tasks=('mini_search', 'mat_coding') "
+        "(config.warm_start.steps)",
+    ),
     "no task set": (dict(data__tasks=()), "got () (config.data.tasks)"),
     "an unknown prompt": (dict(system_prompt="long"), "got 'long' (config.system_prompt)"),
     "an unknown dtype": (dict(model__dtype="float16"), "got 'float16' (config.model.dtype)"),
@@ -101,8 +115,36 @@ VIOLATIONS = {
     "one frame": (dict(model__vision_config__temporal_patch_size=1), "got 1 (config.model.vision_config.temporal"),
     "no saving": (dict(checkpoint__every=0), "every must be at least 1: got 0 (config.checkpoint.every)"),
     "no worker": (dict(tools__n_workers=0), "(config.tools.n_workers)"),
+    "no time for a call": (dict(tools__deadline_s=0.0), "got 0.0 (config.tools.deadline_s)"),
+    "no time for tools": (dict(tools__trajectory_deadline_s=0.0), "got 0.0 (config.tools.trajectory_deadline_s)"),
+    "no time for a search": (dict(tools__search__deadline_s=-1.0), "got -1.0 (config.tools.search.deadline_s)"),
+    "a negative try": (dict(tools__search__try_s=-1.0), "at least 0: got -1.0 (config.tools.search.try_s)"),
+    "no try": (dict(tools__n_tries=0), "n_tries must be at least 1: got 0 (config.tools.n_tries)"),
+    "no search thread": (dict(tools__search__n_threads=0), "got 0 (config.tools.search.n_threads)"),
+    "an unknown search": (dict(tools__search__backend="bing"), "got 'bing' (config.tools.search.backend)"),
+    "an unknown cache mode": (dict(tools__search__cache_mode="on"), "got 'on' (config.tools.search.cache_mode)"),
+    "a cache without a mode": (dict(tools__search__cache="x.sqlite"), "got 'x.sqlite', cache_mode='off' (config."),
+    "a mode without a cache": (
+        dict(tools__search__backend="ddgs", tools__search__cache_mode="mixed", data__tasks=("mini_coding",)),
+        "got '', cache_mode='mixed' (config.tools.search.cache)",
+    ),
+    "a local index recorded": (
+        dict(tools__search__cache="x.sqlite", tools__search__cache_mode="mixed"),
+        "where backend is local, replies of the network alone are recorded: got 'x.sqlite' (config.tools.search.cache)",
+    ),
+    "a retriever without a URL": (
+        dict(tools__search__backend="http", data__tasks=("mini_coding",)), "got none (config.tools.search.url)"
+    ),
+    "a URL of another kind": (dict(tools__search__url="file:///x"), "got 'file:///x' (config.tools.search.url)"),
+    "a URL with a password": (
+        dict(tools__search__url="http://me:pw@host/"), "no user or password: got one with '@' (config.tools.search.url)"
+    ),
+    "the network for a corpus of its own": (
+        dict(tools__search__backend="serper"), "got 'serper' (config.tools.search.backend, config.data.tasks)"
+    ),
     "no time": (dict(tools__timeout_s=0.0), "timeout_s must be above 0: got 0.0 (config.tools.timeout_s)"),
     "more than all of the reward": (dict(rewards__step=1.5), "at most 1: got 1.5 (config.rewards.step)"),
+    "an unknown comparison": (dict(rewards__query="bm25"), "got 'bm25' (config.rewards.query)"),
     "a negative reward": (dict(rewards__format=-1.0), "got -1.0 (config.rewards.format)"),
 }  # fmt: skip
 

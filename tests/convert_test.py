@@ -171,3 +171,30 @@ def test_adapters_of_a_run_are_merged_on_export(tmp_path):
     want = layer["kernel"][...] + 2.0 * jnp.einsum("ldr,lrf->ldf", layer["lora_a"][...], layer["lora_b"][...])
     np.testing.assert_allclose(got["text"]["layers"]["mlp"]["up"]["kernel"][...], want, atol=1e-5)
     np.testing.assert_array_equal(got["text"]["embedding"][...], params["text"]["embedding"][...])
+
+
+@pytest.mark.parametrize("own_tokenizer", [False, True])
+def test_export_needs_nothing_but_the_runs_directory(tmp_path, weights, own_tokenizer):
+    config = default_config()
+    config.update(workdir=str(tmp_path / "run"), weights=str(weights))
+    if own_tokenizer:  # other side files than the weights'
+        (tmp_path / "tok").mkdir()
+        (tmp_path / "tok" / "tokenizer.json").write_bytes((weights / "tokenizer.json").read_bytes())
+        (tmp_path / "tok" / "chat_template.jinja").write_text("{{ mine }}")
+        config.tokenizer = str(tmp_path / "tok")
+    RunDir(config)
+    model = load_model_config(weights)
+    params = load_params(weights, abstract_params(model))
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as store:
+        store.save(1, {"params": params}, {"tokenizer": Tokenizer.tiny().sha256})
+    for name in ("hf", "tok"):
+        if (tmp_path / name).exists():
+            (tmp_path / name).rename(tmp_path / f"{name}_gone")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    convert.export_weights(str(tmp_path / "moved"), str(tmp_path / "out"), "bfloat16")
+    before, after = _values(tmp_path / "hf_gone"), _values(tmp_path / "out")
+    assert before.keys() == after.keys() and all(np.array_equal(after[name], before[name]) for name in before)
+    assert load_model_config(tmp_path / "out") == model
+    assert Tokenizer.load(tmp_path / "out").sha256 == Tokenizer.tiny().sha256
+    assert (tmp_path / "out" / "chat_template.jinja").exists() == own_tokenizer
+    assert (tmp_path / "out" / "generation_config.json").exists() != own_tokenizer

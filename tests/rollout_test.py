@@ -1,5 +1,6 @@
 """The slot scheduler with a scripted policy: how every kind of trajectory ends, and what the tools are asked."""
 
+import dataclasses
 import importlib.resources
 import json
 import threading
@@ -154,6 +155,44 @@ def test_an_observation_is_fed_whole_or_not_at_all(stage):
     t = only(stage.play([(task, [SEARCH, ANSWER])], say(fits + " a")))
     assert t.status is Status.TOKENS and len(t.tokens) == t.turns[0].end and len(t.turns) == 1
     assert t.turns[0].observation.text == fits + " a" and not t.observation_mask.any()
+
+
+SHOW = "<think>fix</think><code>```python\nx = 1\n```</code>"
+
+
+@pytest.mark.parametrize(
+    "limits, n_shown",
+    [
+        (dict(max_images=3), 2),
+        (dict(max_images=2), 1),
+        (dict(max_images=1), 0),
+        (dict(max_image_pixels=28 * 28 * 4), 2),  # the prompt's image and one of each turn, the second twice as large
+        (dict(max_image_pixels=28 * 28 * 4 - 1), 1),
+    ],
+    ids=str,
+)
+def test_images_beyond_the_budget_end_the_row_and_are_not_fed(stage, monkeypatch, limits, n_shown):
+    monkeypatch.setattr(stage.engine, "limits", dataclasses.replace(stage.engine.limits, **limits))
+    replies = [Observation("", (tiny.tiny_image(4),)), Observation("", (tiny.tiny_image(5, 28, 56),))]
+    tools = tiny.InstantTools(lambda *_: replies[len(tools.calls) - 1])
+    t = only(stage.play([(tiny.tiny_task(1, "coding"), [SHOW, SHOW, ANSWER])], tools))
+    assert len(t.images) == 1 + n_shown and len(t.turns) == min(n_shown + 1, 3)
+    assert t.status is (Status.ANSWERED if n_shown == 2 else Status.IMAGES)
+    if n_shown < 2:
+        assert t.turns[-1].observation is replies[n_shown] and len(t.tokens) == t.turns[-1].end
+
+
+def test_text_may_still_come_when_the_image_budget_is_spent(stage, monkeypatch):
+    monkeypatch.setattr(stage.engine, "limits", dataclasses.replace(stage.engine.limits, max_images=1))
+    assert only(stage.play([(tiny.tiny_task(1), [SEARCH, ANSWER])], say())).status is Status.ANSWERED
+
+
+@pytest.mark.parametrize("limits", [dict(max_images=1), dict(max_image_pixels=28 * 28 * 2 - 1)], ids=str)
+def test_a_prompt_beyond_the_image_budget_is_refused(stage, monkeypatch, limits):
+    monkeypatch.setattr(stage.engine, "limits", dataclasses.replace(stage.engine.limits, **limits))
+    task = tiny.tiny_task(1, sizes=[(28, 28), (28, 28)])
+    with pytest.raises(ValueError, match=r"got 2 images of 1568 px, .* \(config.rollout.max_images, "):
+        stage.play([(task, [ANSWER])], say())
 
 
 def test_a_fault_of_ours_ends_its_row_alone(stage):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 
@@ -87,3 +88,17 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": "é"} and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_run_keeps_the_files_of_its_weights_and_an_older_one_gets_them(config, tmp_path):
+    RunDir(config)
+    assert not (tmp_path / "a" / "run" / "hf").exists()  # everything is drawn from the seed
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (hf / name).write_text("{}")
+    config.update(weights=str(hf), workdir=str(tmp_path / "b"))
+    for _ in range(2):
+        RunDir(config)
+        assert sorted(os.listdir(tmp_path / "b" / "hf")) == ["config.json", "tokenizer.json"]
+        shutil.rmtree(tmp_path / "b" / "hf")

@@ -1,21 +1,27 @@
 """Placement rules, meshes, and sharded == unsharded on 8 virtual devices."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from arft_jax import sharding
+from arft_jax import build, sharding
+from arft_jax.config import default_config
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from arft_jax.testing.tiny_model import tiny_config
+from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout
+from arft_jax.steps.init import abstract_params
+from arft_jax.testing.tiny_model import tiny_config, tiny_model
 
 MESH = AbstractMesh((2, 2, 2), sharding.MESH_AXES)
 
@@ -160,3 +166,105 @@ def test_every_parameter_of_the_model_has_a_place_on_a_mesh_split_both_ways():
     assert layers["q"]["kernel"].get_value().spec == PartitionSpec(None, "fsdp", "tensor")
     assert layers["mlp"]["down"]["kernel"].get_value().spec == PartitionSpec(None, "tensor", "fsdp")
     assert all(place.spec for place in jax.tree.leaves(shardings))  # none is left whole on every device
+
+
+KERNELS = """
+    import json, sys
+    import jax, jax.numpy as jnp, numpy as np
+    from arft_jax import sharding
+    from arft_jax.ops import attention
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+    rng = np.random.default_rng(0)
+    for kernel, name, shape, n_rows in json.loads(sys.argv[2]):
+        q, k, v, g = (jnp.asarray(rng.normal(size=(n_rows, 40, n, 16)), jnp.float32) for n in (4, 2, 2, 4))
+        ids = jnp.asarray(np.sort(rng.integers(-1, 3, (n_rows, 40)), axis=1)[:, ::-1], jnp.int32)
+
+        def value_and_grads(run):
+            def loss(*x):
+                out = run(*x, ids)
+                return (out * g).sum(), out
+
+            (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+            return [out, *grads]
+
+        run = getattr(sharding.Placement(sharding.make_mesh(shape)), name)(kernel)
+        for got, want in zip(value_and_grads(run), value_and_grads(getattr(attention, name)), strict=True):
+            np.testing.assert_allclose(got, want, atol=2e-5, err_msg=f"{kernel} {name}")  # sums of forty terms
+    print("equal")
+"""
+
+
+def test_kernels_on_split_rows_and_heads_equal_the_plain_form():
+    """Rows and heads split; key/value heads repeated; three rows, which two lanes do not divide."""
+    cases = [
+        ("splash", "attend_segments", dict(data=2, tensor=2), 2),
+        ("cudnn", "attend_causal", dict(tensor=4), 2),
+        ("cudnn", "attend_causal", dict(data=2, tensor=2), 2),
+        ("cudnn", "attend_segments", dict(fsdp=2, tensor=2), 3),
+    ]
+    env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", textwrap.dedent(KERNELS), jax.config.jax_compilation_cache_dir, json.dumps(cases)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip() == "equal"
+
+
+@pytest.mark.parametrize(("kernel", "platform"), [("splash", "gpu"), ("cudnn", "tpu")])
+def test_a_kernel_on_other_hardware_is_refused(kernel, platform):
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]), size=1)
+    for name in ("attend_causal", "attend_segments"):
+        with pytest.raises(ValueError, match=rf"must not be {kernel} on {platform}: .*\(config.model.attention\)"):
+            getattr(sharding.Placement(mesh), name)(kernel)
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", pytest.param("splash", marks=pytest.mark.slow)])
+def test_the_vision_tower_with_a_kernel_equals_the_plain_one_with_its_gradient(kernel):
+    """Heads of 16 numbers, two images and padding in one chunk; full and windowed layers."""
+    placement = sharding.Placement(sharding.make_mesh({}, jax.devices()[:1]))
+    layout = pack_layout([(1, 6, 10), (1, 8, 4)], 100, 4, 112, 14, 2)
+    layout = VisionLayout(*(jnp.asarray(x)[None] for x in layout))
+    patches = jax.random.normal(jax.random.key(0), (1, 100, 1176))
+    weights = jax.random.normal(jax.random.key(1), (1, 92 // 4, 48))
+
+    def value_and_grad(**kwargs):
+        model = tiny_model(**kwargs)
+        loss = jax.value_and_grad(lambda x: jnp.sum(model.encode(x, layout)[:, : 92 // 4] * weights))
+        return jax.jit(loss)(patches)
+
+    run, asked = placement.attend_segments(kernel), []
+
+    def attend(q, k, v, segment_ids):
+        asked.append(q.shape)
+        return run(q, k, v, segment_ids)
+
+    got, want = value_and_grad(attend_segments=attend), value_and_grad()
+    assert set(asked) == {(1, 100, 2, 16)}  # the full layers alone: windows have 64 patches each
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(np.abs(b).max()))  # four layers of float32 sums
+    assert not jnp.any(got[1][:, 92:])
+
+
+def test_the_kernel_that_the_config_names_reaches_both_towers():
+    config = default_config()
+    config.model.attention = "splash"
+    config.model.text_config.update(num_hidden_layers=1)
+    placement = sharding.Placement(sharding.make_mesh({}, jax.devices()[:1]))
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    graphdef, params = abstract_params(build.model_maker(config, sizes, placement))
+    layout = jax.tree.map(lambda x: x[None], pack_layout([(1, 8, 8)], 64, 1, 112, 14, 2))
+
+    def encode(params, patches):
+        return nnx.merge(graphdef, params).encode(patches, layout)
+
+    def hidden(params, embeds, positions, ids):
+        return nnx.merge(graphdef, params).hidden(embeds, positions, ids)
+
+    ids = jax.ShapeDtypeStruct((1, 16), jnp.int32)
+    embeds = jax.ShapeDtypeStruct((1, 16, sizes.text.dim), jnp.float32)
+    positions = jax.ShapeDtypeStruct((1, 3, 16), jnp.int32)
+    patches = jax.ShapeDtypeStruct((1, 64, sizes.vision.patch_dim), jnp.float32)
+    for function, shapes in (encode, [patches]), (hidden, [embeds, positions, ids]):
+        assert "pallas_call" in str(jax.make_jaxpr(function)(params, *shapes)), function

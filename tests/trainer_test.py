@@ -35,7 +35,7 @@ def _parse(text):
     return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, protocol.Malformed) else action
 
 
-def _score(trajectory, weights):
+def _score(trajectory, weights, embed=None):
     """A reward that differs from row to row, so that every step teaches something."""
     value = zlib.crc32(trajectory.tokens.tobytes()) % 97 / 97
     return {"format": 0.0, "f1": value, "em": 0.0, "problem": 0.0, "accuracy": value, "total": value}

@@ -146,9 +146,9 @@ def assemble(
     n_chunks: int,
     bucket: VisionBucket,
     rows: Sequence[Sequence[int]] | None = None,
-    n_lanes: int = 1,
+    lanes: tuple[int, int, int] = (0, 1, 1),
 ) -> Batch:
-    """Builds the arrays of B rows.
+    """Builds the arrays of B rows, which are all of a batch or one process's part of it.
 
     Args:
       trajectories: what the rows hold.
@@ -159,12 +159,14 @@ def assemble(
       bucket: sizes of a chunk.
       rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
         each trajectory a row of its own.
-      n_lanes: chunks of a wave; C is a multiple of it.
+      lanes: (first, number, of how many in the whole batch) of the lanes that these rows and chunks fill; C is a
+        multiple of the number.
 
     Raises:
       ValueError: a row longer than ``length``, more images than the chunks hold, or chunks that the lanes do not
         divide.
     """
+    first_lane, n_lanes, n_all = lanes
     if n_chunks % n_lanes:
         raise ValueError(
             f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={n_lanes} "
@@ -176,6 +178,9 @@ def assemble(
     for i in sorted({i for row in rows for i in row}):
         images.update(patches_of(trajectories[i]))
     patches, layout, first = _pack_images(images, n_chunks, bucket)
+    # Image tokens are counted over the whole batch, wave by wave and lane by lane.
+    shift = np.arange(n_chunks) // n_lanes * (n_all - n_lanes) + first_lane
+    first = {name: at + int(shift[at // bucket.n_features]) * bucket.n_features for name, at in first.items()}
     waves = jax.tree.map(lambda x: x.reshape(-1, n_lanes, *x.shape[1:]), (patches, layout))
     out = Batch(
         tokens=np.zeros((b, length), np.int32),

@@ -1,91 +1,269 @@
-"""Images in and out of the model: decoding, and Qwen2-VL's resize, normalise and patchify.
+"""Images in and out of the model: the one door for image files, and Qwen2-VL's resize, normalise and patchify.
 
 The arithmetic is that of transformers ``Qwen2VLImageProcessorPil`` (bit for bit, by test), written over
 one table of 3 x 256 float32 values, because after an 8-bit resize every pixel value is one of 256.
+
+Every image, of a data set or of a tool, passes :func:`decode_image` (files) or :func:`check_size` (pixels). What comes
+out is upright 8-bit RGB without metadata, so that the model, Pillow and OpenCV see the same pixels.
 """
 
+import collections
+import dataclasses
 import functools
 import io
 import math
 import os
+import stat
 import warnings
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from arft_jax.trajectory import Image
 
 MAX_DECODE_PIXELS = 50_000_000
+MIN_SIDE_PX, MAX_SIDE_PX = 4, 30_000
 MAX_ASPECT = 200
+MAX_FILE_BYTES = 160_000_000  # 50 million uncompressed RGB pixels and their header
+MAX_DECODE_BYTES = 370_000_000  # what decoding one image may take, its result included
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF")
+CAUSES = ("size", "format", "depth", "damage")
+BACKGROUND = (255, 255, 255)  # what shows through transparency
+STAND_IN_PX, STAND_IN_GREY = 112, 128
 TEMPORAL_PATCH = 2  # a still image fills both frames of a temporal patch
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+_STRIP_PX = 1 << 20  # converted at a time
+_ORIENTATION = 0x0112  # EXIF
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
+# Bytes a pixel at the peak, measured with Pillow 13 at 49 million pixels; other decoders need 4 beside the result's 3.
+_PEAK_BYTES = {"WEBP": 17, "AVIF": 10}
+_PEAK_BYTES_PROGRESSIVE = {"L": 5, "RGB": 11, "CMYK": 13}  # libjpeg keeps all coefficients
+_PEAK_BYTES_TURNED_TIFF = 9
+_PEAK_BYTES_OTHER = 7
+# A view of upright pixels that lies as the file stores them, by EXIF orientation.
+_AS_STORED = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}
 
-def decode_image(data: bytes | str | os.PathLike, name: str = "") -> Image:
+
+class BadImage(ValueError):
+    """An image that the door refuses.
+
+    Args:
+      message: one sentence.
+      cause: one of CAUSES: pixels, sides or bytes; no format that is read here; more than 16 bits a channel or floats;
+        truncated or inconsistent.
+    """
+
+    def __init__(self, message: str, cause: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclasses.dataclass
+class Quarantine:
+    """Counts the images that a stand-in replaced, and remembers the first of them by their messages."""
+
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    messages: list[str] = dataclasses.field(default_factory=list)
+    max_messages: int = 20
+
+    @property
+    def n_images(self) -> int:
+        return self.counts.total()
+
+    def add(self, error: BadImage) -> None:
+        self.counts[error.cause] += 1
+        if len(self.messages) < self.max_messages:
+            self.messages.append(str(error))
+
+
+def stand_in(name: str = "") -> Image:
+    """What takes the place of a bad image: a uniform grey square of 112 x 112, the same every time."""
+    return Image(np.full((STAND_IN_PX, STAND_IN_PX, 3), STAND_IN_GREY, np.uint8), name)
+
+
+def check_size(height: int, width: int, label: str = "", max_pixels: int | None = None) -> None:
+    """Refuses sizes that the door does not let through.
+
+    Args:
+      height, width: pixels.
+      label: what the message calls the image.
+      max_pixels: inclusive, in place of the 50 million.
+
+    Raises:
+      BadImage: a side below 4 or above 30,000 px, more than 50 million pixels, or an aspect ratio of 200 and more.
+    """
+    got = f"got {height}x{width}" + (f" in {label}" if label else "")
+    if min(height, width) < MIN_SIDE_PX or max(height, width) > MAX_SIDE_PX:
+        raise BadImage(f"an image must have sides of {MIN_SIDE_PX} to {MAX_SIDE_PX} px: {got}", "size")
+    max_pixels = MAX_DECODE_PIXELS if max_pixels is None else max_pixels
+    if width * height > max_pixels:
+        raise BadImage(f"an image must hold at most {max_pixels} pixels: {got}", "size")
+    if max(height, width) >= MAX_ASPECT * min(height, width):
+        raise BadImage(f"an image must have an aspect ratio below {MAX_ASPECT}: {got}", "size")
+
+
+def decode_image(
+    data: bytes | str | os.PathLike,
+    name: str = "",
+    *,
+    on_bad: str = "raise",
+    quarantine: Quarantine | None = None,
+    max_pixels: int | None = None,
+) -> Image:
     """Decodes an image file to RGB, upright by its EXIF orientation, transparency over white.
 
-    The header's pixel count is checked before any pixel is decoded; of an animation the first frame is taken.
-    Colours are those of transformers' ``convert_to_rgb`` with two departures:
+    The header is checked before any pixel is decoded, and decoding takes at most 370 MB; of an animation the first
+    frame is taken; colour profiles and all other metadata are dropped. Colours are those of transformers'
+    ``convert_to_rgb`` with two departures:
 
     1. 16-bit grey keeps the high byte, as Pillow does for 16-bit colour; transformers clips at 255, which turns
        almost all of such a picture white.
     2. 32-bit integers and floats are refused: nothing in the file says which value is white.
 
     Args:
-      data: encoded bytes, or a path.
+      data: encoded bytes, or the path of a regular file.
       name: how the trajectory refers to it; for bytes it also names the image in errors.
+      on_bad: ``raise``, or ``replace`` for a data set of millions, in which a few are always broken: :func:`stand_in`
+        takes the place of a bad image. A file that cannot be opened is a wrong path, not a bad image, and raises.
+      quarantine: counts what was replaced; needed with ``replace``.
+      max_pixels: a tighter bound than 50 million, for what a tool wrote.
 
     Raises:
-      ValueError: the file is missing, is no readable image, holds more than 50 million pixels or more than 16 bits
-        a channel.
+      BadImage: (a ValueError) no image of a known format, damaged, or beyond a limit of the door.
+      ValueError: the file cannot be opened; a wrong ``on_bad``.
     """
+    if on_bad not in ("raise", "replace") or (on_bad == "replace" and quarantine is None):
+        raise ValueError(f"on_bad must be raise, or replace with a quarantine: got {on_bad!r}, {quarantine}")
     is_bytes = isinstance(data, bytes)
-    label = (name or "<bytes>") if is_bytes else os.fspath(data)
+    path = None if is_bytes else os.fspath(data)
+    label = _printable((name or "<bytes>") if is_bytes else path)
+    n_bytes = len(data) if is_bytes else _file_bytes(path, label)
+    try:
+        if n_bytes > MAX_FILE_BYTES:
+            raise BadImage(f"an image file must hold at most {MAX_FILE_BYTES} bytes: got {n_bytes} in {label}", "size")
+        return Image(_decode(io.BytesIO(data) if is_bytes else path, label, max_pixels), name)
+    except BadImage as error:
+        if on_bad == "raise":
+            raise
+        quarantine.add(error)
+        return stand_in(name)
+
+
+def _printable(name: str) -> str:
+    """A file's name as it may stand in a log: control, bidi and zero-width characters become question marks."""
+    return "".join(char if char.isprintable() else "?" for char in name)
+
+
+def _file_bytes(path: str, label: str) -> int:
+    """Size of a regular file; anything else (a folder, a pipe that would block) is refused."""
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        raise ValueError(f"image file must exist: got {label}") from None
+    except OSError as error:
+        raise ValueError(f"image must be readable: got {label} ({error.strerror})") from error
+    except ValueError as error:  # a NUL or a lone surrogate
+        raise ValueError(f"image must be readable: got {label} (no file can have this name)") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"image must be readable: got {label} (not a regular file)")
+    return info.st_size
+
+
+def _decode(source, label: str, max_pixels: int | None) -> np.ndarray:
+    """uint8[height, width, 3], or BadImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on large pictures and odd metadata
-            with PIL.Image.open(io.BytesIO(data) if is_bytes else data) as opened:
-                refusal = _refusal(opened)
-                if refusal is None:
-                    return Image(_to_rgb(PIL.ImageOps.exif_transpose(opened)), name)
-    except FileNotFoundError:
-        raise ValueError(f"image file must exist: got {label}") from None
+            with PIL.Image.open(source, formats=readable_formats()) as opened:
+                _check_header(opened, label, max_pixels)
+                return _upright_rgb(opened, label)
+    except BadImage:
+        raise
+    except PermissionError as error:
+        raise ValueError(f"image must be readable: got {label} ({error.strerror})") from error
     except PIL.UnidentifiedImageError:
-        raise ValueError(f"image must be readable: got {label} (no image format that Pillow knows)") from None
+        reason = f"image must be readable: got {label} (no image format that is read here)"
+        raise BadImage(reason, "format") from None
     except PIL.Image.DecompressionBombError:  # Pillow's own limit, far above ours
-        refusal = f"an image must hold at most {MAX_DECODE_PIXELS} pixels: got many more"
+        reason = f"an image must hold at most {MAX_DECODE_PIXELS} pixels: got many more in {label}"
+        raise BadImage(reason, "size") from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        raise ValueError(f"image must be readable: got {label} ({type(error).__name__}: {error})") from error
-    raise ValueError(f"{refusal} in {label}")
+        reason = f"image must be readable: got {label} ({type(error).__name__}: {error})"
+        raise BadImage(reason, "damage") from error
 
 
-def _refusal(opened: PIL.Image.Image) -> str | None:
-    """Why a readable header is not to be decoded, or None."""
+@functools.cache
+def readable_formats() -> list[str]:
+    """Those of the formats that this Pillow was built with: asking it for another is an error."""
+    PIL.Image.init()
+    return [name for name in FORMATS if name in PIL.Image.OPEN]
+
+
+def _check_header(opened: PIL.Image.Image, label: str, max_pixels: int | None) -> None:
     width, height = opened.size
-    if width * height > MAX_DECODE_PIXELS:
-        return f"an image must hold at most {MAX_DECODE_PIXELS} pixels: got {height}x{width}"
+    check_size(height, width, label, max_pixels)
     # Mode I is 16-bit grey too, but only where the format has no more (PPM; PNG in older versions of Pillow).
     if opened.mode == "F" or (opened.mode == "I" and opened.format not in ("PNG", "PPM")):
-        return f"an image must have at most 16 bits a channel: got Pillow mode {opened.mode}"
-    return None
+        raise BadImage(
+            f"an image must have at most 16 bits a channel: got Pillow mode {opened.mode} in {label}", "depth"
+        )
+    peak_bytes = _PEAK_BYTES.get(opened.format, _PEAK_BYTES_OTHER)
+    if opened.format in ("JPEG", "MPO") and opened.info.get("progressive"):
+        peak_bytes = _PEAK_BYTES_PROGRESSIVE.get(opened.mode, max(_PEAK_BYTES_PROGRESSIVE.values()))
+    elif opened.format == "TIFF" and opened.tag_v2.get(_ORIENTATION, 1) != 1:
+        peak_bytes = _PEAK_BYTES_TURNED_TIFF
+    if width * height * peak_bytes > MAX_DECODE_BYTES:
+        most = MAX_DECODE_BYTES // peak_bytes
+        kind = f"{opened.format} image of this kind"
+        raise BadImage(f"a {kind} must hold at most {most} pixels: got {height}x{width} in {label}", "size")
 
 
-def _to_rgb(image: PIL.Image.Image) -> np.ndarray:
+def _upright_rgb(opened: PIL.Image.Image, label: str) -> np.ndarray:
+    """Decodes, and converts strip by strip, so that no second whole copy is held."""
+    shift, is_negative = 8, False
+    if opened.format == "TIFF":
+        shift = max(opened.tag_v2.get(_BITS, (16,))[0] - 8, 0)  # Pillow reads 12 bits as they are
+        is_negative = opened.tag_v2.get(_PHOTOMETRIC) == 0 and opened.mode.startswith("I;16")  # it ignores this there
+    opened.load()
+    width, height = opened.size
+    check_size(height, width, label)  # decoders correct a header now and then
+    orientation = opened.getexif().get(_ORIENTATION, 1)
+    shape = (width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3)
+    upright = np.empty(shape, np.uint8)
+    stored = _AS_STORED[orientation](upright) if orientation in _AS_STORED else upright
+    step = max(1, _STRIP_PX // width)
+    for top in range(0, height, step):
+        strip = opened.crop((0, top, width, min(top + step, height)))
+        stored[top : top + step] = _to_rgb(strip, shift, is_negative)
+    return upright
+
+
+def _to_rgb(image: PIL.Image.Image, shift: int, is_negative: bool) -> np.ndarray:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _high_byte(image)
+        image = _high_byte(image, shift, is_negative)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
-        paper = PIL.Image.new("RGBA", image.size, "white")
+        paper = PIL.Image.new("RGBA", image.size, BACKGROUND)
         image = PIL.Image.alpha_composite(paper, image)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
-def _high_byte(image: PIL.Image.Image) -> PIL.Image.Image:
+def _high_byte(image: PIL.Image.Image, shift: int, is_negative: bool) -> PIL.Image.Image:
     """16-bit grey -> 8-bit grey: 0x12ff becomes 0x12; the value that the file calls transparent becomes white."""
     values = np.asarray(image).astype(np.int32)
-    grey = (values >> 8).astype(np.uint8)
+    grey = (values >> shift).astype(np.uint8)
+    if is_negative:
+        grey = 255 - grey
     grey[values == image.info.get("transparency", -1)] = 255
     return PIL.Image.fromarray(grey)
 
@@ -153,6 +331,15 @@ class ImageProcessor:
         factor = self.patch * self.merge
         new_height, new_width = smart_resize(height, width, factor, self.min_pixels, self.max_pixels)
         return 1, new_height // self.patch, new_width // self.patch
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of what the model is shown: the frame in which Qwen2.5-VL writes boxes.
+
+        >>> ImageProcessor().resized_size(100, 150)
+        (112, 140)
+        """
+        _, grid_h, grid_w = self.grid_of(height, width)
+        return grid_h * self.patch, grid_w * self.patch
 
     def n_tokens(self, grid: tuple[int, int, int]) -> int:
         """Language tokens that a grid becomes after merging: (1, 6, 6) -> 9 at merge 2."""

@@ -123,11 +123,12 @@ class Tokenizer:
         return frozenset(self._control)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of untrusted text; never a control id.
+        """Ids of untrusted text; never a control id. A lone surrogate, which no encoder takes, becomes a question mark.
 
         >>> Tokenizer.tiny().eos_id in Tokenizer.tiny().encode("<|im_end|>")
         False
         """
+        text = text.encode("utf-8", "replace").decode()
         return self._encoder.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from arft_jax.io import hosts
+
 MANIFEST = "manifest.json"
 
 
@@ -187,10 +189,11 @@ class Checkpoints:
         """
         self.wait()
         for step in sorted(self._manager.all_steps(), reverse=True):
-            fault = fault_of(self._steps / str(step))
-            if fault is None:
+            fault = fault_of(self._steps / str(step)) if self._is_primary else None
+            if not hosts.any_of(fault is not None):
                 return self._restore(step, abstract_state)
-            logging.warning("checkpoint of step %d is not used: %s; trying an older one", step, fault)
+            if fault is not None:
+                logging.warning("checkpoint of step %d is not used: %s; trying an older one", step, fault)
             self._quarantine(step)
         return None
 
@@ -200,6 +203,7 @@ class Checkpoints:
             folder.mkdir(exist_ok=True)
             n = sum(path.name.split(".")[0] == str(step) for path in folder.iterdir())
             (self._steps / str(step)).rename(folder / f"{step}.{n}")
+        hosts.any_of(False)  # nobody looks again before it is gone
         self._manager.reload()
 
     def _restore(self, step: int, abstract_state: Any) -> tuple[int, Any, dict[str, Any]]:

@@ -4,6 +4,8 @@ import importlib.resources
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
@@ -40,6 +42,37 @@ def tokenizer_files(directory: str | os.PathLike = "") -> dict[str, bytes]:
     if not any(name in files for name in _TOKENIZERS):
         raise ValueError(f"tokenizer must be a directory with {' or '.join(_TOKENIZERS)}: got {directory}")
     return files
+
+
+def keep_files(folder: pathlib.Path, *, weights: str = "", tokenizer: str = "") -> None:
+    """Copies what belongs to a model but its tensors, so that nothing else of its directory is needed again.
+
+    Args:
+      folder: made whole or not at all; left as it is where it is there.
+      weights: directory with the model's config.json; empty: none.
+      tokenizer: directory of tokenizer and processor files; empty: the weights'.
+
+    Raises:
+      ValueError: no tokenizer, or a folder that cannot be written.
+    """
+    if folder.exists():
+        return
+    files = tokenizer_files(tokenizer or weights)
+    if weights:
+        files["config.json"] = (pathlib.Path(weights) / "config.json").read_bytes()
+    try:
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for name, contents in files.items():
+                (partial / name).write_bytes(contents)
+            partial.chmod(0o755)  # mkdtemp's is for its owner alone
+            os.rename(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        if not folder.is_dir():  # another process may have been first
+            raise ValueError(f"the folder must be writable: got {folder} ({error.strerror})") from error
 
 
 def _tiny_tokenizer_files() -> dict[str, bytes]:

@@ -1,20 +1,39 @@
-"""The key/value cache of the decoder: one array for all layers with a slot axis."""
+"""The key/value cache of the decoder: one array for all layers with a slot axis, behind ``write`` and ``read``.
+
+Keys and values may be kept in fewer bits than they are computed in: int8 with one scale a token and head (symmetric,
+as in arXiv 2402.02750 without its grouping), or float8 as it is, its range being wide enough for normed inputs.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+DTYPES = ("", "float32", "bfloat16", "int8", "float8_e4m3fn")  # "": the compute type
+
 
 class KVCache(NamedTuple):
-    """Rotated keys, and values.
+    """Rotated keys, and values. Heads stand before columns: a head's columns then lie together in memory.
 
     Args:
-      k, v: float[L, n_slots, S, K, H]; column s of a slot is the slot's s-th token.
+      k, v: [L, n_slots, K, S, H]; column s of a slot is the slot's s-th token.
+      k_scale, v_scale: float32[L, n_slots, K, S] where k and v are int8, else None.
     """
 
     k: jax.Array
     v: jax.Array
+    k_scale: jax.Array | None = None
+    v_scale: jax.Array | None = None
+
+    @property
+    def n_slots(self) -> int:
+        """Sequences that live at once."""
+        return self.k.shape[1]
+
+    @property
+    def length(self) -> int:
+        """S, tokens that a slot can hold."""
+        return self.k.shape[3]
 
 
 def init_cache(text_config: Any, n_slots: int, cache_len: int, dtype: Any = jnp.float32) -> KVCache:
@@ -31,5 +50,59 @@ def init_cache(text_config: Any, n_slots: int, cache_len: int, dtype: Any = jnp.
     """
     if n_slots < 1 or cache_len < 1:
         raise ValueError(f"n_slots and cache_len must be at least 1: got n_slots={n_slots}, cache_len={cache_len}")
-    shape = (text_config.n_layers, n_slots, cache_len, text_config.n_kv_heads, text_config.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    shape = (text_config.n_layers, n_slots, text_config.n_kv_heads, cache_len, text_config.head_dim)
+    scales = ()
+    if jnp.dtype(dtype) == jnp.int8:
+        scales = (jnp.ones(shape[:-1], jnp.float32), jnp.ones(shape[:-1], jnp.float32))
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *scales)
+
+
+def write(cache: KVCache, layer: jax.Array, slots: jax.Array, cols: jax.Array, k: jax.Array, v: jax.Array) -> KVCache:
+    """Puts keys and values in place.
+
+    Args:
+      cache: to change.
+      layer: int32[].
+      slots: int32[R].
+      cols: int32[R, T]; S or more: dropped.
+      k, v: float[R, T, K, H].
+    """
+    heads = jnp.arange(k.shape[2], dtype=cols.dtype)[None, None, :]
+    at = (layer, slots[:, None, None], heads, cols[:, :, None])
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[at].set(new.astype(old.dtype), mode="drop")
+
+    if cache.k_scale is None:
+        return KVCache(put(cache.k, k), put(cache.v, v))
+    (k, k_scale), (v, v_scale) = _quantise(k), _quantise(v)
+    return KVCache(put(cache.k, k), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
+
+
+def read(
+    cache: KVCache, layer: jax.Array, slots: jax.Array | None, columns: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """(keys, values), each [R, K, columns, H] in ``dtype``: the first columns of the slots, of all where None."""
+
+    def take(a: jax.Array) -> jax.Array:
+        if slots is None:
+            return jax.lax.dynamic_index_in_dim(a, layer, 0, keepdims=False)[:, :, :columns]
+        return a[layer, slots, :, :columns]
+
+    if cache.k_scale is None:
+        return take(cache.k).astype(dtype), take(cache.v).astype(dtype)
+
+    def restore(a: jax.Array, scale: jax.Array) -> jax.Array:
+        return (take(a).astype(jnp.float32) * take(scale)[..., None]).astype(dtype)
+
+    return restore(cache.k, cache.k_scale), restore(cache.v, cache.v_scale)
+
+
+def _quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x ≈ q · scale with q in -127 .. 127: (float32[..., H] of whole numbers, float32[...]).
+
+    Example: [2, -1, 0.3] has scale 2 / 127 and q = [127, -64, 19] (-63.5 is rounded to even).
+    """
+    x = x.astype(jnp.float32)
+    scale = jnp.maximum(jnp.abs(x).max(axis=-1), 1e-20) / 127.0
+    return jnp.round(x / scale[..., None]), scale

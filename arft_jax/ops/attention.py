@@ -98,6 +98,20 @@ def attend_causal(
     return attend(q, k, v, Mask(segment_ids, segment_ids, at, at), implementation=implementation)
 
 
+def attend_segments(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, implementation: str = "auto"
+) -> jax.Array:
+    """:func:`attend` over whole sequences without order: a token sees every column of its own segment.
+
+    Args:
+      q: float[B, T, N, H].
+      k, v: float[B, T, K, H].
+      segment_ids: int32[B, T], -1 for padding.
+      implementation: as there.
+    """
+    return attend(q, k, v, Mask(segment_ids, segment_ids), implementation=implementation)
+
+
 def _plain(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     """The division by the sum comes after the second product: it then touches [T, H] numbers a head, not [T, S]."""
     n_heads, n_kv = q.shape[2], k.shape[2]

@@ -56,8 +56,10 @@ def rows_with_ends(
 
 
 def _load(directory: pathlib.Path, stage: str, task: str) -> list[Trajectory]:
-    path = directory / "trajectories" / f"{stage}_{task}.jsonl"
-    return load_trajectories(path) if path.exists() else []
+    """Of every process that rolled some of them out."""
+    folder, name = directory / "trajectories", f"{stage}_{task}"
+    paths = [path for path in (folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.*.jsonl"))) if path.exists()]
+    return [trajectory for path in paths for trajectory in load_trajectories(path)]
 
 
 def shown_trajectories(

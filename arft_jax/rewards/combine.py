@@ -1,11 +1,11 @@
-"""R_total = R_format + R_acc for a whole live trajectory, with its components.
+"""R_total = R_format + R_acc for a whole live trajectory or a recorded step, with its components.
 
 Visual-ARFT (arXiv 2505.14246), section 3, equation R_total(q, o) = R_format(o) + R_acc(q, o).
 """
 
 import dataclasses
 
-from arft_jax.rewards import form, outcome
+from arft_jax.rewards import form, outcome, recorded, text
 from arft_jax.trajectory import Status, Trajectory
 
 
@@ -37,16 +37,20 @@ class RewardWeights:
                 raise ValueError(f"{name} must be at least 0: got {getattr(self, name)} (config.rewards.{name})")
 
 
-def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeights()) -> dict[str, float]:
+def score_trajectory(
+    trajectory: Trajectory, weights: RewardWeights = RewardWeights(), embed: recorded.Embed | None = None
+) -> dict[str, float]:
     """The reward of an ended trajectory and its parts.
 
     Args:
       trajectory: any status but ``infra``; one without an answer is worth 0.
-      weights: how the parts add up.
+      weights: how the parts add up; ``step`` and ``max_answer_words`` are of live trajectories.
+      embed: compares a recorded step's query, see recorded.query_score.
 
     Returns:
       ``format``, ``f1``, ``em``, ``problem`` (the paper's score; 0 for search), ``step``, ``accuracy`` (R_acc
-      before its weight) and ``total`` = format weight * R_format + accuracy weight * R_acc.
+      before its weight) and ``total`` = format weight * R_format + accuracy weight * R_acc. Of a recorded step ``f1``
+      and ``em`` are an answer's, ``problem`` a problem's, ``step`` that of any step but an answer; 0 elsewhere.
 
     Raises:
       ValueError: the status is ``infra``: a fault of ours is masked, never scored.
@@ -56,6 +60,8 @@ def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeig
             f"status must not be 'infra' for a score: got task {trajectory.task.id!r}, row {trajectory.row}; mask "
             "the row instead"
         )
+    if trajectory.task.target:
+        return _score_recorded(trajectory, weights, embed)
     format_ = form.format_score(trajectory)
     f1, em = outcome.answer_score(trajectory, max_answer_words=weights.max_answer_words)
     problem = outcome.problem_score(trajectory)
@@ -67,6 +73,26 @@ def score_trajectory(trajectory: Trajectory, weights: RewardWeights = RewardWeig
         "em": em,
         "problem": problem,
         "step": 0.0 if step is None else step,
+        "accuracy": accuracy,
+        "total": weights.format * format_ + weights.accuracy * accuracy,
+    }
+
+
+def _score_recorded(trajectory: Trajectory, weights: RewardWeights, embed: recorded.Embed | None) -> dict[str, float]:
+    """The released trainer's reward of what the policy wrote first, in the components of a live trajectory."""
+    kind, target = trajectory.task.kind, trajectory.task.target
+    written = trajectory.turns[0].text if trajectory.turns else ""
+    step = recorded.step_of(kind, target)
+    format_ = recorded.format_score(kind, target, written)
+    accuracy = recorded.accuracy_score(kind, target, written, embed)
+    is_answer = step == "answer"
+    given, wanted = (recorded.inner("answer", whole) for whole in (written, target))
+    return {
+        "format": format_,
+        "f1": accuracy if is_answer else 0.0,
+        "em": text.score_answer(given, (wanted,))[1] if is_answer and accuracy else 0.0,
+        "problem": accuracy if step == "problem" else 0.0,
+        "step": 0.0 if is_answer else accuracy,
         "accuracy": accuracy,
         "total": weights.format * format_ + weights.accuracy * accuracy,
     }

@@ -53,6 +53,20 @@ class Extension(NamedTuple):
     row: jax.Array
 
 
+class Report(NamedTuple):
+    """What the host reads of one decode segment, apart from the state, which the next call consumes.
+
+    status, stop_code, length int32[N] as in the state behind the segment; tokens int32[N, n_steps] and logps
+    float32[N, n_steps]: what a row sampled in this segment, from column 0 on, as many as its length grew.
+    """
+
+    status: jax.Array
+    stop_code: jax.Array
+    length: jax.Array
+    tokens: jax.Array
+    logps: jax.Array
+
+
 def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotState:
     """Vision tower over chunks of packed patches [C, n, patch_dim]; image token j of all goes to features[rows[j]]."""
     features = nnx.merge(graphdef, params).encode(patches, layout)
@@ -60,15 +74,18 @@ def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotSt
     return state._replace(features=state.features.at[rows].set(features.astype(state.features.dtype), mode="drop"))
 
 
-def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
-    """Chunked prefill at each slot's own offset: prompt, tool text and tool image alike."""
+def _extend(graphdef, params, state: SlotState, ext: Extension, *, columns: int | None = None) -> SlotState:
+    """Chunked prefill at each slot's own offset: prompt, tool text and tool image alike.
+
+    Only the cache's first ``columns`` are read, which must hold every fed slot to the end of its chunk.
+    """
     model = nnx.merge(graphdef, params)
     n_slots, length = state.tokens.shape
     chunk = jnp.arange(ext.tokens.shape[1], dtype=jnp.int32)[None, :]
     cols = jnp.where(chunk < ext.n[:, None], ext.start[:, None] + chunk, length)
     rows = jnp.minimum(ext.slots, n_slots - 1)  # rows without a slot write nowhere: their n is 0
     embeds = model.embed(ext.tokens, state.features, ext.feature_index)
-    _, cache = model.hidden_cached(embeds, ext.positions, state.cache, rows, cols)
+    _, cache = model.hidden_cached(embeds, ext.positions, state.cache, rows, cols, columns)
     final = jnp.where(ext.final, ext.slots, n_slots)
 
     def put(old, new):
@@ -90,10 +107,26 @@ def _extend(graphdef, params, state: SlotState, ext: Extension) -> SlotState:
 
 
 def _fork(state: SlotState, source, targets, rows) -> SlotState:
-    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group.
+    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group."""
+    n_slots = state.length.shape[0]
 
-    Where slots are split over devices, an index into them would gather every slot to every device first. A masked sum
-    moves the one slot alone, a layer at a time, and is exact: all but one of its terms are 0.
+    def copy(leaf, axis):
+        one = jax.lax.dynamic_slice_in_dim(leaf, source, 1, axis)
+
+        def put(i, kept):  # no target: the source onto itself. As a loop's carry the leaf is changed in place.
+            to = jnp.where(targets[i] < n_slots, targets[i], source)
+            return jax.lax.dynamic_update_slice_in_dim(kept, one, to, axis)
+
+        return jax.lax.fori_loop(0, targets.shape[0], put, leaf)
+
+    return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, 1), targets, rows)
+
+
+def _fork_split(state: SlotState, source, targets, rows) -> SlotState:
+    """:func:`_fork` where slots are split over devices.
+
+    An index into them would gather every slot to every device first. A masked sum moves the one slot alone, a layer at
+    a time, and is exact: all but one of its terms are 0.
     """
     every = jnp.arange(state.length.shape[0], dtype=jnp.int32)
     is_source, is_target = every == source, (every[:, None] == targets[None, :]).any(axis=1)
@@ -108,14 +141,18 @@ def _fork(state: SlotState, source, targets, rows) -> SlotState:
     def spread_cache(leaf):  # as a loop's carry it is changed in place
         return jax.lax.fori_loop(0, leaf.shape[0], lambda layer, kept: kept.at[layer].set(spread(kept[layer])), leaf)
 
-    kept = dict(cache=jax.tree.map(spread_cache, state.cache), features=state.features)
-    rest = {name: spread(leaf) for name, leaf in state._asdict().items() if name not in kept}
+    return _forked(state, spread, spread_cache, targets, rows)
+
+
+def _forked(state: SlotState, by_slot, by_layer, targets, rows) -> SlotState:
+    kept = dict(cache=jax.tree.map(by_layer, state.cache), features=state.features)
+    rest = {name: by_slot(leaf) for name, leaf in state._asdict().items() if name not in kept}
     rest["row"] = rest["row"].at[targets].set(rows, mode="drop")
     return SlotState(**rest, **kept)
 
 
-def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, top_p) -> SlotState:
-    """One token for every running row."""
+def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, top_p, columns):
+    """One token for every running row: (state, tokens int32[N], logps float32[N]), the latter 0 in rows that stand."""
     n_slots, length = state.tokens.shape
     every = jnp.arange(n_slots, dtype=jnp.int32)
     running = state.status == RUNNING
@@ -123,7 +160,7 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
     here = jnp.where(running, state.length - 1, length)
     positions = jnp.broadcast_to((state.next_position - 1)[:, None, None], (n_slots, 3, 1))
     embeds = model.embed(token[:, None], state.features, jnp.full((n_slots, 1), -1, jnp.int32))
-    hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None])
+    hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None], columns)
     keys = pick.row_keys(rng, state.task, state.row, state.length)
     new, logps = pick.pick(keys, model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
     automaton = rules.next_state[state.automaton, new].astype(jnp.int32)
@@ -135,7 +172,7 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
     def keep(new_value, old):
         return jnp.where(running, new_value, old)
 
-    return state._replace(
+    after = state._replace(
         tokens=state.tokens.at[every, column].set(new, mode="drop"),
         logps=state.logps.at[every, column].set(logps, mode="drop"),
         length=keep(state.length + 1, state.length),
@@ -145,36 +182,58 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
         stop_code=keep(code, state.stop_code),
         cache=cache,
     )
+    return after, jnp.where(running, new, 0), jnp.where(running, logps, 0.0)
 
 
 def _decode(
-    graphdef, params, state: SlotState, rules: Rules, rng, temperature: float, *, n_steps, top_k, top_p
-) -> SlotState:
-    """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop."""
+    graphdef,
+    params,
+    state: SlotState,
+    rules: Rules,
+    rng,
+    temperature: float,
+    *,
+    n_steps,
+    top_k,
+    top_p,
+    columns: int | None = None,
+) -> tuple[SlotState, Report]:
+    """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop.
+
+    Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment.
+    """
     model = nnx.merge(graphdef, params)
+    n_slots = state.length.shape[0]
 
     def go_on(carry):
-        i, state = carry
+        i, state, _, _ = carry
         return (i < n_steps) & jnp.any(state.status == RUNNING)
 
     def body(carry):
-        i, state = carry
-        return i + 1, _decode_one(model, state, rules, rng, temperature, top_k, top_p)
+        i, state, tokens, logps = carry
+        state, new, new_logps = _decode_one(model, state, rules, rng, temperature, top_k, top_p, columns)
+        return i + 1, state, tokens.at[:, i].set(new), logps.at[:, i].set(new_logps)
 
-    return jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state))[1]
+    seen = jnp.zeros((n_slots, n_steps), jnp.int32), jnp.zeros((n_slots, n_steps), jnp.float32)
+    _, state, tokens, logps = jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state, *seen))
+    return state, Report(state.status, state.stop_code, state.length, tokens, logps)
 
 
 class Sampler(NamedTuple):
-    """The compiled programs; ``params`` and ``state`` lead every call but fork. Decode is traced once a temperature."""
+    """The compiled programs; ``params`` and ``state`` lead every call but fork.
+
+    Decode is traced once a temperature, decode and extend once a number of ``columns``.
+    """
 
     encode: jax.stages.Wrapped
     extend: jax.stages.Wrapped
     fork: jax.stages.Wrapped
     decode: jax.stages.Wrapped
+    decode_steps: int  # tokens of a segment at most
 
     def n_compiled(self) -> int:
         """Programs traced so far; constant after warm-up."""
-        return sum(program._cache_size() for program in self)
+        return sum(program._cache_size() for program in (self.encode, self.extend, self.fork, self.decode))
 
 
 def make_sampler(
@@ -195,16 +254,28 @@ def make_sampler(
       state, placement: the slots, or their shapes, and the mesh over which they stay split; None: one device.
 
     Returns:
-      Programs: encode(params, state, patches, layout, rows), extend(params, state, extension),
-      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature) with a static
-      temperature; each returns the new state and consumes the old.
+      Programs: encode(params, state, patches, layout, rows), extend(params, state, extension, columns=None),
+      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature, columns=None) with a static
+      temperature; each returns the new state, decode a :class:`Report` beside it, and consumes the old. ``columns`` is
+      static too: None reads the whole cache.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
-    places = None if placement is None else state_shardings(state, placement)
+    places, told, fork = None, None, _fork
+    if placement is not None:
+        places, told = state_shardings(state, placement), placement.whole
+        fork = _fork_split if placement.n_lanes > 1 else _fork
     jit = functools.partial(jax.jit, out_shardings=places)
+    named = {"static_argnames": "columns"}
     return Sampler(
         encode=jit(functools.partial(_encode, graphdef), donate_argnums=1),
-        extend=jit(functools.partial(_extend, graphdef), donate_argnums=1),
-        fork=jit(functools.partial(_fork), donate_argnums=0),  # a new function: its count is this sampler's own
-        decode=jit(decode, donate_argnums=1, static_argnums=4),
+        extend=jit(functools.partial(_extend, graphdef), donate_argnums=1, **named),
+        fork=jit(functools.partial(fork), donate_argnums=0),  # a new function: its count is this sampler's own
+        decode=jax.jit(
+            decode,
+            donate_argnums=1,
+            static_argnums=4,
+            out_shardings=None if places is None else (places, Report(*[told] * len(Report._fields))),
+            **named,
+        ),
+        decode_steps=decode_steps,
     )

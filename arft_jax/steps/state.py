@@ -6,7 +6,7 @@ needs nothing but the row's status, and an injected segment is fed behind the to
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +50,10 @@ def state_shardings(state: SlotState, placement: Placement) -> SlotState:
       state: arrays or their shapes.
       placement: the mesh.
     """
-    heads = partition_spec("cache", ("kv_heads",), state.cache.k.shape[3:4], placement.mesh)
-    cache = NamedSharding(placement.mesh, PartitionSpec(None, BATCH_AXES, None, *heads))
+    heads = partition_spec("cache", ("kv_heads",), state.cache.k.shape[2:3], placement.mesh)
+    cache = NamedSharding(placement.mesh, PartitionSpec(None, BATCH_AXES, *heads))
     places = jax.tree.map(lambda _: placement.split(0), state)
-    return places._replace(cache=KVCache(cache, cache), features=placement.whole)
+    return places._replace(cache=jax.tree.map(lambda _: cache, state.cache), features=placement.whole)
 
 
 def make_state(make: Callable[[], SlotState], placement: Placement) -> SlotState:
@@ -61,9 +61,9 @@ def make_state(make: Callable[[], SlotState], placement: Placement) -> SlotState
     return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), placement))()
 
 
-def init_state(cache: KVCache, n_features: int, dim: int) -> SlotState:
-    """All slots free; sizes follow from the cache [L, N, S, K, H]."""
-    _, n_slots, length = cache.k.shape[:3]
+def init_state(cache: KVCache, n_features: int, dim: int, dtype: Any = None) -> SlotState:
+    """All slots free; sizes follow from the cache. ``dtype`` is the features', the cache's where None."""
+    n_slots, length = cache.n_slots, cache.length
 
     def ints():
         return jnp.zeros((n_slots,), jnp.int32)
@@ -80,5 +80,5 @@ def init_state(cache: KVCache, n_features: int, dim: int) -> SlotState:
         task=ints(),
         row=ints(),
         cache=cache,
-        features=jnp.zeros((n_features, dim), cache.k.dtype),
+        features=jnp.zeros((n_features, dim), dtype or cache.k.dtype),
     )

@@ -48,18 +48,24 @@ class ScriptedPolicy(nnx.Module):
         return tokens[..., None].astype(jnp.float32)
 
     def hidden_cached(
-        self, embeds: jax.Array, positions: jax.Array, cache: KVCache, rows: jax.Array | None, cols: jax.Array
+        self,
+        embeds: jax.Array,
+        positions: jax.Array,
+        cache: KVCache,
+        rows: jax.Array | None,
+        cols: jax.Array,
+        columns: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """float32[R, T, 1], the id of the token to come; see the model's method of that name."""
         slots = jnp.arange(embeds.shape[0], dtype=jnp.int32) if rows is None else rows
         decoded = jnp.full(cols.shape, rows is None, jnp.float32)
 
         def put(leaf, values):
-            return leaf.at[0, slots[:, None], cols, 0, 0].set(values.astype(leaf.dtype), mode="drop")
+            return leaf.at[0, slots[:, None], 0, cols, 0].set(values.astype(leaf.dtype), mode="drop")
 
         cache = KVCache(put(cache.k, embeds[..., 0]), put(cache.v, decoded))
-        seen = cache.k[0, slots, :, 0, 0].astype(jnp.int32)  # [R, S]
-        reads = jnp.cumsum(cache.v[0, slots, :, 0, 0], axis=1).astype(jnp.int32)
+        seen = cache.k[0, slots, 0, :, 0].astype(jnp.int32)  # [R, S]
+        reads = jnp.cumsum(cache.v[0, slots, 0, :, 0], axis=1).astype(jnp.int32)
         place = jnp.take_along_axis(reads, jnp.minimum(cols, seen.shape[1] - 1), axis=1) - 1
         prompts, scripts = self.prompts[...], self.scripts[...]
         mine = ((prompts[None] < 0) | (prompts[None] == seen[:, None])).all(axis=-1)  # [R, n]

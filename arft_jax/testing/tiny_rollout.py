@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ def tiny_engine(
     decode_steps: int = 4,
     n_patches: int = 64,
     max_pixels: int = 56 * 56,
+    options: Mapping[str, Any] | None = None,
     **limits: int,
 ) -> Engine:
     """An engine of :data:`LIMITS`, images of 28 to 56 px a side.
@@ -62,6 +63,7 @@ def tiny_engine(
       decode_steps: of a new sampler.
       n_patches: of an encode call.
       max_pixels: largest image.
+      options: keyword arguments of Engine.
       **limits: fields of :data:`LIMITS` to set differently.
     """
     sizes = dataclasses.replace(LIMITS, **limits)
@@ -74,6 +76,7 @@ def tiny_engine(
         PatchStore(ImageProcessor(28 * 28, max_pixels)),
         VisionBucket(n_patches, 8, 112, 14, 2),
         SYSTEM,
+        **(options or {}),
     )
 
 
@@ -121,10 +124,10 @@ class InstantTools:
 class LateTools(InstantTools):
     """Answers come from threads, late and in shuffled order."""
 
-    def __init__(self, answer: Answer, seed: int = 0, longest_s: float = 0.03):
+    def __init__(self, answer: Answer, seed: int = 0, longest_s: float = 0.03, n_threads: int = 8):
         super().__init__(answer)
         self._dice, self._longest_s = random.Random(seed), longest_s
-        self._threads = concurrent.futures.ThreadPoolExecutor(8)
+        self._threads = concurrent.futures.ThreadPoolExecutor(n_threads)
 
     def submit(self, task, action, image):
         self.calls.append((task, action, image))

@@ -1,17 +1,15 @@
 """The one door between the loop and the tools: an action goes in, a future of an observation comes out."""
 
-import collections
 import concurrent.futures
-import contextlib
 import re
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from arft_jax import protocol
 from arft_jax.tools import clean
+from arft_jax.tools.remote_search import RemoteSearch, check_corpus
+from arft_jax.tools.runner import Terms, ToolRunner
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_index import Hit, SearchIndex
+from arft_jax.tools.search_backend import Hit, SearchBackend
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 # What the policy reads. Short: a small model reads them too.
@@ -21,9 +19,6 @@ TIP_FIX = "Write code that fixes these problems."
 NOTHING_FOUND = "Nothing found. Try other words."
 SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
-# For logs only: the status says INFRA.
-DEADLINE_PASSED = "tool fault: no result before the deadline"
-CLOSED = "tool fault: the toolbox is closed"
 
 _OFFERED = {"coding": (protocol.Problem, protocol.Code), "search": (protocol.Search,)}
 _FRAME = re.compile(r"<\s*/?\s*information\b[^<>]*>?", re.IGNORECASE)
@@ -54,59 +49,6 @@ def format_hits(hits: list[Hit], max_result_chars: int) -> str:
     return f"<information> {' '.join(lines) if lines else NOTHING_FOUND} </information>"
 
 
-class _Deadlines:
-    """Resolves futures that nobody resolved in time; one thread, started with the first future."""
-
-    def __init__(self, deadline_s: float):
-        self._deadline_s = deadline_s
-        self._waiting: collections.deque[tuple[float, concurrent.futures.Future]] = collections.deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def add(self, future: concurrent.futures.Future) -> None:
-        """Watches a future; deadlines are equally long, so the queue is in their order."""
-        with self._changed:
-            self._waiting.append((time.monotonic() + self._deadline_s, future))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="tool-deadlines", daemon=True)
-                self._thread.start()
-            elif len(self._waiting) == 1:
-                self._changed.notify()
-
-    def _watch(self) -> None:
-        with self._changed:
-            while not self._closed:
-                while self._waiting and self._waiting[0][1].done():
-                    self._waiting.popleft()
-                if not self._waiting:
-                    self._changed.wait()
-                    continue
-                due, future = self._waiting[0]
-                left_s = due - time.monotonic()
-                if left_s > 0:
-                    self._changed.wait(left_s)
-                    continue
-                self._waiting.popleft()
-                _resolve(future, Observation(DEADLINE_PASSED, (), ToolStatus.INFRA, self._deadline_s))
-
-    def close(self) -> None:
-        """Resolves what is still open and ends the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-            waiting = [future for _, future in self._waiting]
-        for future in waiting:
-            _resolve(future, Observation(CLOSED, (), ToolStatus.INFRA))
-        if self._thread is not None:
-            self._thread.join()
-
-
-def _resolve(future: concurrent.futures.Future, observation: Observation) -> None:
-    with contextlib.suppress(concurrent.futures.InvalidStateError):  # the other one was first
-        future.set_result(observation)
-
-
 def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_result(Observation(text, (), status))
@@ -116,17 +58,19 @@ def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
 class Toolbox:
     """Serves the tool calls of many trajectories side by side; no call ever raises into the loop.
 
-    It uses the sandbox and the index it is given and leaves closing them to their owner.
+    It uses the sandbox and the search it is given and leaves closing them to their owner.
 
     Args:
       python: runs code; None refuses code.
-      search: finds texts; None refuses searches.
+      search: finds texts, here or over the network; None refuses searches.
       top_k: results of a search.
-      n_threads: calls that are served at the same time; more than the sandbox's workers is no gain.
+      n_threads: calls of each tool that are served at the same time; more than the sandbox's workers is no gain.
       enabled: False refuses every call, for the control experiment without tools.
       deadline_s: seconds from submission to a result, waiting included; after it the call counts as a
         fault of ours. It must leave room for a queue of calls that all reach the sandbox's time limit.
       max_result_chars: cap on each search result.
+      terms: how a tool (``python``, ``search``) is called, where it is not by n_threads and deadline_s alone.
+      trajectory_deadline_s: seconds that all calls of one trajectory may take together.
 
     Raises:
       ValueError: for a number below its minimum.
@@ -135,33 +79,43 @@ class Toolbox:
     def __init__(
         self,
         python: PythonSandbox | None,
-        search: SearchIndex | None,
+        search: SearchBackend | None,
         top_k: int = 4,
         n_threads: int = 4,
         enabled: bool = True,
         deadline_s: float = 120.0,
         max_result_chars: int = 1000,
+        terms: Mapping[str, Terms] | None = None,
+        trajectory_deadline_s: float = float("inf"),
     ):
         for name, value in (("top_k", top_k), ("n_threads", n_threads), ("max_result_chars", max_result_chars)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1: got {value}")
-        if not deadline_s > 0:
-            raise ValueError(f"deadline_s must be above 0: got {deadline_s}")
+        for name, value in (("deadline_s", deadline_s), ("trajectory_deadline_s", trajectory_deadline_s)):
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0: got {value}")
         self._python = python
         self._search = search
         self._top_k = top_k
         self._enabled = enabled
         self._max_result_chars = max_result_chars
-        self._deadlines = _Deadlines(deadline_s)
-        self._threads = concurrent.futures.ThreadPoolExecutor(n_threads, thread_name_prefix="tool")
+        self._trajectory_deadline_s = trajectory_deadline_s
+        usual = Terms(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
+        there = {"python": python, "search": search}
+        self._runner = ToolRunner(
+            {name: (terms or {}).get(name, usual) for name, tool in there.items() if tool is not None}
+        )
 
-    def submit(self, task: Task, action: protocol.Action, image: Image) -> "concurrent.futures.Future[Observation]":
+    def submit(
+        self, task: Task, action: protocol.Action, image: Image, spent_s: float = 0.0
+    ) -> "concurrent.futures.Future[Observation]":
         """Starts a call.
 
         Args:
           task: whose kind says which tools are offered, and whose corpus is searched.
           action: what the turn asks for.
           image: the trajectory's current image, for code.
+          spent_s: what the trajectory's earlier calls took: the sum of its observations' seconds.
 
         Returns:
           A future that always resolves to an observation. Tips and refusals are resolved at once.
@@ -177,47 +131,40 @@ class Toolbox:
             return _resolved(SWITCHED_OFF, ToolStatus.REFUSED)
         if not isinstance(action, _OFFERED[task.kind]):
             return _resolved(NOT_OFFERED, ToolStatus.REFUSED)
+        left_s = self._trajectory_deadline_s - spent_s
         match action:
             case protocol.Problem(kinds):
                 return _resolved(tip(kinds), ToolStatus.OK)
             case protocol.Code(source) if self._python is not None:
                 python = self._python
-                return self._start(lambda: python.run(source, image))
+                return self._runner.submit("python", lambda call: python.run(source, image), deadline_s=left_s)
             case protocol.Search(query) if self._search is not None:
-                index = self._search
-                return self._start(lambda: self._look_up(index, query, task.corpus))
+                return self._start_search(query, task.corpus, left_s)
         return _resolved(NOT_OFFERED, ToolStatus.REFUSED)
 
-    def _look_up(self, index: SearchIndex, query: str, corpus: str) -> Observation:
-        started = time.monotonic()
-        text = format_hits(index.search(query, self._top_k, corpus), self._max_result_chars)
-        return Observation(text, (), ToolStatus.OK, time.monotonic() - started)
+    def _start_search(self, query: str, corpus: str, left_s: float) -> concurrent.futures.Future:
+        search, top_k = self._search, self._top_k
 
-    def _start(self, work: Callable[[], Observation]) -> concurrent.futures.Future:
-        future: concurrent.futures.Future = concurrent.futures.Future()
+        def show(hits: list[Hit]) -> Observation:
+            return Observation(format_hits(hits, self._max_result_chars))
 
-        def serve() -> None:
-            if future.done():  # past its deadline in the queue: nobody waits for it
-                return
-            started = time.monotonic()
-            try:
-                observation = work()
-            except Exception as error:
-                text = f"tool fault: {type(error).__name__}: {error}"
-                observation = Observation(text, (), ToolStatus.INFRA, time.monotonic() - started)
-            _resolve(future, observation)
+        if not isinstance(search, RemoteSearch):
+            return self._runner.submit("search", lambda call: show(search.search(query, top_k, corpus)), None, left_s)
 
-        self._deadlines.add(future)
-        try:
-            self._threads.submit(serve)
-        except RuntimeError:  # closed
-            _resolve(future, Observation(CLOSED, (), ToolStatus.INFRA))
-        return future
+        def recall() -> Observation | None:
+            check_corpus(corpus)
+            hits = search.recall(query, top_k)
+            return None if hits is None else show(hits)
+
+        return self._runner.submit("search", lambda call: show(search.fetch(query, top_k, call)), recall, left_s)
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``."""
+        return self._runner.metrics()
 
     def close(self) -> None:
         """Resolves what is open as INFRA and ends the threads; safe to repeat."""
-        self._deadlines.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._runner.close()
 
     def __enter__(self) -> "Toolbox":
         return self

@@ -135,8 +135,10 @@ def png_of(width, height, depth, colour_type, rows, transparent=b""):
     return b"\x89PNG\r\n\x1a\n" + header + keys + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def sixteen_bits(*values):
-    return b"\0" + struct.pack(f">{len(values)}H", *values)
+def png16(colour_type, values, transparent=b""):
+    """Four equal rows of 16-bit pixels; ``values`` are those of one row."""
+    width = len(values) // {0: 1, 2: 3, 4: 2}[colour_type]
+    return png_of(width, 4, 16, colour_type, 4 * (b"\0" + struct.pack(f">{len(values)}H", *values)), transparent)
 
 
 def picture(mode):
@@ -167,8 +169,8 @@ FILES = {
     "CMYK, TIFF": lambda: encoded(picture("CMYK"), "TIFF"),
     "GIF": lambda: encoded(picture("P"), "GIF"),
     "WebP with alpha": lambda: encoded(picture("RGBA"), "WEBP", lossless=True, exact=True),
-    "16-bit colour": lambda: png_of(2, 1, 16, 2, sixteen_bits(0x12FF, 0x5678, 0x9ABC, 65535, 0, 0x80)),
-    "16-bit grey and alpha": lambda: png_of(2, 1, 16, 4, sixteen_bits(0x8000, 65535, 0x8000, 0)),
+    "16-bit colour": lambda: png16(2, 2 * (0x12FF, 0x5678, 0x9ABC, 65535, 0, 0x80)),
+    "16-bit grey and alpha": lambda: png16(4, 2 * (0x8000, 65535, 0x8000, 0)),
 }
 
 
@@ -214,19 +216,42 @@ def test_damaged_metadata_costs_no_picture():
     assert decode_image(encoded(red, "JPEG", exif=cut)).sha256 == decode_image(encoded(red, "JPEG")).sha256
 
 
+def first_row(data):
+    return decode_image(data).pixels[0, :, 0].tolist()
+
+
 def test_16_bit_grey_keeps_its_high_byte():
     values = [0, 0x12FF, 0x8000, 65535]
-    grey = np.array([0, 0x12, 0x80, 255])
-    assert decode_image(png_of(4, 1, 16, 0, sixteen_bits(*values))).pixels[0, :, 1].tolist() == grey.tolist()
-    array = PIL.Image.fromarray(np.array([values], np.uint16))
+    grey = [0, 0x12, 0x80, 255]
+    assert first_row(png16(0, values)) == grey
+    array = PIL.Image.fromarray(np.array([values] * 4, np.uint16))
     for fmt in ("TIFF", "PPM"):
-        assert decode_image(encoded(array, fmt)).pixels[0, :, 0].tolist() == grey.tolist()
-    transparent = png_of(4, 1, 16, 0, sixteen_bits(*values), transparent=struct.pack(">H", 0x12FF))
-    assert decode_image(transparent).pixels[0, :, 2].tolist() == [0, 255, 128, 255]
-    turned = PIL.Image.fromarray(np.array([values], np.uint16))
-    exif = turned.getexif()
+        assert first_row(encoded(array, fmt)) == grey
+    assert first_row(png16(0, values, transparent=struct.pack(">H", 0x12FF))) == [0, 255, 128, 255]
+    exif = array.getexif()
     exif[0x0112] = 3
-    assert decode_image(encoded(turned, exif=exif)).pixels[0, :, 0].tolist() == grey[::-1].tolist()
+    assert first_row(encoded(array, exif=exif)) == grey[::-1]
+
+
+def tiff_of(values, bits, photometric=1):
+    """Grey TIFF of four equal rows of four values, for what Pillow reads but does not write."""
+    row = struct.pack("<4H", *values)
+    if bits == 12:  # two values in three bytes, the high bits first
+        a, b, c, d = values
+        row = bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255, c >> 4, (c & 15) << 4 | d >> 8, d & 255])
+    tags = [
+        (256, 4), (257, 4), (258, bits), (259, 1), (262, photometric), (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, 4),
+        (279, 4 * len(row)),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0" + 4 * row
+
+
+def test_grey_of_12_bits_and_grey_of_which_0_is_white_are_scaled_to_their_own_white():
+    assert first_row(tiff_of([0, 0x12FF, 0x8000, 65535], 16)) == [0, 0x12, 0x80, 255]
+    assert first_row(tiff_of([0, 0x12F, 0x800, 0xFFF], 12)) == [0, 0x12, 0x80, 255]
+    assert first_row(tiff_of([0, 0x12FF, 0x8000, 65535], 16, photometric=0)) == [255, 255 - 0x12, 127, 0]
+    assert first_row(b"P2 4 4 1023 " + b"0 292 512 1023 " * 4) == [0, 73, 128, 255]  # PGM whose white is 1023
 
 
 def test_of_an_animation_the_first_frame_is_taken():
@@ -269,7 +294,7 @@ def test_missing_or_broken_files_are_named(tmp_path):
     text.write_text("no picture")
     with pytest.raises(ValueError, match=r"must be readable.*text\.png"):
         decode_image(text)
-    with pytest.raises(ValueError, match=r"got <bytes> \(no image format that Pillow knows\)$"):
+    with pytest.raises(ValueError, match=r"got <bytes> \(no image format that is read here\)$"):
         decode_image(b"no picture")
     with pytest.raises(ValueError, match="must be readable"):
         decode_image(tmp_path)
@@ -303,6 +328,60 @@ def test_a_picture_of_a_billion_pixels_is_refused_by_its_header():
         decode_image(png_of(7_000, 8_000, 8, 2, b""), "bomb")
 
 
-def test_a_picture_of_one_pixel_is_one_token_at_least():
-    image = decode_image(encoded(PIL.Image.new("RGB", (1, 1), "red")))
-    assert image.size == (1, 1) and ImageProcessor().grid_of(*image.size) == (1, 4, 4)
+def test_sides_and_aspect_are_checked_in_the_header_and_for_pixels_that_come_without_one():
+    for width, height, rule in [
+        (3, 50, "sides of 4 to 30000 px"), (50, 3, "sides of 4"), (1, 1, "sides of 4"), (30_001, 200, "to 30000 px"),
+        (4, 800, "ratio below 200"), (800, 4, "ratio below 200"), (7_001, 7_200, "at most 50000000 pixels"),
+    ]:  # fmt: skip
+        with pytest.raises(images.BadImage, match=rf"{rule}.*: got {height}x{width} in strip") as caught:
+            decode_image(png_of(width, height, 8, 2, b""), "strip")
+        assert caught.value.cause == "size"
+        with pytest.raises(images.BadImage, match=rule):
+            images.check_size(height, width)
+    for width, height in [(4, 4), (4, 799), (799, 4), (30_000, 151)]:
+        images.check_size(height, width)
+    decode_image(encoded(PIL.Image.new("RGB", (30_000, 151))))
+    image = decode_image(encoded(PIL.Image.new("RGB", (799, 4), "red")))
+    assert image.size == (4, 799) and ImageProcessor().grid_of(*image.size)[1] >= 2
+
+
+def test_a_tools_own_bound_on_pixels_is_kept():
+    data = encoded(PIL.Image.new("RGB", (10, 12)))
+    assert decode_image(data, max_pixels=120).size == (12, 10)
+    with pytest.raises(images.BadImage, match=r"at most 119 pixels: got 12x10 in made"):
+        decode_image(data, "made", max_pixels=119)
+
+
+def test_the_smallest_picture_is_four_tokens_at_the_published_bounds():
+    image = decode_image(encoded(PIL.Image.new("RGB", (4, 4), "red")))
+    assert image.size == (4, 4) and ImageProcessor().grid_of(*image.size) == (1, 4, 4)
+
+
+def test_strips_join_without_a_seam(monkeypatch):
+    """Whole and strip by strip, every mode and orientation: the same pixels."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 8
+    files = [make() for make in FILES.values()] + [
+        encoded(picture("RGB"), exif=exif),
+        encoded(picture("LA"), exif=exif),
+    ]
+    whole = [decode_image(data).sha256 for data in files]
+    monkeypatch.setattr(images, "_STRIP_PX", 36)  # three rows of twelve, and a last one of one
+    assert [decode_image(data).sha256 for data in files] == whole
+
+
+def test_what_is_decoded_carries_no_metadata_and_decodes_to_itself():
+    exif = PIL.Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a secret place"
+    data = encoded(PIL.Image.fromarray(noise_image(12, 20)), exif=exif)
+    image = decode_image(data, "a")
+    assert image.size == (20, 12) and b"secret" in data and b"secret" not in encode_png(image)
+    assert image.pixels.flags.c_contiguous and image.pixels.flags.owndata
+    assert decode_image(encode_png(image)).sha256 == image.sha256
+
+
+def test_the_resized_size_is_that_of_the_patches():
+    processor = ImageProcessor(7056, 50_000)
+    for size in ODD:
+        _, (_, h, w) = processor(noise_image(*size))
+        assert processor.resized_size(*size) == (14 * h, 14 * w)

@@ -1,13 +1,11 @@
-import json
+import os
 import sys
 
-import numpy as np
 import pytest
 
 from arft_jax.data import source
-from arft_jax.data.images import encode_png
 from arft_jax.data.synthetic import coding, search
-from arft_jax.trajectory import Image
+from arft_jax.data.tiny_data import make_tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -54,36 +52,12 @@ def test_unknown_names_are_refused(data_dir):
         source.load_tasks("mini_coding", "dev", data_dir)
 
 
-def write_mat(folder, **changes):
-    for name, value in (("o.png", 10), ("p.png", 200)):
-        (folder / name).write_bytes(encode_png(Image(np.full((5, 6, 3), value, np.uint8))))
-    item = dict(
-        id=124, question="Read [0, 0, 9, 9].", answers=["a", "b"], ori_image_path="o.png",
-        processed_image_path="p.png", type=["crop"], split="hard",
-    )  # fmt: skip
-    path = folder / "MAT-Coding.json"
-    path.write_text(json.dumps([{k: v for k, v in (item | changes).items() if v is not None}]))
-    return path
-
-
-def test_mat_shows_the_original_for_crop_and_else_the_processed_image(tmp_path):
-    (crop,) = source.load_mat_coding(write_mat(tmp_path), tmp_path)
-    (dark,) = source.load_mat_coding(write_mat(tmp_path, type=["dark"]), tmp_path)
-    assert crop.images[0].pixels[0, 0, 0] == 10 and dark.images[0].pixels[0, 0, 0] == 200
-    assert crop.answers == ("a", "b") and crop.id == "124" and crop.problems == ("crop",)
-
-
-def test_missing_image_or_key_names_the_item(tmp_path):
-    with pytest.raises(ValueError, match=r"item 124: .*must exist.*gone\.png"):
-        source.load_mat_coding(write_mat(tmp_path, ori_image_path="gone.png"), tmp_path)
-    with pytest.raises(ValueError, match=r"item 124 of .*missing question"):
-        source.load_mat_coding(write_mat(tmp_path, question=None), tmp_path)
-    with pytest.raises(ValueError, match="readable JSON"):
-        source.load_mat_coding(tmp_path / "no.json", tmp_path)
-
-
-def test_real_mat_items_load(mat_dir):
-    coding_tasks = source.load_mat_coding(mat_dir / "MAT-Coding.json", mat_dir)
-    assert [task.images[0].size for task in coding_tasks] == [(1500, 1500), (923, 1337), (720, 1280)]
-    (search_task,) = source.load_mat_search(mat_dir / "MAT-Search.json", mat_dir)
-    assert search_task.images[0].size == (500, 500) and search_task.split == "simple"
+def test_the_users_own_task_sets_go_through_the_same_door(tmp_path):
+    make_tiny_data(tmp_path / "data", n_train=3, n_test=4)
+    splits = source.load_splits(["mat_search", "mat_coding"], tmp_path / "data", seed=5, n_train=2)
+    assert {name: [len(split[s]) for s in source.SPLITS] for name, split in splits.items()} == {
+        "mat_search": [2, 4],  # n_train is a cap of the training rows
+        "mat_coding": [2, 4],
+    }
+    assert sorted(os.listdir(tmp_path / "data")) == ["mat_coding", "mat_search"]  # nothing was prepared
+    assert splits["mat_coding"]["train"][0].kind == "coding"

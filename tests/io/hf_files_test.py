@@ -54,3 +54,24 @@ def test_transformers_makes_the_same_patches_from_the_written_settings(tmp_path,
     patches, grid = ImageProcessor(*bounds)(pixels)
     assert tuple(done["image_grid_thw"][0]) == grid
     np.testing.assert_array_equal(done["pixel_values"], patches)
+
+
+def test_what_is_kept_is_whole_or_absent_and_stays_as_it_is(tmp_path, monkeypatch):
+    hf, tok, kept = tmp_path / "hf", tmp_path / "tok", tmp_path / "run" / "hf"
+    kept.parent.mkdir()
+    _write(hf, {"config.json": b"model", "tokenizer.json": b"theirs", "merges.txt": b"m", "model.safetensors": b"x"})
+    _write(tok, {"tokenizer.json": b"mine", "config.json": b"not this one"})
+    writes = []
+    monkeypatch.setattr(hf_files.pathlib.Path, "write_bytes", lambda path, data: writes.append(path) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hf_files.keep_files(kept, weights=str(hf))
+    monkeypatch.undo()
+    assert len(writes) == 1 and not list(kept.parent.iterdir())
+    hf_files.keep_files(kept, weights=str(hf), tokenizer=str(tok))
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == {"config.json": b"model", "tokenizer.json": b"mine"}
+    hf_files.keep_files(kept, weights=str(tmp_path / "gone"))
+    assert (kept / "tokenizer.json").read_bytes() == b"mine"
+    hf_files.keep_files(tmp_path / "tokenizer_only", tokenizer=str(tok))
+    assert [p.name for p in (tmp_path / "tokenizer_only").iterdir()] == ["tokenizer.json"]
+    with pytest.raises(ValueError, match="the folder must be writable: got .*none"):
+        hf_files.keep_files(tmp_path / "none" / "hf", weights=str(hf))

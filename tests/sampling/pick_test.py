@@ -70,6 +70,31 @@ def test_picks_follow_the_distribution_that_is_reported(settings):
     np.testing.assert_array_equal(logps, pick.log_probs(rows, ALLOWED, **settings)[np.arange(n), tokens])
 
 
+def test_hand_values_of_the_first_sum_above():
+    weights = jnp.asarray([[1.0, 0.0, 3.0], [1.0, 0.0, 3.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0]])
+    uniform = jnp.asarray([0.2499, 0.25, 0.0, 1 - 2**-23])
+    assert pick._first_above(weights, uniform).tolist() == [0, 2, 1, 1]
+
+
+def test_a_token_without_weight_is_not_drawn_though_sums_are_rounded(monkeypatch):
+    # a parallel sum may rise where nothing is added, or end below its own share
+    monkeypatch.setattr(pick.jnp, "cumsum", lambda x, axis: jnp.asarray([[1.0, 1.1, 1.1], [1.0, 0.9, 0.9]]))
+    weights = jnp.asarray([[1.0, 0.0, 0.1], [1.0, 0.0, 0.0]])
+    assert pick._first_above(weights, jnp.asarray([0.95, 0.99999])).tolist() == [2, 0]
+
+
+def test_rare_tokens_in_their_own_block_are_drawn_as_often_as_they_should_be():
+    # 2^-12 of the mass lies in the second block of 128, half of it on its last token; V fills neither 128 nor 256
+    logits = np.full(250, -1e9, np.float32)
+    logits[3], logits[200], logits[249] = np.log(1 - 2**-12), np.log(2**-13), np.log(2**-13)
+    n = 400_000
+    draw = jax.jit(lambda keys: pick.pick(keys, jnp.broadcast_to(logits, (n, 250)), jnp.ones(250, bool))[0])
+    counts = np.bincount(np.asarray(draw(jax.random.split(jax.random.key(5), n))), minlength=250)
+    want = n * 2**-13  # 49, deviation 7
+    assert abs(counts[200] - want) < 4.5 * 7 and abs(counts[249] - want) < 4.5 * 7
+    assert counts[3] == n - counts[200] - counts[249]
+
+
 def test_banned_tokens_are_never_picked_however_likely():
     logits = jnp.where(ALLOWED, 0.0, 1e4).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(0), 500)

@@ -1,117 +1,39 @@
 """The sampler under a random model of the true architecture: whatever the schedule, the same trajectory."""
 
-import zlib
-
 import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol, rollout
+from arft_jax import rollout_feed
 from arft_jax.data.batch import assemble
 from arft_jax.data.chat import Segment
-from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout import Request
 from arft_jax.rollout_row import Feed, image_spans
 from arft_jax.steps import learner
-from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.trajectory import Observation, Status, Task
-
-# float32 sums over another chunk, slot or program differ in their last bits; log-probs are near -7
-LOGPS_TOLERANCE = 1e-5
-SIZES = ((28, 28), (28, 56), (56, 56))
-N_TASKS, N_ROWS = 8, 3
-STOPS = ("e", "ing")  # what ends a babbled turn
-
-
-def _any_text_is_a_turn(text):
-    """A random policy never writes a tag: what its turn asks for follows from the text's checksum."""
-    roll = zlib.crc32(text.encode()) % 12
-    if roll < 6:
-        return protocol.Answer(str(roll)) if roll < 4 else protocol.Malformed("unlucky")
-    return protocol.Search(str(roll))
-
-
-def _answer(task, action, image):
-    """0 to 2 images of several sizes and a note, all of them following from the query."""
-    roll = int(action.query)
-    images = (tiny.tiny_image(roll + i, *SIZES[(roll + i) % 3]) for i in range(roll % 3))
-    return Observation(f"note {roll} of {task.id}", tuple(images))
+from arft_jax.testing.babble import (
+    LOGPS_TOLERANCE,
+    N_ROWS,
+    N_TASKS,
+    STOPS,
+    World,
+    assert_same,
+    babbling,
+    flat,
+    reply,
+)
+from arft_jax.trajectory import Status, Task
 
 
 @pytest.fixture(scope="module", autouse=True)
 def babble():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "parse_turn", _any_text_is_a_turn)
-        yield
-
-
-class World:
-    """One policy, one set of compiled programs, eight tasks of one or two images, three rows each."""
-
-    def __init__(self):
-        self.tokenizer = Tokenizer.tiny()
-        self.graphdef, self.params = tiny.tiny_policy(self.tokenizer.vocab_size)
-        self.rules = tiny.rules_with_stops(self.tokenizer, STOPS)
-        self.programs = make_sampler(self.graphdef, decode_steps=4, top_k=0, top_p=1.0)
-        self.base = self.engine()
-        self.tasks = [tiny.tiny_task(i, sizes=[SIZES[i % 3], (56, 28)][: 1 + i % 2]) for i in range(N_TASKS)]
-        self.requests = [Request(task, 10 + i, N_ROWS) for i, task in enumerate(self.tasks)]
-        self.rng = jax.random.key(3)
-        self.reference = self.run(self.base, self.requests)
-        self.n_compiled = self.programs.n_compiled()
-
-    def engine(self, decode_steps=None, sampler=None, **limits):
-        sampler = sampler or self.programs
-        if decode_steps:
-            other = make_sampler(self.graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0)
-            sampler = sampler._replace(decode=other.decode)
-        config = tiny.tiny_config(vocab_size=self.tokenizer.vocab_size)
-        return tiny.tiny_engine(
-            self.graphdef,
-            config.text,
-            config.text.dim,
-            tokenizer=self.tokenizer,
-            rules=self.rules,
-            sampler=sampler,
-            **limits,
-        )
-
-    def run(self, engine, requests, tools=None, temperature=1.0, **kwargs):
-        tools = tools or tiny.InstantTools(_answer)
-        return engine.run(self.params, requests, tools, rng=self.rng, temperature=temperature, **kwargs)
-
-    def images_of(self, trajectory):
-        shown = list(trajectory.task.images)
-        for turn in trajectory.turns:
-            shown += turn.observation.images if turn.observation else ()
-        by_hash = {image.sha256: image for image in shown}
-        return {span.sha256: self.base.patches.get(by_hash[span.sha256]) for span in trajectory.images}
+    yield from babbling()
 
 
 @pytest.fixture(scope="module")
 def world():
     return World()
-
-
-def flat(groups):
-    return [t for group in groups for t in group]
-
-
-def assert_same(got, want):
-    """Token for token and mask for mask; log-probs within the tolerance."""
-    assert len(got) == len(want)
-    for a, b in zip(got, want, strict=True):
-        assert (a.task.id, a.row, a.status, a.prompt_len) == (b.task.id, b.row, b.status, b.prompt_len)
-        np.testing.assert_array_equal(a.tokens, b.tokens)
-        np.testing.assert_array_equal(a.loss_mask, b.loss_mask)
-        np.testing.assert_array_equal(a.positions, b.positions)
-        assert [(s.sha256, s.start, s.n, s.grid) for s in a.images] == [
-            (s.sha256, s.start, s.n, s.grid) for s in b.images
-        ]
-        assert [(t.text, t.start, t.end) for t in a.turns] == [(t.text, t.start, t.end) for t in b.turns]
-        np.testing.assert_allclose(a.sampler_logps, b.sampler_logps, rtol=0, atol=LOGPS_TOLERANCE)
 
 
 def test_the_reference_holds_what_the_other_tests_rely_on(world):
@@ -144,7 +66,7 @@ def test_a_row_is_the_same_whoever_shares_the_batch(world):
 def test_another_number_or_key_gives_another_trajectory(world):
     [[other]] = world.run(world.base, [Request(world.tasks[0], 99, 1)])
     assert not np.array_equal(other.tokens, world.reference[0][0].tokens)
-    tools = tiny.InstantTools(_answer)
+    tools = tiny.InstantTools(reply)
     [[again]] = world.base.run(
         world.params, [Request(world.tasks[0], 10, 1)], tools, rng=jax.random.key(4), temperature=1.0
     )
@@ -153,7 +75,7 @@ def test_another_number_or_key_gives_another_trajectory(world):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_late_tools_in_shuffled_order_change_nothing(world, seed):
-    tools = tiny.LateTools(_answer, seed)
+    tools = tiny.LateTools(reply, seed)
     try:
         late = world.run(world.base, world.requests, tools)
     finally:
@@ -175,13 +97,22 @@ def test_the_size_of_an_extend_call_changes_nothing(world, limits):
 
 
 def test_more_slots_than_rows_change_nothing(world):
-    assert_same(flat(world.run(world.engine(n_slots=16), world.requests)), flat(world.reference))
+    assert_same(flat(world.run(world.engine(n_slots=64), world.requests)), flat(world.reference))
+
+
+def test_a_single_slot_changes_nothing(world):
+    single = world.run(
+        world.engine(n_slots=1, extend_rows=1), [Request(t, 10 + i, 1) for i, t in enumerate(world.tasks)]
+    )
+    assert_same(flat(single), [group[0] for group in world.reference])
 
 
 def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
     waves = []
-    take = rollout._Session._take_wave
-    monkeypatch.setattr(rollout._Session, "_take_wave", lambda self: waves.append(take(self)) or waves[-1])
+    take = rollout_feed.Feeder.take_wave
+    monkeypatch.setattr(
+        rollout_feed.Feeder, "take_wave", lambda self, feeds: waves.append(take(self, feeds)) or waves[-1]
+    )
     small = world.engine(n_features=6)  # the largest turn's images are 6 tokens
     served = world.run(small, world.requests)
     assert any(len(a) and len(b) for a, b in zip(waves, waves[1:], strict=False))
@@ -198,16 +129,15 @@ def test_images_that_no_bank_can_hold_are_refused(world):
 def test_forked_rows_equal_separately_prefilled_rows(world, monkeypatch):
     forked = []
 
-    def prefill_each(session, source, targets):
-        segment = session.engine.prompt(session.rows[source].task)
+    def prefill_each(feeder, source, targets):
+        segment = world.base.prompt(feeder._rows[source].task)
         spans, grids = image_spans(segment), segment.grids
-        pos, _ = mrope.mrope_positions(segment.tokens, grids, session.engine.tokenizer.image_pad_id, 2)
+        pos, _ = mrope.mrope_positions(segment.tokens, grids, world.tokenizer.image_pad_id, 2)
         for slot in targets:
             forked.append(slot)
-            session._extend([Feed(slot, segment, spans, pos, 0, None)])
-            session.running.add(slot)
+            feeder.feed([Feed(slot, segment, spans, pos, 0, None)])
 
-    monkeypatch.setattr(rollout._Session, "_fork", prefill_each)
+    monkeypatch.setattr(rollout_feed.Feeder, "fork", prefill_each)
     separate = world.run(world.base, world.requests)
     assert len(forked) == N_TASKS * (N_ROWS - 1)
     assert_same(flat(separate), flat(world.reference))
@@ -295,7 +225,7 @@ def test_control_tokens_are_never_sampled_however_likely_but_the_end_token_is(wo
     table[control] *= 100  # tied: their logits are of deviation 100, the others' of 1
     params = jax.tree.map(lambda x: x, world.params)
     params["text"]["embedding"] = params["text"]["embedding"].replace(jax.numpy.asarray(table))
-    tools = tiny.InstantTools(_answer)
+    tools = tiny.InstantTools(reply)
     rows = flat(world.base.run(params, world.requests, tools, rng=world.rng, temperature=1.0))
     sampled = np.concatenate([t.tokens[t.loss_mask] for t in rows])
     assert set(sampled.tolist()) & set(control) == {world.tokenizer.eos_id}

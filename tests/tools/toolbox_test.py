@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from arft_jax import protocol
-from arft_jax.tools import toolbox
+from arft_jax.tools import deadlines, toolbox
+from arft_jax.tools.runner import Terms
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_index import Document, Hit, SearchIndex
+from arft_jax.tools.search_backend import Hit
+from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
@@ -140,7 +142,7 @@ def test_a_hung_tool_and_those_queued_behind_it_meet_the_deadline():
         futures = [box.submit(CODING, ACTIONS[1], IMAGE) for _ in range(3)]
         results = [future.result(timeout=5) for future in futures]
         assert 0.2 <= time.monotonic() - started < 2
-        assert {(result.status, result.text) for result in results} == {(ToolStatus.INFRA, toolbox.DEADLINE_PASSED)}
+        assert {(result.status, result.text) for result in results} == {(ToolStatus.INFRA, deadlines.DEADLINE_PASSED)}
         release.set()
         time.sleep(0.05)
         assert box.submit(CODING, ACTIONS[1], IMAGE).result(timeout=5).text == "late"
@@ -160,14 +162,70 @@ def test_close_resolves_what_is_open_and_later_calls():
     futures = [box.submit(CODING, ACTIONS[1], IMAGE) for _ in range(3)]
     closer = threading.Thread(target=box.close)
     closer.start()
-    assert [future.result(timeout=5).text for future in futures] == [toolbox.CLOSED] * 3
+    assert [future.result(timeout=5).text for future in futures] == [deadlines.CLOSED] * 3
     release.set()
     closer.join(5)
     box.close()
     assert box.submit(CODING, ACTIONS[1], IMAGE).result(timeout=5).status == ToolStatus.INFRA
 
 
+def test_what_the_trajectory_has_spent_shortens_its_next_call():
+    tool = FakeTool(lambda *_: Observation("done"))
+    with Toolbox(tool, None, trajectory_deadline_s=30.0) as box:
+        assert box.submit(CODING, ACTIONS[1], IMAGE, spent_s=29.0).result(timeout=5).text == "done"
+        late = box.submit(CODING, ACTIONS[1], IMAGE, spent_s=30.5).result(timeout=0)
+        assert late.status == ToolStatus.INFRA and "used up" in late.text
+        assert box.submit(CODING, ACTIONS[0], IMAGE, spent_s=99.0).result(timeout=0).status == ToolStatus.OK
+    release = threading.Event()
+    hung = FakeTool(lambda *_: release.wait(10) and Observation("late"))
+    with Toolbox(hung, None, trajectory_deadline_s=30.0) as box:
+        started = time.monotonic()
+        result = box.submit(CODING, ACTIONS[1], IMAGE, spent_s=29.8).result(timeout=5)
+        assert result.status == ToolStatus.INFRA and time.monotonic() - started < 2
+        release.set()
+
+
+def test_seconds_count_from_submission():
+    tool = FakeTool(lambda *_: time.sleep(0.1) or Observation("done", (), ToolStatus.OK, 0.001))
+    with Toolbox(tool, None, n_threads=1) as box:
+        first, second = (box.submit(CODING, ACTIONS[1], IMAGE) for _ in range(2))
+        assert 0.1 <= first.result(timeout=5).seconds < second.result(timeout=5).seconds
+        assert second.result().seconds >= 0.15  # it waited for the first one
+
+
+def test_each_tool_has_its_figures(index):
+    tool = FakeTool(lambda *_: Observation("no", (), ToolStatus.ERROR))
+    with Toolbox(tool, index) as box:
+        box.submit(CODING, ACTIONS[1], IMAGE).result(timeout=5)
+        for _ in range(2):
+            box.submit(SEARCH, ACTIONS[2], IMAGE).result(timeout=5)
+        figures = box.metrics()
+    assert (figures["tool/python/calls"], figures["tool/python/error"]) == (1.0, 1.0)
+    assert (figures["tool/search/calls"], figures["tool/search/ok"], figures["tool/search/p50_s"] > 0) == (
+        2.0,
+        2.0,
+        True,
+    )
+    assert Toolbox(None, None).metrics() == {}
+
+
+def test_a_tool_may_be_called_on_terms_of_its_own():
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        raise OSError("gone")
+
+    with Toolbox(FakeTool(fail), FakeTool(fail), terms={"search": Terms(n_tries=1)}) as box:
+        box.submit(SEARCH, ACTIONS[2], IMAGE).result(timeout=5)
+        assert len(calls) == 1
+        box.submit(CODING, ACTIONS[1], IMAGE).result(timeout=5)
+        assert len(calls) == 1 + 3
+
+
 def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="trajectory_deadline_s must be above 0: got -1"):
+        Toolbox(None, None, trajectory_deadline_s=-1)
     with pytest.raises(ValueError, match="n_threads must be at least 1: got 0"):
         Toolbox(None, None, n_threads=0)
     with pytest.raises(ValueError, match="deadline_s must be above 0: got 0"):

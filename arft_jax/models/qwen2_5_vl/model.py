@@ -17,7 +17,7 @@ from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.models.qwen2_5_vl.text import TextDecoder
 from arft_jax.models.qwen2_5_vl.vision import VisionTower
-from arft_jax.ops.attention import attend_causal
+from arft_jax.ops.attention import attend_causal, attend_segments
 from arft_jax.ops.shapes import check_axes
 
 
@@ -32,6 +32,7 @@ class Qwen2_5_VL(nnx.Module):
       remat: compute each layer again in the backward pass instead of keeping its inner values.
       lora: adapters beside the linear maps; their draws take the stream ``lora``.
       attend_causal: attention of the decoder over whole sequences, as ``ops.attention.attend_causal``.
+      attend_segments: full attention of the vision tower, as ``ops.attention.attend_segments``.
       constrain: places activations on a mesh, given their logical axes.
     """
 
@@ -46,11 +47,12 @@ class Qwen2_5_VL(nnx.Module):
         constrain: Constrain = unconstrained,
         lora: Lora = NO_LORA,
         attend_causal: Callable[..., jax.Array] = attend_causal,
+        attend_segments: Callable[..., jax.Array] = attend_segments,
     ):
         self.config, self.constrain = config, constrain
         kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
         kwargs |= {"constrain": constrain, "lora": lora}
-        self.vision = VisionTower(config.vision, **kwargs)
+        self.vision = VisionTower(config.vision, attend_segments=attend_segments, **kwargs)
         self.text = TextDecoder(config.text, attend_causal=attend_causal, **kwargs)
 
     def encode(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:
@@ -100,7 +102,13 @@ class Qwen2_5_VL(nnx.Module):
         return self.text.hidden(embeds, positions, segment_ids)
 
     def hidden_cached(
-        self, embeds: jax.Array, positions: jax.Array, cache: KVCache, rows: jax.Array | None, cols: jax.Array
+        self,
+        embeds: jax.Array,
+        positions: jax.Array,
+        cache: KVCache,
+        rows: jax.Array | None,
+        cols: jax.Array,
+        columns: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """The next T tokens of R cached sequences: chunked prefill and decode alike.
 
@@ -114,11 +122,12 @@ class Qwen2_5_VL(nnx.Module):
           rows: int32[R], the slot of each row, distinct; n_slots or more = padding row, nothing is
             written. None: R == n_slots, row r is slot r (no gather).
           cols: int32[R, T]; S or more = padding token, nothing is written and its output means nothing.
+          columns: only the first so many are read, which must hold every column that is written; None: all S.
 
         Returns:
           float[R, T, D] after the final norm, and the cache.
         """
-        return self.text.hidden_cached(embeds, positions, cache, rows, cols)
+        return self.text.hidden_cached(embeds, positions, cache, rows, cols, columns)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float[..., D] -> float32[..., V]."""

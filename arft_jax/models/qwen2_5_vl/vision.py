@@ -5,6 +5,8 @@ windowed attention. Windows are gathered to [C, W, window_len, heads, head_dim],
 cost window_len * N; which patch sits where is data, so a new image size compiles nothing.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,10 +23,11 @@ from arft_jax.ops.rotary import axial_angles, rotate
 from arft_jax.ops.shapes import check_axes
 
 
-def attend_full(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout) -> jax.Array:
+def attend_full(
+    attend_segments: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout
+) -> jax.Array:
     """Each patch attends to all patches of its image; float[C, N, heads, head_dim] -> the same."""
-    ids = layout.segment_ids
-    return attend(q, k, v, Mask(ids, ids))
+    return attend_segments(q, k, v, layout.segment_ids)
 
 
 def attend_windowed(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayout) -> jax.Array:
@@ -44,8 +47,15 @@ def attend_windowed(q: jax.Array, k: jax.Array, v: jax.Array, layout: VisionLayo
 class VisionBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), biases everywhere."""
 
-    def __init__(self, config: VisionConfig, constrain: Constrain, lora: Lora, **kwargs: Any):
-        self.constrain = constrain
+    def __init__(
+        self,
+        config: VisionConfig,
+        constrain: Constrain,
+        lora: Lora,
+        attend_segments: Callable[..., jax.Array],
+        **kwargs: Any,
+    ):
+        self.constrain, self.attend_segments = constrain, attend_segments
         dim, heads = config.dim, (config.n_heads, config.head_dim)
         norm = {"axis": "vision_embed", "param_dtype": kwargs["param_dtype"]}
         self.norm1 = RMSNorm(dim, config.norm_eps, **norm)
@@ -78,7 +88,8 @@ class VisionBlock(nnx.Module):
         qkv = self.constrain(self.qkv(self.norm1(x)), "rows", None, None, "vision_heads", None)
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        x = x + self.proj(jax.lax.cond(is_full, attend_full, attend_windowed, q, k, v, layout))
+        full = functools.partial(attend_full, self.attend_segments)
+        x = x + self.proj(jax.lax.cond(is_full, full, attend_windowed, q, k, v, layout))
         return self.constrain(x + self.mlp(self.norm2(x)), "rows", None, None)
 
 
@@ -111,6 +122,7 @@ class VisionTower(nnx.Module):
         remat: bool,
         constrain: Constrain,
         lora: Lora,
+        attend_segments: Callable[..., jax.Array],
     ):
         self.config, self.dtype, self.remat = config, dtype, remat
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
@@ -118,7 +130,7 @@ class VisionTower(nnx.Module):
             (config.patch_dim,), (config.dim,), ("patch_dim", "vision_embed"), bias=False, rngs=rngs, **kwargs
         )
         self.blocks = stack_layers(
-            lambda r: VisionBlock(config, constrain, lora, rngs=r, **kwargs), config.n_layers, rngs
+            lambda r: VisionBlock(config, constrain, lora, attend_segments, rngs=r, **kwargs), config.n_layers, rngs
         )
         self.merger = Merger(config, rngs=rngs, **kwargs)
 

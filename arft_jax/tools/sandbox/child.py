@@ -1,5 +1,8 @@
 """One call, seen from inside: takes the limits on, runs the code, reports an exception, and ends."""
 
+import contextlib
+import dataclasses
+import fcntl
 import io
 import json
 import os
@@ -10,16 +13,30 @@ import tempfile
 import traceback
 import warnings
 import zlib
+from collections.abc import Iterator
+from typing import NoReturn
 
 import cv2
 import numpy as np
 
-from arft_jax.tools.sandbox import confine, wire
+from arft_jax import protocol
+from arft_jax.tools.sandbox import confine, helpers, scratch, wire
 from arft_jax.tools.sandbox import limits as limits_lib
 
 CODE_NAME = "<code>"
-_NOTE_FD = 3
+_NOTE_FD, _ERR_FD, _GO_FD, _N_FDS = 3, 4, 5, 6
+_MAX_TRACE_CHARS = 4000
 _CV_OUT_OF_MEMORY = -4  # cv::Error::StsNoMem
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """The child's ends of its pipes: the request, what is printed, the note, and what goes to standard error."""
+
+    go_fd: int
+    out_fd: int
+    note_fd: int
+    err_fd: int
 
 
 def _line_of(error: BaseException) -> int | None:
@@ -55,74 +72,144 @@ def _seed(seed: int) -> None:
     cv2.setRNGSeed(seed & 0x7FFFFFFF)
 
 
-def _set_up(scratch: str, out_fd: int, note_fd: int, limits: limits_lib.Limits, base_bytes: int) -> None:
+class _Errors(io.TextIOBase):
+    """Standard error of the code: in one stream with what is printed, in order, and once more apart."""
+
+    encoding, errors = "utf-8", "backslashreplace"
+    buffer = property(lambda self: sys.__stdout__.buffer)
+
+    def fileno(self) -> int:
+        return 2
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)
+        _tell(_ERR_FD, text)
+        return len(text)
+
+    def flush(self) -> None:
+        sys.__stdout__.flush()
+
+
+def _tell(fd: int, text: str) -> None:
+    with contextlib.suppress(OSError):  # closed by the code: its loss
+        os.write(fd, text.encode("utf-8", "backslashreplace"))
+
+
+def _take_descriptors(ends: Ends) -> None:
+    """Puts the pipes at fixed numbers and closes everything else."""
+    # Out of the way first: one may have the number that another is to get.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (ends.out_fd, ends.note_fd, ends.err_fd, ends.go_fd)]
+    for fd, numbers in zip(high, ((1, 2), (_NOTE_FD,), (_ERR_FD,), (_GO_FD,)), strict=True):
+        for number in numbers:
+            os.dup2(fd, number)
+    os.closerange(_N_FDS, 1024)
+
+
+def _set_up(ends: Ends, folder: str, limits: limits_lib.Limits, hold: confine.Confinement, base_bytes: int) -> None:
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGXFSZ):
+    hold.guard_files()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    os.dup2(out_fd, 1)
-    os.dup2(out_fd, 2)
-    if note_fd != _NOTE_FD:
-        os.dup2(note_fd, _NOTE_FD)
-    os.closerange(_NOTE_FD + 1, 1024)
-    os.chdir(scratch)
+    _take_descriptors(ends)
+    os.chdir(folder)
     os.umask(0o077)
-    os.environ.update(HOME=scratch, TMPDIR=scratch)
-    tempfile.tempdir = scratch
+    os.environ.update(HOME=folder, TMPDIR=folder)
+    tempfile.tempdir = folder
     warnings.simplefilter("ignore")
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
-    sys.stderr = sys.stdout
-    confine.shut_privileges()
-    limits_lib.apply(limits, base_bytes, can_fork=not confine.forbid_fork())
+    sys.__stdout__ = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
+    sys.stdout, sys.stderr = sys.__stdout__, _Errors()
+    sys.__stderr__ = sys.stderr
+    limits_lib.apply(limits, base_bytes)
+    hold.guard_calls()
 
 
-def _execute(source: str) -> int:
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Lets nothing of what is printed out."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    for fd in (1, 2):
+        os.dup2(0, fd)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        for fd in (1, 2):
+            os.dup2(kept, fd)
+        os.close(kept)
+
+
+def _replay(cells: list[dict], values: dict) -> None:
+    """Runs a session's earlier cells again, for their variables; the images they returned are known already."""
+    with _unheard():
+        for cell in cells:
+            _seed(cell["seed"])
+            exec(compile(cell["source"], "<earlier>", "exec"), values)
+    folder_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    for name in (protocol.OUTPUT_NAME, *scratch.output_names(folder_fd)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    os.close(folder_fd)
+
+
+def _execute(request: dict) -> int:
     """Runs the code; returns the exit code and writes an exception's description to the note descriptor."""
     try:
-        exec(compile(source, CODE_NAME, "exec"), {"__name__": "__main__"})
-        sys.stdout.flush()
+        values = helpers.make_globals(request["images"])
+        if request["cells"]:
+            _replay(request["cells"], values)
+        _seed(request["seed"])
+        exec(compile(request["source"], CODE_NAME, "exec"), values)
+        sys.__stdout__.flush()
         return 0
     except MemoryError:
         return wire.EXIT_MEMORY
     except SystemExit as error:
         if error.code in (None, 0):
-            sys.stdout.flush()
+            sys.__stdout__.flush()
             return 0
         note = describe(error)
     except BaseException as error:
         if isinstance(error, cv2.error) and getattr(error, "code", None) == _CV_OUT_OF_MEMORY:
             return wire.EXIT_MEMORY
         note = describe(error)
+        trace = "".join(traceback.format_exception(error.with_traceback(error.__traceback__.tb_next)))
+        _tell(_ERR_FD, trace[-_MAX_TRACE_CHARS:])
     os.write(_NOTE_FD, note.encode("utf-8", "backslashreplace"))
     return wire.EXIT_ERROR
 
 
 def run(
-    go_fd: int, out_fd: int, note_fd: int, scratch: str, limits: limits_lib.Limits, base_bytes: int, worker_pid: int
-) -> None:
-    """Waits for the request on ``go_fd``, runs it and ends the process; never returns.
+    ends: Ends, folder: str, limits: limits_lib.Limits, hold: confine.Confinement, base_bytes: int, worker_pid: int
+) -> NoReturn:
+    """Confines itself, waits for the request, runs it and ends the process; never returns.
+
+    The request is one JSON object and then end of file: ``source``, ``seed``, ``images`` (names), and
+    ``cells``, each with ``source`` and ``seed``.
 
     Args:
-      go_fd: read end; one JSON object ``{"source", "seed"}`` and then end of file.
-      out_fd: write end for what is printed.
-      note_fd: write end for an exception's description.
-      scratch: this call's folder.
+      ends: pipes.
+      folder: this call's scratch folder.
       limits: the numbers.
+      hold: what is taken on.
       base_bytes: address space that the worker has mapped.
       worker_pid: the process whose death ends this one.
     """
-    code = wire.EXIT_ERROR
+    code, leave = wire.EXIT_ERROR, os._exit
     try:
         confine.die_with_parent(worker_pid, signal.SIGKILL)
-        with open(go_fd, "rb", closefd=False) as go:
+        _set_up(ends, folder, limits, hold, base_bytes)
+        with open(_GO_FD, "rb") as go:
             request = json.loads(go.read() or b"null")
         if request is not None:
-            _set_up(scratch, out_fd, note_fd, limits, base_bytes)
-            _seed(request["seed"])
             os.write(_NOTE_FD, wire.READY)
-            code = _execute(request["source"])
+            code = _execute(request)
     except MemoryError:
         code = wire.EXIT_MEMORY
     except BaseException:
         pass  # READY is missing, which tells it; nothing may unwind into the worker's frames
     finally:
-        os._exit(code)
+        leave(code)

@@ -1,105 +1,140 @@
-"""What the kernel refuses to a child beyond numbers: new privileges, being traced, fork and exec.
+"""What the kernel refuses to a process of the sandbox, taken on in the right order.
 
-This module is the boundary at which the sandbox hardens: file-system rules (Landlock), a full system call
-list (seccomp) and namespaces belong here, behind the same three functions. What stands here keeps one
-SIGKILL sufficient: a child that can neither fork nor exec leaves nothing behind.
+Landlock (landlock.py) guards files, seccomp (seccomp.py) system calls, and what is done here the rest: no new
+privileges, no capabilities, no core dump. Limits in numbers are in limits.py.
 
-Sources: prctl(2), seccomp(2); https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
+Sources: prctl(2), capabilities(7).
 """
 
 import ctypes
-import errno
+import dataclasses
 import os
 import struct
+from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
-_SECCOMP_MODE_FILTER = 2
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _RETURN, _JUMP_EQ, _JUMP_GE, _JUMP_SET = 0x20, 0x06, 0x15, 0x35, 0x45  # classic BPF opcodes
-_NR_AT, _ARCH_AT, _ARG0_AT = 0, 4, 16  # offsets in struct seccomp_data
-_CLONE_THREAD = 0x00010000
-_CLONE3 = 435  # the same number everywhere
+from arft_jax.tools.sandbox import kernel, landlock, seccomp
+from arft_jax.tools.sandbox.syscalls import NUMBERS
 
-# machine: (audit architecture, clone, calls refused with EPERM)
-_MACHINES = {
-    "x86_64": (0xC000003E, 56, (57, 58, 59, 322)),  # fork, vfork, execve, execveat
-    "aarch64": (0xC00000B7, 220, (221, 281)),  # execve, execveat
-}
-_X32_BIT = 0x40000000
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_CAPABILITY_VERSION_3 = 0x20080522
+_N_CAPABILITIES = 64  # more than there are; the first unknown one ends the loop
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("n", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a worker takes on for its children.
 
+    Args:
+      landlock: version that is used, 0 for none.
+      seccomp: whether system calls are filtered.
+      readable: files and folders that a call may read.
+    """
 
-def _prctl(option: int, *args: int) -> None:
-    padded = [ctypes.c_ulong(value) for value in (*args, 0, 0, 0, 0)[:4]]
-    if _libc.prctl(option, *padded) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), f"prctl {option}")
+    landlock: int
+    seccomp: bool
+    readable: tuple[str, ...]
 
 
 def die_with_parent(parent_pid: int, signal_number: int) -> None:
-    """Asks for a signal when the parent *thread* ends; exits at once where it has ended already."""
-    _prctl(_PR_SET_PDEATHSIG, signal_number)
+    """Asks for a signal when the parent *thread* ends; exits at once where it has ended already.
+
+    Args:
+      parent_pid: as this process sees it; 0 where the parent is outside its pid namespace.
+      signal_number: the signal.
+    """
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent_pid:
         os._exit(0)
 
 
 def be_reaper() -> None:
     """Makes orphans of this process's children its own, so that they can be found and ended."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
 
 
 def shut_privileges() -> None:
-    """No set-uid gains, no core dump, no tracing by processes of the same user."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+    """No gains from set-uid files; no tracing by processes of the same user."""
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def fork_filter(machine: str) -> bytes | None:
-    """The BPF program that refuses fork and exec and lets threads pass, or None for an unknown machine.
+def _drop_bounds() -> None:
+    """Lets no program that is started from here gain a capability."""
+    for number in range(_N_CAPABILITIES):
+        try:
+            kernel.prctl(kernel.PR_CAPBSET_DROP, number)
+        except OSError:  # EINVAL: the one after the last; EPERM: there was none to drop
+            break
 
-    clone3 hides its flags behind a pointer, so it answers ENOSYS and the C library falls back to clone.
+
+class Confinement:
+    """A plan made ready by the worker, so that taking it on costs a child four system calls.
+
+    Args:
+      plan: the parts.
+      readable, writable: files and folders.
+
+    Raises:
+      OSError: where the kernel refuses the rules.
     """
-    if machine not in _MACHINES:
-        return None
-    arch, clone, refused = _MACHINES[machine]
-    steps = [
-        (_LOAD, 0, 0, _ARCH_AT),
-        (_JUMP_EQ, 1, 0, arch),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NR_AT),
-    ]
-    if machine == "x86_64":
-        steps += [(_JUMP_GE, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
-    for number in refused:
-        steps += [(_JUMP_EQ, 0, 1, number), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
-    steps += [
-        (_JUMP_EQ, 0, 1, _CLONE3),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        (_JUMP_EQ, 0, 3, clone),
-        (_LOAD, 0, 0, _ARG0_AT),
-        (_JUMP_SET, 1, 0, _CLONE_THREAD),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+    def __init__(self, plan: Plan, readable: Sequence[str], writable: Sequence[str]):
+        self._ruleset = landlock.make_ruleset(plan.landlock, readable, writable) if plan.landlock else None
+        self._filter = seccomp.template() if plan.seccomp else None
+        self._capset = NUMBERS[os.uname().machine]["capset"]
+        self._header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+        self._nothing = ctypes.create_string_buffer(24)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        _drop_bounds()
+
+    def guard_files(self) -> None:
+        """Gives up files; first, while the descriptor of the rules is open."""
+        if self._ruleset is not None:
+            landlock.restrict(self._ruleset)
+
+    def guard_calls(self) -> None:
+        """Gives up capabilities and system calls; last, for setting up needs them."""
+        kernel.syscall("capset", self._capset, self._header, self._nothing)
+        # The worker, of the same user, must be able to see which deleted files the process still holds.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        if self._filter is not None:
+            seccomp.restrict(self._filter)
+
+    def close(self) -> None:
+        """Frees the descriptor of the rules."""
+        if self._ruleset is not None:
+            os.close(self._ruleset)
 
 
-_FILTER = fork_filter(os.uname().machine)
+def survey(readable: tuple[str, ...]) -> tuple[Plan, list[str]]:
+    """Tries in a child what this host grants.
 
-
-def forbid_fork() -> bool:
-    """Refuses fork and exec from now on; returns False where this kernel or machine cannot."""
-    if _FILTER is None:
-        return False
-    program = _Program(len(_FILTER) // 8, _FILTER)
+    Returns:
+      (the plan, for each part that is missing one sentence with the kernel's reason).
+    """
+    faults = []
     try:
-        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
-    except OSError:
-        return False
-    return True
+        version = landlock.version()
+    except OSError as error:
+        version = 0
+        faults.append(f"Landlock: {error.strerror}")
+    best = Plan(version, True, readable)
+    if not _holds(best):
+        best = Plan(version, False, readable)
+        faults.append("seccomp: this kernel or machine grants no filter")
+        if not _holds(best):
+            best = Plan(0, False, readable)
+            faults.append("Landlock: a ruleset could not be taken on")
+    return best, faults
+
+
+def _holds(plan: Plan) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            trial = Confinement(plan, plan.readable, ())
+            trial.guard_files()
+            trial.guard_calls()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0

@@ -10,6 +10,7 @@ from arft_jax.trajectory import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_SIDE_PX = 16384
+_ORIENTATION = 0x0112  # EXIF
 MAX_ASPECT = 100  # longer to shorter side; a patch-based vision model can take no more than 200
 
 
@@ -51,6 +52,25 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
+def decode_rgb(data: bytes, max_image_px: int) -> PIL.Image.Image:
+    """Decodes the file to an upright RGB image; arguments and errors as :func:`decode_output`."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image, max_image_px)
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = PIL.ImageOps.exif_transpose(image)
+            if image.mode == "RGB" and "transparency" not in image.info:
+                image.load()
+                return image
+            return _to_rgb(image)
+    except BadImage:
+        raise
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise BadImage("The output image is too large.") from None
+    except Exception:  # decoders raise nearly anything on broken files
+        raise BadImage("The output image could not be read.") from None
+
+
 def decode_output(data: bytes, max_image_px: int) -> Image:
     """Decodes the file to an image.
 
@@ -64,14 +84,4 @@ def decode_output(data: bytes, max_image_px: int) -> Image:
     Raises:
       BadImage: whatever is wrong with the file.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_header(image, max_image_px)
-            upright = PIL.ImageOps.exif_transpose(image)
-            return Image(np.array(_to_rgb(upright)))
-    except BadImage:
-        raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-        raise BadImage("The output image is too large.") from None
-    except Exception:  # decoders raise nearly anything on broken files
-        raise BadImage("The output image could not be read.") from None
+    return Image(np.array(decode_rgb(data, max_image_px)))

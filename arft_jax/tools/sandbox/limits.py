@@ -18,6 +18,7 @@ class Limits:
       max_scratch_bytes: size of all files in the scratch folder together.
       max_scratch_entries: files and folders in it.
       max_descriptors: open descriptors.
+      forbids_processes: neither processes nor threads are made, by RLIMIT_NPROC.
     """
 
     timeout_s: float
@@ -28,6 +29,7 @@ class Limits:
     max_scratch_bytes: int
     max_scratch_entries: int = 256
     max_descriptors: int = 64
+    forbids_processes: bool = False
 
     def to_json(self) -> dict:
         """The fields, for the worker's command line; ``Limits(**fields)`` reads them back."""
@@ -48,17 +50,16 @@ def _lower(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def apply(limits: Limits, base_bytes: int, can_fork: bool) -> None:
+def apply(limits: Limits, base_bytes: int) -> None:
     """Takes the kernel limits on, in the child; they cannot be raised again without privilege.
 
     CPU seconds are the second line behind the worker's clock. RLIMIT_NPROC counts every process and thread
-    of the user, the trainer's too, and does not bind root: it is set, to 0, only where nothing better
-    forbids fork (see confine.py).
+    of the user, the trainer's too, and does not bind root: it is set, to 0, only where no filter forbids fork
+    (seccomp.py).
 
     Args:
       limits: the numbers.
       base_bytes: address space that the worker has mapped.
-      can_fork: whether fork is still possible.
     """
     cpu_s = math.ceil(limits.timeout_s) + 1
     memory = base_bytes + limits.memory_bytes
@@ -68,6 +69,6 @@ def apply(limits: Limits, base_bytes: int, can_fork: bool) -> None:
     _lower(resource.RLIMIT_CORE, 0, 0)
     _lower(resource.RLIMIT_MEMLOCK, 0, 0)
     _lower(resource.RLIMIT_MSGQUEUE, 0, 0)
-    if can_fork:
+    if limits.forbids_processes:
         _lower(resource.RLIMIT_NPROC, 0, 0)
     _lower(resource.RLIMIT_AS, memory, memory)

@@ -1,13 +1,18 @@
 """Scratch folders: where they lie, how full they are, what is taken out of them, and their removal."""
 
+import contextlib
+import errno
 import itertools
 import os
+import re
 import stat
 import tempfile
 import time
 
 _MIN_FREE_BYTES = 256 << 20
 _REMOVE_TRIES = 5
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OUTPUT = re.compile(r"output_\w{1,24}\.(png|jpg|jpeg|bmp|webp|gif|tif|tiff|ppm)", re.ASCII)
 
 
 def choose_root() -> str:
@@ -39,7 +44,7 @@ def _empty(top_fd: int) -> None:
         for name in names:
             if _unlink(name, top_fd):
                 continue
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top_fd)
+            fd = os.open(name, _FOLDER, dir_fd=top_fd)
             try:
                 for inner in os.listdir(fd):
                     if not _unlink(inner, fd):
@@ -54,7 +59,7 @@ def remove(path: str) -> None:
     for _ in range(_REMOVE_TRIES):
         try:
             os.chmod(path, 0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, _FOLDER)
             try:
                 _empty(fd)
             finally:
@@ -69,21 +74,76 @@ def remove(path: str) -> None:
         time.sleep(0.01)  # its writer may be dying still
 
 
-def is_over(path: str, max_bytes: int, max_entries: int) -> bool:
-    """Whether the folder holds more than it may; stops counting there, so it costs little."""
+def empty(path: str) -> None:
+    """Removes all in a folder and keeps the folder.
+
+    Raises:
+      OSError: if something stays, or the folder itself is gone.
+    """
+    os.chmod(path, 0o700)
+    fd = os.open(path, _FOLDER)
+    try:
+        for _ in range(_REMOVE_TRIES):
+            with contextlib.suppress(OSError):
+                _empty(fd)
+            if not os.listdir(fd):
+                return
+            time.sleep(0.01)  # its writer may be dying still
+        raise OSError(errno.ENOTEMPTY, "a call left what cannot be removed", path)
+    finally:
+        os.close(fd)
+
+
+def _measure(folder_fd: int, max_bytes: int, max_entries: int) -> tuple[int, int]:
+    """(bytes, entries) below a folder; stops counting where there are too many, so it costs little.
+
+    Folders are opened one below the other, never by a path, which could be too long to open. A folder that
+    cannot be looked into counts as full: honest code makes none.
+    """
     n_bytes = n_entries = 0
-    for folder, dirs, files in os.walk(path):
-        n_entries += len(dirs) + len(files)
-        if n_entries > max_entries:
-            return True
-        for name in files:
+    with os.scandir(folder_fd) as entries:
+        for entry in entries:
+            n_entries += 1
+            if n_entries > max_entries or n_bytes > max_bytes:
+                break
             try:
-                n_bytes += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                n_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                fd = os.open(entry.name, _FOLDER, dir_fd=folder_fd)
+            except FileNotFoundError:
+                continue  # gone meanwhile
             except OSError:
-                continue
-        if n_bytes > max_bytes:
-            return True
-    return False
+                return max_bytes + 1, n_entries
+            try:
+                below = _measure(fd, max_bytes - n_bytes, max_entries - n_entries)
+            finally:
+                os.close(fd)
+            n_bytes, n_entries = n_bytes + below[0], n_entries + below[1]
+    return n_bytes, n_entries
+
+
+def is_over(folder_fd: int, max_bytes: int, max_entries: int) -> bool:
+    """Whether the folder holds more than it may, in bytes or in files and folders."""
+    try:
+        n_bytes, n_entries = _measure(folder_fd, max_bytes, max_entries)
+    except OSError:  # the folder itself is gone or closed to us: nothing that honest code does
+        return True
+    return n_bytes > max_bytes or n_entries > max_entries
+
+
+def held_bytes(pid: int) -> int:
+    """Bytes of deleted files that a running process keeps open: no folder shows them."""
+    sizes = {}
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                info = entry.stat()
+                if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+    except OSError:
+        pass  # it ends just now, or there is no /proc: then a quota holds
+    return sum(sizes.values())
 
 
 def collect(folder_fd: int, name: str, max_bytes: int) -> tuple[str, bytes]:
@@ -110,3 +170,9 @@ def collect(folder_fd: int, name: str, max_bytes: int) -> tuple[str, bytes]:
             return "file", f.read(max_bytes)
     finally:
         os.close(fd)
+
+
+def output_names(folder_fd: int) -> list[str]:
+    """Files that the code offers as images, ``output_2.png`` before ``output_10.png``."""
+    names = [name for name in os.listdir(folder_fd) if _OUTPUT.fullmatch(name)]
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])

@@ -87,8 +87,8 @@ def test_text_positions_for_the_second_image_are_seen(monkeypatch, check):
 def test_images_that_leak_into_each_other_are_seen(monkeypatch, check):
     exact = vision.attend_full
 
-    def leaking(q, k, v, layout):  # one segment for all images, padding apart
-        return exact(q, k, v, layout._replace(segment_ids=jnp.minimum(layout.segment_ids, 0)))
+    def leaking(attend, q, k, v, layout):  # one segment for all images, padding apart
+        return exact(attend, q, k, v, layout._replace(segment_ids=jnp.minimum(layout.segment_ids, 0)))
 
     monkeypatch.setattr(vision, "attend_full", leaking)
     check("packed images leak in full-attention layers")

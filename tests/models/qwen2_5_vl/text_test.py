@@ -57,7 +57,7 @@ def test_cached_equals_whole_in_uneven_chunks_then_single_steps(model, inputs, w
     np.testing.assert_allclose(np.concatenate(got, axis=1), whole, atol=TOLERANCE)
     for slot in (1, 3):
         assert not np.any(cache.k[:, slot]) and not np.any(cache.v[:, slot])
-    assert not np.any(cache.k[:, :, LENGTH:])
+    assert not np.any(cache.k[:, :, :, LENGTH:])
 
 
 def test_rows_at_their_own_lengths_decode_without_rows_as_with_them(model, inputs, whole):
@@ -84,7 +84,7 @@ def test_padding_rows_and_padding_tokens_write_nothing(model, inputs):
     cache = jax.tree.map(lambda x: x + 7.0, cache)
     cols = jnp.asarray([[0, 8], [0, 1], [8, 9]])
     _, after = model.hidden_cached(embeds[:, :2], positions[:, :, :2], cache, jnp.asarray([1, 3, 0]), cols)
-    changed = np.asarray((after.k != cache.k).any(axis=(0, 3, 4)))
+    changed = np.asarray((after.k != cache.k).any(axis=(0, 2, 4)))
     assert np.argwhere(changed).tolist() == [[1, 0]]
 
 
@@ -94,6 +94,20 @@ def test_stale_columns_beyond_a_token_are_not_seen(model, inputs, whole):
     cols = jnp.broadcast_to(jnp.arange(6)[None], (3, 6))
     out, _ = model.hidden_cached(embeds[:, :6], positions[:, :, :6], cache, None, cols)
     np.testing.assert_allclose(out, whole[:, :6], atol=TOLERANCE)
+
+
+def test_a_cut_cache_gives_what_the_whole_one_gives(model, inputs, whole):
+    embeds, positions = inputs
+    cols = jnp.broadcast_to(jnp.arange(6)[None], (3, 6))
+    for rows in (None, jnp.arange(3)):
+        cache = jax.tree.map(lambda x: x + 1e3, init_cache(model.config.text, 3, LENGTH))
+        out, after = model.hidden_cached(embeds[:, :6], positions[:, :, :6], cache, rows, cols, 6)
+        np.testing.assert_allclose(out, whole[:, :6], atol=TOLERANCE)
+        _, all_of_it = model.hidden_cached(embeds[:, :6], positions[:, :, :6], cache, rows, cols)
+        np.testing.assert_allclose(after.k, all_of_it.k, atol=TOLERANCE)
+    for columns in (0, LENGTH + 1):
+        with pytest.raises(ValueError, match=f"between 1 and S={LENGTH}: got {columns}"):
+            model.hidden_cached(embeds[:, :6], positions[:, :, :6], cache, None, cols, columns)
 
 
 def test_right_padded_equals_unpadded(model, inputs, whole):

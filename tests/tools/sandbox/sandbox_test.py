@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from arft_jax.tools import clean
-from arft_jax.tools.sandbox import PythonSandbox, confine, scratch, verdict
+from arft_jax.tools.sandbox import PythonSandbox, scratch, verdict
 from arft_jax.trajectory import Image, ToolStatus
 
 ROTATE = (
@@ -63,6 +63,16 @@ def wait_until(condition, seconds=5.0):
 def sandbox():
     with PythonSandbox(n_workers=2, timeout_s=1.0, memory_mb=256, max_output_bytes=1000, max_image_px=10_000) as box:
         yield box
+
+
+@pytest.fixture
+def worker_at_work(image):
+    """(sandbox, its worker, future of a call that runs in it)."""
+    with PythonSandbox(n_workers=1, timeout_s=5.0) as box, concurrent.futures.ThreadPoolExecutor(1) as threads:
+        (worker,) = box._pool.workers
+        future = threads.submit(box.run, "import time\ntime.sleep(0.4)\nprint('done')", image)
+        time.sleep(0.15)
+        yield box, worker, future
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +182,6 @@ def test_huge_files_meet_a_limit(sandbox, image):
     ],
 )
 def test_fork_and_exec_are_refused(sandbox, image, source):
-    if confine.fork_filter(os.uname().machine) is None:
-        pytest.skip("no filter for this machine")
     result = sandbox.run(source, image)
     assert result.status == ToolStatus.ERROR
     assert result.text.startswith("PermissionError") and "1" in result.text
@@ -184,18 +192,8 @@ def test_threads_still_work(sandbox, image):
     assert sandbox.run(code, image).text == "hi"
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import os\nos.symlink('/etc/passwd', 'path_to_output_image.jpg')",
-        "import os\nos.symlink('path_to_input_image.jpg', 'path_to_output_image.jpg')",
-        "import os\nos.link('path_to_input_image.jpg', 'path_to_output_image.jpg')",
-        "import os\nos.mkfifo('path_to_output_image.jpg')",
-        "import os\nos.mkdir('path_to_output_image.jpg')",
-    ],
-)
-def test_only_a_regular_file_is_collected(sandbox, image, source):
-    result = sandbox.run(source, image)
+def test_only_a_regular_file_is_collected(sandbox, image):
+    result = sandbox.run("import os\nos.mkdir('path_to_output_image.jpg')", image)
     assert (result.status, result.text) == (ToolStatus.ERROR, verdict.IRREGULAR_OUTPUT)
 
 
@@ -210,10 +208,11 @@ def test_the_child_holds_nothing_of_ours(sandbox, image, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
     with PythonSandbox(n_workers=1) as fresh:
         code = (
-            "import os, sys\nprint('SECRET_TOKEN' in os.environ, sorted(map(int, os.listdir('/proc/self/fd'))))\n"
+            "import os, sys\ndef is_open(fd):\n    try:\n        return bool(os.fstat(fd))\n    except OSError:\n"
+            "        return False\nprint('SECRET_TOKEN' in os.environ, [fd for fd in range(1024) if is_open(fd)])\n"
             "print('jax' in sys.modules, os.getcwd(), os.listdir('.'))"
         )
-        # 0-2, the note's descriptor, and the listing's own.
+        # 0-2, the note and standard error once more.
         assert fresh.run(code, image).text == "False [0, 1, 2, 3, 4]\nFalse . ['path_to_input_image.jpg']"
 
 
@@ -231,41 +230,39 @@ def test_random_results_repeat_for_the_same_call_and_differ_between_calls(sandbo
     assert first == again != other
 
 
-def test_a_worker_killed_in_mid_call_is_replaced_and_the_call_done(image):
-    with PythonSandbox(n_workers=1, timeout_s=5.0) as box:
-        pool = box._pool
-        (worker,) = pool._workers
-        code = "import time\ntime.sleep(0.4)\nprint('done')"
-        with concurrent.futures.ThreadPoolExecutor(1) as threads:
-            future = threads.submit(box.run, code, image)
-            time.sleep(0.15)
-            children = descendants(worker.process.pid)
-            assert children
-            os.kill(worker.process.pid, signal.SIGKILL)
-            result = future.result(timeout=10)
-        assert (result.status, result.text) == (ToolStatus.OK, "done")
-        assert box.run("print(5)", image).text == "5"
-        assert not os.path.exists(worker.root)
-        assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))
+def test_a_worker_killed_in_mid_call_is_replaced_and_the_call_done(worker_at_work, image):
+    box, worker, future = worker_at_work
+    children = descendants(worker.process.pid)
+    assert children
+    os.kill(worker.process.pid, signal.SIGKILL)
+    result = future.result(timeout=10)
+    assert (result.status, result.text) == (ToolStatus.OK, "done")
+    assert box.run("print(5)", image).text == "5"
+    assert not worker.root or not os.path.exists(worker.root)
+    assert wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))
+
+
+def test_a_call_whose_worker_dies_twice_is_infra(worker_at_work, image):
+    box, worker, future = worker_at_work
+    os.kill(worker.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: box._pool.workers and worker not in box._pool.workers)
+    (second,) = box._pool.workers
+    time.sleep(0.2)
+    os.kill(second.process.pid, signal.SIGKILL)
+    assert future.result(timeout=10).status == ToolStatus.INFRA
+    assert box.run("print(5)", image).text == "5"
 
 
 def test_a_replacement_outlives_the_thread_that_asked_for_it(image):
     with PythonSandbox(n_workers=1) as box:
-        (worker,) = box._pool._workers
+        (worker,) = box._pool.workers
         os.kill(worker.process.pid, signal.SIGKILL)
         thread = threading.Thread(target=box.run, args=("print(1)", image))
         thread.start()
         thread.join()
-        (replacement,) = box._pool._workers
+        (replacement,) = box._pool.workers
         time.sleep(0.1)
         assert replacement.process.poll() is None
-
-
-def test_a_call_that_kills_its_worker_twice_is_infra(image):
-    with PythonSandbox(n_workers=1) as box:
-        result = box.run("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(3)", image)
-        assert result.status == ToolStatus.INFRA
-        assert box.run("print(5)", image).text == "5"
 
 
 def test_hundred_mixed_calls_from_eight_threads_are_right_and_leave_nothing(image):
@@ -296,27 +293,29 @@ def test_hundred_mixed_calls_from_eight_threads_are_right_and_leave_nothing(imag
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             assert all(threads.map(check, range(100)))
         assert len(os.listdir("/proc/self/fd")) == open_descriptors
-        # Two workers and a waiting child each.
-        assert wait_until(lambda: len(descendants() - processes) == 4)
-        (folder,) = scratch_folders() - folders
-        base = os.path.join(scratch.choose_root(), folder)
-        calls = [os.listdir(os.path.join(base, worker)) for worker in os.listdir(base)]
-        assert wait_until(lambda: [len(names) for names in calls] == [1, 1])
+        # Two workers and a waiting child each; at L1 one more process holds each worker's namespaces.
+        assert wait_until(lambda: len(descendants() - processes) == {"L0": 4, "L1": 6}[box.level])
+        bases = [os.path.join(scratch.choose_root(), folder) for folder in scratch_folders() - folders]
+        assert len(bases) == (box.level == "L0")  # L1 keeps nothing in the host's file system
+        calls = [os.path.join(base, worker) for base in bases for worker in os.listdir(base)]
+        assert wait_until(lambda: all(len(os.listdir(path)) == 1 for path in calls))
     assert wait_until(lambda: descendants() <= processes)
     assert scratch_folders() <= folders
     assert sorted(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_killed_parent_leaves_neither_processes_nor_folders():
+@pytest.mark.parametrize("level", ["auto", "L0"])
+def test_a_killed_parent_leaves_neither_processes_nor_folders(level):
     program = (
-        "import time\nfrom arft_jax.tools.sandbox import PythonSandbox\nbox = PythonSandbox(n_workers=1)\n"
-        "print(*[w.process.pid for w in box._pool._workers], flush=True)\ntime.sleep(60)"
+        "import time\nfrom arft_jax.tools.sandbox import PythonSandbox\n"
+        f"box = PythonSandbox(n_workers=1, level='{level}')\n"
+        "print(*[w.process.pid for w in box._pool.workers], flush=True)\ntime.sleep(60)"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         worker_pid = int(parent.stdout.readline())
-        assert scratch_folders(parent.pid)
+        assert scratch_folders(parent.pid) or level != "L0"
         parent.kill()
     assert wait_until(lambda: not os.path.exists(f"/proc/{worker_pid}"))
     assert wait_until(lambda: not scratch_folders(parent.pid))
@@ -346,7 +345,7 @@ def test_an_image_of_another_shape_is_the_callers_mistake(sandbox):
 
 
 def test_a_worker_that_cannot_start_is_reported(monkeypatch):
-    monkeypatch.setattr("arft_jax.tools.sandbox.broker._WORKER", "/nonexistent/worker.py")
+    monkeypatch.setattr("arft_jax.tools.sandbox.pool._WORKER", "/nonexistent/worker.py")
     folders = scratch_folders()
     with pytest.raises(RuntimeError, match="worker did not start"):
         PythonSandbox(n_workers=1)

@@ -5,6 +5,8 @@ import pathlib
 import sys
 import tempfile
 
+import pytest
+
 from arft_jax.tools.sandbox import scratch
 
 
@@ -44,9 +46,47 @@ def test_collect_takes_only_a_small_regular_file(tmp_path):
         os.close(fd)
 
 
-def test_fullness_counts_bytes_and_entries(tmp_path):
+@pytest.fixture
+def folder_fd(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_fullness_counts_bytes_and_entries(tmp_path, folder_fd):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "big").write_bytes(bytes(100_000))
-    assert scratch.is_over(str(tmp_path), 50_000, 10)
-    assert not scratch.is_over(str(tmp_path), 500_000, 10)
-    assert scratch.is_over(str(tmp_path), 500_000, 1)
+    assert scratch.is_over(folder_fd, 50_000, 10)
+    assert not scratch.is_over(folder_fd, 500_000, 10)
+    assert scratch.is_over(folder_fd, 500_000, 1)
+    assert not scratch.is_over(folder_fd, 500_000, 2)  # measured again from the start
+
+
+def test_fullness_sees_what_lies_below_a_path_too_long_to_open(tmp_path, folder_fd):
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(20):  # 20 * 251 bytes of path, above PATH_MAX = 4096
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        pathlib.Path("big").write_bytes(bytes(400_000))
+    finally:
+        os.chdir(here)
+    assert scratch.is_over(folder_fd, 300_000, 100)
+    assert not scratch.is_over(folder_fd, 700_000, 100)
+    scratch.remove(str(tmp_path))
+
+
+def test_deleted_files_that_a_process_holds_are_counted(tmp_path):
+    with open(tmp_path / "gone", "wb") as f:
+        f.write(bytes(100_000))
+        f.flush()
+        before = scratch.held_bytes(os.getpid())
+        os.unlink(f.name)
+        assert scratch.held_bytes(os.getpid()) - before >= 100_000
+
+
+def test_outputs_come_in_the_order_of_their_numbers(tmp_path, folder_fd):
+    for name in ("output_10.png", "output_2.png", "output_a.jpg", "other.png", "output_.png", "output_1.txt"):
+        (tmp_path / name).touch()
+    assert scratch.output_names(folder_fd) == ["output_2.png", "output_10.png", "output_a.jpg"]

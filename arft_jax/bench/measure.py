@@ -1,0 +1,163 @@
+"""One repeat of each figure on this library's side: the real engine, real slots, sampled tokens."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arft_jax import build
+from arft_jax.bench.shape import (
+    DECODE_LEN,
+    DECODE_ROWS,
+    GROUP_SIZE,
+    GROUPS,
+    N_TURNS,
+    PROMPT_LEN,
+    TURN_LEN,
+    Bench,
+    ScriptedTools,
+)
+from arft_jax.data.batch import assemble
+from arft_jax.rollout import Engine
+from arft_jax.rollout_trace import Timeline
+from arft_jax.steps import learner
+
+# What each figure counts a second.
+UNITS = {
+    "decode": "sampled tokens/s, batch 16 behind 256 tokens",
+    "prefill": "prompt tokens/s, 16 prompts with an image each",
+    "group_prefill": "prompt tokens/s, 16 rows of 2 prompts with an image each",
+    "turns": "trajectories/s of three turns, 32 in groups of 8",
+    "train": "tokens/s of a train step, 16 x 384",
+}
+
+
+class Ours:
+    """This library's figures; the first repeat of each compiles."""
+
+    def __init__(self, config):
+        self.bench, self._config = Bench.make(config), config
+        self._repeat, self._rng = 0, jax.random.key(config.seed)
+        self._decoder: Engine | None = None
+        self._roller: Engine | None = None
+        self._train_step: Any = None
+
+    def measure(self, name: str) -> float:
+        """One repeat: the figure ``name`` in :data:`UNITS`."""
+        return getattr(self, f"_{name}")()
+
+    def play(self, engine: Engine, n_tasks: int, n_rows: int, turn_len: int, n_turns: int, **tools: Any):
+        """(seconds, groups of trajectories) of a rollout over tasks that were not played before."""
+        self._repeat += 1
+        engine.limits = dataclasses.replace(engine.limits, max_turn_tokens=turn_len)
+        requests = self.bench.requests(engine, n_tasks, n_rows, first=100 * self._repeat)
+        box = ScriptedTools(engine, requests, seed=self._repeat, **tools)
+        begin = time.perf_counter()
+        groups = engine.run(self.bench.params, requests, box, rng=self._rng, temperature=1.0, max_turns=n_turns)
+        seconds = time.perf_counter() - begin
+        box.close()
+        return seconds, groups
+
+    def decoder(self) -> Engine:
+        """Slots for the decode and prefill figures."""
+        self._decoder = self._decoder or self.bench.engine(DECODE_ROWS, PROMPT_LEN + DECODE_LEN)
+        return self._decoder
+
+    def roller(self) -> Engine:
+        """Slots for rollouts of three turns."""
+        self._roller = self._roller or self.bench.engine()
+        return self._roller
+
+    def _decode(self) -> float:
+        short, _ = self.play(self.decoder(), DECODE_ROWS, 1, 1, 1)
+        long, groups = self.play(self.decoder(), DECODE_ROWS, 1, DECODE_LEN, 1)
+        _check_lengths(groups, PROMPT_LEN + DECODE_LEN)
+        return DECODE_ROWS * (DECODE_LEN - 1) / (long - short)
+
+    def _prefill(self) -> float:
+        return DECODE_ROWS * PROMPT_LEN / self.play(self.decoder(), DECODE_ROWS, 1, 1, 1)[0]
+
+    def _group_prefill(self) -> float:
+        n_tasks = DECODE_ROWS // GROUP_SIZE
+        return DECODE_ROWS * PROMPT_LEN / self.play(self.decoder(), n_tasks, GROUP_SIZE, 1, 1)[0]
+
+    def _turns(self) -> float:
+        seconds, groups = self.play(self.roller(), GROUPS, GROUP_SIZE, TURN_LEN, N_TURNS)
+        for trajectory in (t for group in groups for t in group):
+            assert len(trajectory.turns) == N_TURNS and trajectory.loss_mask.sum() == N_TURNS * TURN_LEN
+            assert len(trajectory.images) == 2
+        return GROUPS * GROUP_SIZE / seconds
+
+    def _train(self) -> float:
+        if self._train_step is None:
+            self._train_step = self._make_train_step()
+        begin = time.perf_counter()
+        self._train_step()
+        return DECODE_ROWS * (PROMPT_LEN + DECODE_LEN) / (time.perf_counter() - begin)
+
+    def _make_train_step(self):
+        """A whole GRPO update, optimiser included, of 16 finished trajectories."""
+        config, bench = self._config, self.bench
+        _, groups = self.play(self.decoder(), DECODE_ROWS, 1, DECODE_LEN, 1)
+        rows = [t for group in groups for t in group]
+        images = {t.task.id: t.task.images for t in rows}
+
+        def patches_of(t):
+            return {image.sha256: self.decoder().patches.get(image) for image in images[t.task.id]}
+
+        batch = assemble(
+            rows, np.linspace(-1, 1, len(rows)), patches_of, length=PROMPT_LEN + DECODE_LEN,
+            n_chunks=config.train.image_chunks, bucket=self.decoder().bucket,
+        )  # fmt: skip
+        batch, optimizer = jax.device_put(batch), build.optimizer(config)
+        params = learner.copy_params(bench.params)
+        state = [params, learner.init_opt_state(optimizer, params, bench.placement)]
+        update = learner.make_update(bench.graphdef, build.objective(config, "policy"), optimizer)
+
+        def step():
+            *state[:], stats = update(*state, batch, bench.rules.allowed, jnp.float32(1e-4), None, None)
+            jax.block_until_ready(stats)
+
+        return step
+
+    def bound(self) -> float:
+        """Tokens/s of the measured bound of decode: the weights that a token passes, in one product of 16 rows."""
+        text = self.bench.sizes.text
+        tables = self.bench.params["text"]
+        n = sum(leaf.size for leaf in jax.tree.leaves(tables))
+        weights = jnp.ones((text.dim, n // text.dim), jnp.float32)
+        x, seconds = jnp.ones((DECODE_ROWS, text.dim), jnp.float32), []
+        for _ in range(4):
+            begin = time.perf_counter()
+            jax.block_until_ready(x @ weights)
+            seconds.append(time.perf_counter() - begin)
+        return DECODE_ROWS / min(seconds)
+
+    def costs(self) -> dict[str, float]:
+        """What the host and the device did in one rollout of three turns that compiled nothing."""
+        self._turns()
+        self._turns()
+        costs = self.roller().costs
+        device_s = costs.device_wait_s / max(costs.n_segments, 1)
+        host_s = costs.host_s / max(costs.n_segments, 1)
+        return dataclasses.asdict(costs) | {
+            "host_s_a_segment": host_s,
+            "device_wait_s_a_segment": device_s,
+            "host_frac": costs.host_s / costs.total_s,
+            "n_compiled": self.roller().sampler.n_compiled(),
+        }
+
+    def timeline(self) -> Timeline:
+        """The slots of one rollout of three turns over time, tools 0.2 s late."""
+        engine = self.roller()
+        engine.timeline = Timeline()
+        self.play(engine, GROUPS, GROUP_SIZE, TURN_LEN, N_TURNS, latencies_s=(0.2,))
+        timeline, engine.timeline = engine.timeline, None
+        return timeline
+
+
+def _check_lengths(groups, length: int) -> None:
+    assert all(len(t.tokens) == length for group in groups for t in group)

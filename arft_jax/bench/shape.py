@@ -1,0 +1,156 @@
+"""What every side of the benchmark runs: the model's sizes, the prompts, the turns and the observations."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from arft_jax import build, layout, protocol
+from arft_jax.data.patches import PatchStore
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.models.cache import init_cache
+from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.rollout import Engine, Limits, Request
+from arft_jax.sharding import Placement
+from arft_jax.steps.init import init_params
+from arft_jax.steps.sampler import Rules, make_sampler
+from arft_jax.steps.state import init_state
+from arft_jax.trajectory import Image, Observation, Task, ToolStatus
+
+VOCAB = 32768  # of the model; the tokenizer's own is smaller, ids beyond it write nothing
+PROMPT_LEN, IMAGE_PX = 256, 224  # 64 of the prompt's tokens are the image's
+TURN_LEN, TEXT_LEN = 64, 128  # sampled tokens of a turn, tokens of the first observation in its frame
+GROUPS, GROUP_SIZE, N_TURNS = 4, 8, 3
+DECODE_ROWS, DECODE_LEN = 16, 128
+
+
+def always_search(text: str) -> protocol.Action:
+    """Every turn, whatever it says, asks the tool."""
+    return protocol.Search("go on")
+
+
+@dataclasses.dataclass
+class Bench:
+    """The benchmark's model with random weights; :meth:`engine` makes slots for it."""
+
+    config: Any
+    tokenizer: Tokenizer
+    sizes: ModelConfig
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    rules: Rules
+    placement: Placement
+
+    @classmethod
+    def make(cls, config) -> "Bench":
+        """Weights drawn from the config's seed."""
+        tokenizer = Tokenizer.tiny()
+        sizes = build.model_config(config, tokenizer)
+        sizes = dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, vocab_size=VOCAB))
+        placement = layout.make_placement(config, jax.devices()[:1])
+        graphdef, params = init_params(build.model_maker(config, sizes, placement), config.seed, placement)
+        return cls(config, tokenizer, sizes, graphdef, params, _endless_rules(tokenizer), placement)
+
+    def engine(self, n_slots: int = 0, max_tokens: int = 0, **options: Any) -> Engine:
+        """Slots and programs; sizes of the config where 0.
+
+        Args:
+          n_slots, max_tokens: rows and length of the cache.
+          **options: keyword arguments of Engine.
+        """
+        r = self.config.rollout
+        n_slots, max_tokens = n_slots or r.n_slots, max_tokens or r.max_tokens
+        limits = Limits(
+            n_slots=n_slots, group_size=r.group_size, max_turns=r.max_turns, max_turn_tokens=r.max_turn_tokens,
+            max_tokens=max_tokens, extend_rows=r.extend_rows, extend_chunk=r.extend_chunk, n_features=r.n_features,
+        )  # fmt: skip
+        cache = init_cache(self.sizes.text, n_slots, max_tokens, jnp.dtype(self.config.model.dtype))
+        return Engine(
+            make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
+            init_state(cache, r.n_features, self.sizes.text.dim),
+            self.rules,
+            limits,
+            self.tokenizer,
+            PatchStore(build.image_processor(self.config, self.sizes)),
+            build.vision_bucket(self.config, self.sizes),
+            {"search": ""},
+            parse=always_search,
+            **{"bucket_columns": r.bucket_columns} | options,
+        )
+
+    def task(self, engine: Engine, number: int) -> Task:
+        """A prompt of PROMPT_LEN tokens with an image of its own."""
+        task = Task(f"bench{number}", "search", "a", (noise(number),), ("7",))
+        more = PROMPT_LEN - len(engine.prompt(task).tokens)
+        return dataclasses.replace(task, question="a" + " a" * more)
+
+    def requests(self, engine: Engine, n_tasks: int, n_rows: int, first: int = 0) -> list[Request]:
+        """Groups of ``n_rows`` over tasks ``first .. first + n_tasks - 1``."""
+        return [Request(self.task(engine, first + i), first + i, n_rows) for i in range(n_tasks)]
+
+
+def noise(number: int) -> Image:
+    """An image that no other number gives."""
+    pixels = np.random.default_rng(number).integers(0, 256, (IMAGE_PX, IMAGE_PX, 3))
+    return Image(pixels.astype(np.uint8), "image_1")
+
+
+def _endless_rules(tokenizer: Tokenizer) -> Rules:
+    """No stop string and no end token is ever met: only the budget of its tokens ends a turn."""
+    allowed = np.ones(VOCAB, bool)
+    allowed[sorted(tokenizer.control_ids)] = False
+    rules = Rules(np.zeros((1, VOCAB), np.uint8), np.full(1, -1, np.int32), allowed, np.asarray(VOCAB, np.int32))
+    return jax.device_put(rules)
+
+
+class ScriptedTools:
+    """Text of TEXT_LEN tokens after a trajectory's first turn, an image of 64 tokens after its second.
+
+    Rows of a group end their first turns together, so a task's first ``n_rows`` calls are those of first turns.
+
+    Args:
+      engine: whose frame counts in the text's length.
+      requests: that are to be served.
+      seed: of the images; no two calls get the same one.
+      latencies_s: of the calls, in turn; empty: none waits.
+      down: every call is a fault of ours.
+    """
+
+    def __init__(
+        self, engine: Engine, requests: list[Request], seed: int = 0, latencies_s: Sequence[float] = (), down=False
+    ):
+        frame = len(engine.observation(Observation("a")).tokens)
+        self._text = Observation("a" + " a" * (TEXT_LEN - frame))
+        self._left = {request.task.id: request.n_rows for request in requests}
+        n = sum(self._left.values())
+        self._images = iter([noise(100_000 * (seed + 1) + i) for i in range(n)])
+        self._late, self._down = itertools.cycle(latencies_s) if latencies_s else None, down
+        self._threads = concurrent.futures.ThreadPoolExecutor(max(n, 1)) if latencies_s else None
+
+    def _answer(self, task: Task) -> Observation:
+        if self._down:
+            return Observation("tool fault", (), ToolStatus.INFRA)
+        self._left[task.id] -= 1
+        return self._text if self._left[task.id] >= 0 else Observation("", (next(self._images),))
+
+    def submit(self, task, action, image) -> "concurrent.futures.Future[Observation]":
+        """Serves a call, after its latency where there are any."""
+        observation = self._answer(task)
+        if self._threads is None:
+            future: concurrent.futures.Future = concurrent.futures.Future()
+            future.set_result(observation)
+            return future
+        wait_s = next(self._late)
+        return self._threads.submit(lambda: time.sleep(wait_s) or observation)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._threads is not None:
+            self._threads.shutdown()

@@ -1,0 +1,157 @@
+"""Images of a data set that stay on disk until they are looked at; decoded pixels are kept up to a bound.
+
+A training set of thousands of photographs does not fit the host's memory. At the start only headers are read, so that a
+missing or unreadable file is known before any compute; pixels are decoded when a rollout, a tool or a page asks.
+"""
+
+import os
+import pathlib
+import threading
+import warnings
+from collections import OrderedDict
+
+import numpy as np
+import PIL.Image
+
+from arft_jax.data.images import check_size, decode_image
+from arft_jax.trajectory import Image
+
+_ORIENTATION = 0x0112  # EXIF tag
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # its values that swap height and width
+# Where a PNG holds one of these, its orientation may stand behind the pixels: the header does not tell the size.
+_PNG_METADATA = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
+
+def safe_path(root: pathlib.Path, name: object) -> pathlib.Path:
+    """The file that a data set names, which must lie inside its folder, links followed.
+
+    Args:
+      root: the folder.
+      name: as it stands in the data set: relative, without ``..``.
+
+    Raises:
+      ValueError: a name that leads out of the folder, is no path at all, or names no regular file.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"an image path must be a file name: got {name!r}")
+    pure = pathlib.PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise ValueError(f"an image path must stay in its folder, relative and without '..': got {name!r}")
+    root = root.resolve()
+    try:
+        path = (root / pure).resolve()
+        inside, is_file = path.is_relative_to(root), path.is_file()
+    except (OSError, RuntimeError, UnicodeError) as error:  # too long, a circle of links, no encoding
+        raise ValueError(f"an image path must be a file name: got {name!r} ({error})") from error
+    if not inside:
+        raise ValueError(f"an image path must stay in its folder: {name!r} is a link to {path}, outside of {root}")
+    if not is_file:
+        raise ValueError(f"image file must exist: got {path}")
+    return path
+
+
+def header_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) of the upright image, from the file's header alone where that tells it: JPEG and most PNG.
+
+    Raises:
+      ValueError: no readable image, or a size that is not let in.
+    """
+    try:
+        size = _told_by_header(path)
+    except Exception:  # damaged files make the readers raise nearly anything; decoding says what is wrong
+        size = None
+    height, width = size or decode_image(path).size
+    check_size(height, width, os.fspath(path))
+    return height, width
+
+
+def _told_by_header(path: str | os.PathLike) -> tuple[int, int] | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on large pictures and odd metadata
+        with PIL.Image.open(path, formats=("JPEG", "PNG")) as opened:
+            width, height = opened.size
+            if opened.format == "PNG":  # Pillow would decode a PNG to find its orientation
+                contents = pathlib.Path(path).read_bytes()
+                return None if any(mark in contents for mark in _PNG_METADATA) else (height, width)
+            turned = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+            return (width, height) if turned else (height, width)
+
+
+class ImageFiles:
+    """Decodes files when asked and keeps the last used, up to ``max_bytes`` of pixels. Threads may share it."""
+
+    def __init__(self, max_bytes: int = 256 << 20):
+        self.max_bytes = max_bytes
+        self._kept: OrderedDict[pathlib.Path, np.ndarray] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def pixels(self, path: pathlib.Path) -> np.ndarray:
+        """uint8[height, width, 3] of a file.
+
+        Raises:
+          ValueError: it cannot be decoded.
+        """
+        with self._lock:  # held while decoding: the peak is one image above the bound
+            if path not in self._kept:
+                pixels = decode_image(path).pixels
+                pixels.setflags(write=False)  # shared
+                self._kept[path] = pixels
+                self._bytes += pixels.nbytes
+            self._kept.move_to_end(path)
+            pixels = self._kept[path]
+            while self._bytes > self.max_bytes:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return pixels
+
+
+class FileImage(Image):
+    """An :class:`Image` that is a file: size known from the header, pixels decoded when asked, hash remembered.
+
+    Args:
+      files: decodes and keeps pixels.
+      path: the file; its header is read at once.
+      name: how the trajectory refers to it.
+      owner: whose image it is, for errors.
+
+    Raises:
+      ValueError: no readable header.
+    """
+
+    def __init__(self, files: ImageFiles, path: pathlib.Path, name: str, owner: str):
+        values = dict(name=name, _files=files, _path=path, _owner=owner, _size=header_size(path), _sha256="")
+        for key, value in values.items():
+            object.__setattr__(self, key, value)  # an Image is frozen
+
+    def __repr__(self) -> str:
+        return f"FileImage({str(self._path)!r})"
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8[height, width, 3], read-only.
+
+        Raises:
+          ValueError: the file is damaged behind its header, or is no more what it was at the start.
+        """
+        try:
+            pixels = self._files.pixels(self._path)
+        except ValueError as error:
+            raise ValueError(f"{self._owner}: {error}") from error
+        if pixels.shape[:2] != self._size:
+            raise ValueError(
+                f"{self._owner}: an image must not change during a run: {self._path} was "
+                f"{self._size[0]}x{self._size[1]} and is {pixels.shape[0]}x{pixels.shape[1]}"
+            )
+        return pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        """As of :class:`Image`; computed at the first use."""
+        if not self._sha256:
+            object.__setattr__(self, "_sha256", Image(self.pixels).sha256)
+        return self._sha256

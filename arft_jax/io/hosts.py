@@ -1,0 +1,121 @@
+"""The processes of one run: how they find one another, what they tell one another, how host arrays reach all devices.
+
+Plain ``jax.distributed``. A run of one process goes through the same doors, which then do nothing. Every function but
+:func:`put`, :func:`say` and :func:`is_first` is a meeting: all processes must call it, in the same order.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def start(coordinator: str, n_processes: int, process: int) -> None:
+    """Joins the run's processes; before anything else asks for a device.
+
+    Args:
+      coordinator: ``host:port`` of process 0; empty: as the cluster says (Cloud TPU, Slurm, MPI).
+      n_processes: of the run; 0: as the cluster says.
+      process: this one's number; -1: as the cluster says.
+
+    Raises:
+      ValueError: no cluster is found and not all three are given.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator or None, n_processes or None, None if process < 0 else process, cluster_detection_method=None
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"the run's processes must find one another: got coordinator={coordinator!r}, n_processes={n_processes}, "
+            f"process={process} and no known cluster ({error}) (config.distributed)"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints once, not once a process."""
+    if is_first():
+        print(text, flush=True)
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Host arrays to devices.
+
+    Args:
+      tree: numpy arrays. Of an array that is split, each process gives its own part; of one that is whole on every
+        device, all give the same.
+      places: a sharding for all, or one for each array.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places)
+    if isinstance(places, jax.sharding.Sharding):
+        places = jax.tree.map(lambda _: places, tree)
+    with jax.transfer_guard("allow"):  # it asks device by device, which the guard takes for an oversight
+        return jax.tree.map(lambda x, place: jax.make_array_from_process_local_data(place, np.asarray(x)), tree, places)
+
+
+def _gather(values: np.ndarray) -> np.ndarray:
+    with jax.transfer_guard("allow"):
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+def mean_of(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean over processes of each figure; a process without one (nan, or no such name) is left out of it."""
+    if jax.process_count() == 1:
+        return dict(values)
+    names = sorted(all_of(sorted(values)))
+    every = _gather(np.array([float(values.get(name, np.nan)) for name in names]))
+    known = np.isfinite(every)
+    sums, counts = np.where(known, every, 0.0).sum(axis=0), known.sum(axis=0)
+    return {name: float(s / n) if n else float("nan") for name, s, n in zip(names, sums, counts, strict=True)}
+
+
+def all_of(names: Sequence[str]) -> set[str]:
+    """Every name that any process gives."""
+    mine = "\n".join(names).encode()
+    longest = int(_gather(np.array(len(mine))).max())
+    every = _gather(np.frombuffer(mine.ljust(longest, b"\n"), np.uint8))
+    return {name for row in every for name in row.tobytes().decode().split("\n") if name}
+
+
+def any_of(flag: bool) -> bool:
+    """Whether any process says so."""
+    return flag if jax.process_count() == 1 else bool(_gather(np.array(flag)).any())
+
+
+def deal(n_items: int) -> list[int]:
+    """Which of ``n_items`` are this process's: on process 1 of 2, [1, 3, 5] of 6. Not a meeting."""
+    return list(range(jax.process_index(), n_items, jax.process_count()))
+
+
+def gather_dealt(rows: np.ndarray, n_items: int) -> np.ndarray:
+    """All processes' rows in the items' order.
+
+    Args:
+      rows: float[n, ...], one for each item that :func:`deal` gave.
+      n_items: of all processes.
+    """
+    if jax.process_count() == 1:
+        return rows
+    most = -(-n_items // jax.process_count())
+    padded = np.zeros((most, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return np.stack(_gather(padded), axis=1).reshape(-1, *rows.shape[1:])[:n_items]
+
+
+def in_turn(make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, the first process before the others: what it writes is there when they look."""
+    if jax.process_count() == 1:
+        return make()
+    made = make() if is_first() else None
+    multihost_utils.sync_global_devices("in_turn")
+    return made if is_first() else make()

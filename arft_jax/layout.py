@@ -1,0 +1,78 @@
+"""Where a run's arrays lie, from its config: the mesh of training, the devices of a rollout, the shares of a batch."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from flax import nnx
+
+from arft_jax.data.batch import Batch
+from arft_jax.sharding import Placement, make_mesh
+from arft_jax.steps import reshard
+
+
+def make_placement(config, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """The run's mesh over these devices, all that are there where None.
+
+    Raises:
+      ValueError: sizes that do not multiply to the number of devices, or rows that the mesh does not divide.
+    """
+    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    placement, t = Placement(make_mesh(sizes, devices)), config.train
+    counts = {
+        "train.rows_per_update": t.rows_per_update,
+        "train.image_chunks": t.image_chunks,
+    }
+    if config.warm_start.steps:
+        counts["warm_start.rows"] = config.warm_start.rows
+    problems = [f"{key}={n} (config.{key})" for key, n in counts.items() if n % placement.n_lanes]
+    if problems:
+        raise ValueError(
+            f"rows must be a multiple of data*fsdp={placement.n_lanes} (config.mesh): got {', '.join(problems)}"
+        )
+    n_processes = len({device.process_index for device in placement.mesh.devices.flat})
+    if t.prompts % n_processes:
+        raise ValueError(
+            f"every process must have as many prompts as the others: got prompts={t.prompts}, {n_processes} processes "
+            "(config.train.prompts)"
+        )
+    return placement
+
+
+def rollout_tensor(config, placement: Placement) -> int:
+    """Devices that share one copy of the policy in a rollout."""
+    return config.rollout.tensor or placement.mesh.shape["tensor"]
+
+
+def rollout_placements(config, placement: Placement, process_index: int) -> tuple[Placement, Placement]:
+    """(all devices, those of one process) as rollouts use them.
+
+    Raises:
+      ValueError: devices that do not hold whole copies of the policy, or slots that they do not divide.
+    """
+    every = placement.for_rollout(rollout_tensor(config, placement))
+    own, n_slots = every.of_process(process_index), config.rollout.n_slots
+    if n_slots % own.n_lanes:
+        raise ValueError(
+            f"n_slots must be a multiple of the {own.n_lanes} copies of the policy that a process's devices hold: got "
+            f"{n_slots} (config.rollout.n_slots, config.rollout.tensor)"
+        )
+    return every, own
+
+
+def policy_mover(
+    config, abstract: nnx.State, placement: Placement, every: Placement, own: Placement
+) -> Callable[[nnx.State], nnx.State]:
+    """What turns the policy as trained into the policy as rolled out: nothing at all where both are the same."""
+    dtype = config.model.dtype
+    if not reshard.is_needed(abstract, dtype, placement, every):
+        return lambda params: params
+    move = reshard.make_reshard(abstract, dtype, placement, rollout_tensor(config, placement))
+    places = own.params(abstract)
+    return lambda params: reshard.own_share(move(params), places)
+
+
+def batch_places(batch: Batch, placement: Placement) -> Batch:
+    """A sharding for each array of a batch: rows, and the lanes of image chunks, over (data, fsdp)."""
+    by_row, by_lane = placement.split(0), placement.split(1)
+    places = jax.tree.map(lambda _: by_row, batch)
+    return places._replace(patches=by_lane, layout=jax.tree.map(lambda _: by_lane, batch.layout))

@@ -1,0 +1,91 @@
+"""What one rollout cost and when: seconds by cause, and, where asked for, the state of every slot over time."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+EXTEND, DECODE, PAUSED, IDLE = "extend", "decode", "paused", "idle"
+
+
+@dataclasses.dataclass
+class Costs:
+    """Seconds and counts of one call of Engine.run.
+
+    Args:
+      total_s: from begin to end.
+      device_wait_s: the host waited for a segment's report.
+      segment_s: dispatching and reading segments, parsing turns; ``device_wait_s`` is a part of it.
+      tool_wait_s: the host had nothing to do but wait for a tool.
+      n_segments, n_extends, n_encodes, n_forks: device calls.
+      n_sampled: tokens that were sampled.
+    """
+
+    total_s: float = 0.0
+    device_wait_s: float = 0.0
+    segment_s: float = 0.0
+    tool_wait_s: float = 0.0
+    n_segments: int = 0
+    n_extends: int = 0
+    n_encodes: int = 0
+    n_forks: int = 0
+    n_sampled: int = 0
+
+    @property
+    def host_s(self) -> float:
+        """Seconds in which the host worked: dispatched, parsed, tokenised, made patches."""
+        return self.total_s - self.device_wait_s - self.tool_wait_s
+
+    @property
+    def segment_host_s(self) -> float:
+        """Seconds in which the host worked for decode segments; the rest of ``host_s`` is for feeding."""
+        return self.segment_s - self.device_wait_s
+
+    @contextlib.contextmanager
+    def waiting(self, name: str) -> Iterator[None]:
+        """Adds the seconds inside to the field ``name``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.perf_counter() - begin)
+
+
+class Timeline:
+    """Spans of each slot's states, for a picture.
+
+    Recording waits for the device behind every extend, so that its span is the device's: a recorded rollout is a little
+    slower.
+
+    Args:
+      max_spans: kept; later ones are counted alone.
+    """
+
+    def __init__(self, max_spans: int = 100_000):
+        self.spans: list[tuple[int, str, float, float]] = []  # slot, state, begin and end in seconds
+        self.n_dropped = 0
+        self._max_spans, self._now = max_spans, {}
+        self._begin: float | None = None
+
+    def mark(self, slot: int, state: str) -> None:
+        """From now on the slot is in this state."""
+        now = time.perf_counter()
+        self._begin = now if self._begin is None else self._begin
+        self._close(slot, now)
+        self._now[slot] = (state, now)
+
+    def _close(self, slot: int, now: float) -> None:
+        if slot not in self._now:
+            return
+        state, since = self._now.pop(slot)
+        if state == IDLE:
+            return
+        if len(self.spans) < self._max_spans:
+            self.spans.append((slot, state, since - self._begin, now - self._begin))
+        else:
+            self.n_dropped += 1
+
+    def end(self) -> None:
+        """Closes what is open."""
+        for slot in list(self._now):
+            self._close(slot, time.perf_counter())

@@ -1,0 +1,189 @@
+"""The second child: decodes what calls wrote, apart from the calls, the worker and the trainer.
+
+Image decoders are the largest piece of native code that reads untrusted bytes. They run in a process that
+has no file, no socket and little memory. What comes back is pixels in shared memory and a size, which is
+checked. The process serves a few images, because a fresh one costs more than the decoding; it ends at the
+first file that is no sound image, so what captures it by a broken file goes with it. Calls never see its memory.
+"""
+
+import dataclasses
+import mmap
+import os
+import select
+import signal
+import struct
+from collections.abc import Sequence
+from typing import NoReturn
+
+import PIL.Image
+
+from arft_jax.tools.sandbox import confine, decode
+from arft_jax.tools.sandbox import limits as limits_lib
+
+UNREADABLE = "The output image could not be read."
+TOO_MUCH = "The output images are too large together."
+MAX_IMAGES = 16  # of one process
+_TIMEOUT_S = 10.0  # one image
+_BASE_BYTES, _BYTES_PER_PX = 64 << 20, 40  # decoders and conversions to RGB, at most
+_KEPT_BYTES = 8 << 20  # of shared memory that stays filled between calls
+_MAX_FAULT_BYTES = 200
+_STRIP_ROWS = 32
+_REQUEST = struct.Struct("<QQ")  # bytes of the file; where its pixels go
+_REPLY = struct.Struct("<II")  # height and width, 0 for a fault; the fault's text follows
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """One file: the image's size in pixels, or why there is none."""
+
+    height: int = 0
+    width: int = 0
+    fault: str = ""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its pixels, uint8[height, width, 3]."""
+        return 3 * self.height * self.width
+
+
+def copy_pixels(image: PIL.Image.Image, shared: mmap.mmap, at: int) -> None:
+    """Writes an RGB image's pixels at an offset, in strips, so that no second copy of it fills fresh memory."""
+    width, height = image.size
+    for top in range(0, height, _STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + _STRIP_ROWS, height))).tobytes()
+        shared[at : at + len(strip)] = strip
+        at += len(strip)
+
+
+def _decode_one(content: bytes, max_image_px: int, outbox: mmap.mmap, at: int) -> Decoded:
+    try:
+        image = decode.decode_rgb(content, max_image_px)
+    except decode.BadImage as error:
+        return Decoded(fault=str(error))
+    result = Decoded(image.height, image.width)
+    if at + result.n_bytes > len(outbox):
+        return Decoded(fault=TOO_MUCH)
+    copy_pixels(image, outbox, at)
+    return result
+
+
+class Decoder:
+    """A decoding process, started where one is needed; used by one thread.
+
+    Args:
+      hold: what the process takes on: no files.
+      base_bytes: address space that the worker has mapped.
+      max_file_bytes: inclusive cap on a file.
+      max_image_px: inclusive cap on height times width, of each image and of those of one call together.
+    """
+
+    def __init__(self, hold: confine.Confinement, base_bytes: int, max_file_bytes: int, max_image_px: int):
+        self.pid = 0  # 0: none runs
+        self._hold = hold
+        self._base_bytes = base_bytes
+        self._max_image_px = max_image_px
+        self._inbox, self._outbox = mmap.mmap(-1, max_file_bytes), mmap.mmap(-1, 3 * max_image_px)
+        self._share(False)
+        self._request_fd = self._reply_fd = -1
+        self._n_images = 0
+
+    def _share(self, with_forks: bool) -> None:
+        for box in (self._inbox, self._outbox):
+            box.madvise(mmap.MADV_DOFORK if with_forks else mmap.MADV_DONTFORK)
+
+    def _start(self) -> None:
+        request_r, self._request_fd = os.pipe()
+        self._reply_fd, reply_w = os.pipe()
+        worker_pid = os.getpid()
+        self._share(True)
+        pid = os.fork()
+        if pid == 0:
+            self._serve(request_r, reply_w, worker_pid)
+        self._share(False)
+        os.close(request_r)
+        os.close(reply_w)
+        self.pid, self._n_images = pid, 0
+
+    def _serve(self, request_r: int, reply_w: int, worker_pid: int) -> NoReturn:
+        try:
+            confine.die_with_parent(worker_pid, signal.SIGKILL)
+            self._hold.guard_files()
+            for low, high in ((3, min(request_r, reply_w)), (max(request_r, reply_w) + 1, 1024)):
+                os.closerange(low, high)
+            os.closerange(min(request_r, reply_w) + 1, max(request_r, reply_w))
+            extra = _BASE_BYTES + _BYTES_PER_PX * self._max_image_px + len(self._inbox) + len(self._outbox)
+            limits = limits_lib.Limits(
+                timeout_s=_TIMEOUT_S,
+                memory_bytes=extra,
+                max_output_bytes=0,
+                max_flood_bytes=0,
+                max_file_bytes=0,
+                max_scratch_bytes=0,
+                max_descriptors=64,
+            )
+            limits_lib.apply(limits, self._base_bytes)
+            self._hold.guard_calls()
+            while request := os.read(request_r, _REQUEST.size):
+                n_bytes, at = _REQUEST.unpack(request)
+                result = _decode_one(self._inbox[:n_bytes], self._max_image_px, self._outbox, at)
+                fault = result.fault.encode()[:_MAX_FAULT_BYTES]
+                os.write(reply_w, _REPLY.pack(result.height, result.width) + fault)
+        finally:
+            os._exit(1)
+
+    def _ask(self, content: bytes, at: int) -> Decoded:
+        """One file; the process is taken for captured until its answer has been checked."""
+        if not self.pid:
+            self._start()
+        self._inbox[: len(content)] = content
+        try:
+            os.write(self._request_fd, _REQUEST.pack(len(content), at))
+        except BrokenPipeError:
+            return Decoded(fault=UNREADABLE)
+        poller = select.poll()
+        poller.register(self._reply_fd, select.POLLIN)
+        if not poller.poll(_TIMEOUT_S * 1000):
+            return Decoded(fault=UNREADABLE)
+        reply = os.read(self._reply_fd, _REPLY.size + _MAX_FAULT_BYTES)
+        if len(reply) < _REPLY.size:  # it died
+            return Decoded(fault=UNREADABLE)
+        height, width = _REPLY.unpack_from(reply)
+        fault = reply[_REPLY.size :].decode("utf-8", "replace")
+        result = Decoded(height, width)
+        is_sound = not fault and 0 < result.n_bytes <= len(self._outbox) - at
+        return result if is_sound else Decoded(fault=fault or UNREADABLE)
+
+    def decode(self, files: Sequence[bytes]) -> tuple[list[Decoded], memoryview]:
+        """Decodes the files of one call.
+
+        Args:
+          files: contents, each capped in size already.
+
+        Returns:
+          (one result a file, uint8 pixels of the images one behind the other; they hold until the next call).
+        """
+        results, at = [], 0
+        for content in files:
+            result = self._ask(content, at)
+            self._n_images += 1
+            if result.fault or self._n_images >= MAX_IMAGES:
+                self.stop()
+            results.append(result)
+            at += result.n_bytes
+        return results, memoryview(self._outbox)[:at]
+
+    def tidy(self, n_bytes: int) -> None:
+        """Gives back the memory of a large call: the process's and what is shared."""
+        if n_bytes > _KEPT_BYTES:
+            self.stop()
+            for box in (self._inbox, self._outbox):
+                box.madvise(mmap.MADV_REMOVE)
+
+    def stop(self) -> None:
+        """Ends the process; the next image starts another."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            os.close(self._request_fd)
+            os.close(self._reply_fd)
+            self.pid = 0

@@ -1,0 +1,128 @@
+"""Level L1: the worker moves into its own user, mount, pid, network, IPC and host-name namespaces.
+
+It sees a file system of libraries alone, read-only, no process but its own, and no network device. Each
+call gets a fresh tmpfs with a quota; all of it vanishes with the worker.
+
+Sources: user_namespaces(7), mount_namespaces(7), pid_namespaces(7), pivot_root(2), tmpfs(5).
+"""
+
+import os
+import signal
+
+from arft_jax.tools.sandbox import confine, kernel
+from arft_jax.tools.sandbox.syscalls import NUMBERS
+
+SCRATCH = "/scratch/call"
+# Landlock goes by folders, and past the one that a mount covers: the rule stands on the folder above.
+SCRATCH_RULE = "/scratch"
+_NEW_NS, _NEW_UTS, _NEW_IPC = 0x00020000, 0x04000000, 0x08000000
+_NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+_INSIDE_ID = 65532  # user and group as the namespace calls them: nobody in particular
+_STAGE = "/tmp"  # where the new root is put together; only this process sees it
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as f:
+        f.write(text)
+
+
+def _bind(fd: int, path: str, flags: int) -> None:
+    """Shows the opened file or folder at ``path`` below the new root.
+
+    Flags that a mount has already may be locked: they are kept, not cleared.
+    """
+    target, source = _STAGE + path, f"/proc/self/fd/{fd}"
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _write(target, "")
+    kernel.mount(source, target, None, _MS_BIND | _MS_REC)
+    flags |= os.statvfs(target).f_flag & (_MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)  # ST_ and MS_ are equal
+    kernel.mount(None, target, None, _MS_REMOUNT | _MS_BIND | flags)
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """Existing paths, without those below another of them."""
+    kept: list[str] = []
+    for path in sorted({os.path.abspath(path) for path in paths if os.path.exists(path)}):
+        if not any(path == other or path.startswith(other.rstrip("/") + "/") for other in kept):
+            kept.append(path)
+    return kept
+
+
+def own_root(readable: list[str]) -> None:
+    """Changes the root to a small read-only one with the given paths in it."""
+    kernel.mount(None, "/", None, _MS_REC | _MS_PRIVATE)
+    wanted = [(path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV) for path in _outermost(readable) if path not in _DEVICES]
+    wanted += [(path, _MS_NOSUID | _MS_NOEXEC) for path in _outermost(list(_DEVICES))]
+    # Opened first: the stage covers what lies below it.
+    opened = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path, flags) for path, flags in wanted]
+    kernel.mount("tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=1024,mode=755")
+    for fd, path, flags in opened:
+        _bind(fd, path, flags)
+        os.close(fd)
+    os.makedirs(_STAGE + SCRATCH)
+    os.mkdir(_STAGE + "/old")
+    new_root, old_root = os.fsencode(_STAGE), os.fsencode(_STAGE + "/old")
+    kernel.syscall("pivot_root", NUMBERS[os.uname().machine]["pivot_root"], new_root, old_root)
+    os.chdir("/")
+    kernel.unmount("/old", _MNT_DETACH)
+    os.rmdir("/old")
+    kernel.mount(None, "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+
+
+def enter(readable: list[str]) -> None:
+    """Moves this single-threaded process into namespaces of its own; returns in a fork of it, their process 1.
+
+    The process that called waits for that fork and ends with it. Signals from inside do not reach process 1.
+
+    Raises:
+      OSError: where the host refuses a step; the process is then of no more use.
+    """
+    user, group = os.getuid(), os.getgid()
+    kernel.unshare(_NEW_USER | _NEW_NS | _NEW_PID | _NEW_NET | _NEW_IPC | _NEW_UTS)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{_INSIDE_ID} {user} 1")
+    _write("/proc/self/gid_map", f"{_INSIDE_ID} {group} 1")
+    own_root(readable)
+    pid = os.fork()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # For the one that waits: its end is that of process 1. For process 1: without a handler, no signal comes in.
+        signal.signal(number, signal.SIG_DFL)
+    if pid == 0:
+        confine.die_with_parent(0, signal.SIGKILL)
+        return
+    os.closerange(0, 1024)
+    os.waitpid(pid, 0)
+    os._exit(0)
+
+
+def mount_scratch(max_bytes: int, max_entries: int) -> str:
+    """A fresh, empty tmpfs for one call, with quotas a little above what the watch ends a call for."""
+    options = f"size={max_bytes + (1 << 20)},nr_inodes={max_entries + 8},mode=700"
+    kernel.mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    return SCRATCH
+
+
+def unmount_scratch() -> None:
+    """Frees the call's tmpfs with all in it."""
+    kernel.unmount(SCRATCH, _MNT_DETACH)
+
+
+def end_everybody_else() -> None:
+    """Ends every process of this namespace but process 1, which calls.
+
+    Raises:
+      RuntimeError: if the caller is not process 1 of a namespace.
+    """
+    if os.getpid() != 1:
+        raise RuntimeError("only process 1 of a pid namespace may end all others")
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nobody else is there

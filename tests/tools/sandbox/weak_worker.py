@@ -1,0 +1,83 @@
+"""A worker that lacks one defence, or takes the kernel's Landlock for an older one; started as worker.py is."""
+
+import json
+import os
+import resource
+import sys
+
+sys.path.extend(path for path in json.loads(sys.argv[1])["paths"] if path not in sys.path)
+
+from arft_jax.tools.sandbox import child, decoder, landlock, limits, namespaces, seccomp, worker
+
+
+def _allow_calls(names):
+    seccomp.FREE += names.split(",")
+
+
+def _skip_limit(name):
+    lower = limits._lower
+    limits._lower = lambda kind, *rest: None if kind == getattr(resource, name) else lower(kind, *rest)
+
+
+def _keep_descriptors():
+    os.closerange = lambda low, high: None
+
+
+def _never_late():
+    watch = worker._watch
+    worker._watch = lambda waiting, sock, home, timeout_s, streams: watch(waiting, sock, home, 1e6, streams)
+
+
+def _nothing(*_, **__):
+    pass
+
+
+def _bare():
+    """As fast as it gets: a fork a call, no limits, no confinement, decoding in the worker."""
+    landlock.restrict = seccomp.restrict = limits.apply = child.confine.Confinement.guard_calls = _nothing
+    _decode_in_worker()
+
+
+def _decode_in_worker():
+    def decode_here(self, files):
+        at, results = 0, []
+        for content in files:
+            results.append(decoder._decode_one(content, self._max_image_px, self._outbox, at))
+            at += results[-1].n_bytes
+        return results, memoryview(self._outbox)[:at]
+
+    decoder.Decoder.decode = decode_here
+
+
+def weaken(choice):
+    """Patches the loaded modules."""
+    if choice["abi"]:
+        landlock.version = lambda: choice["abi"]
+    kind, _, detail = choice["weak"].partition(":")
+    if kind == "call":
+        _allow_calls(detail)
+    elif kind == "limit":
+        _skip_limit(detail)
+    elif kind == "landlock":
+        landlock.restrict = _nothing
+    elif kind == "seccomp":
+        seccomp.restrict = _nothing
+    elif kind == "descriptors":
+        _keep_descriptors()
+    elif kind == "time":
+        _never_late()
+    elif kind == "disk":
+        worker._is_full = lambda waiting, home: False
+    elif kind == "root":
+        namespaces.own_root = lambda readable: os.makedirs(namespaces.SCRATCH, exist_ok=True)
+    elif kind == "decoder":
+        _decode_in_worker()
+    elif kind == "bare":
+        _bare()
+    elif kind not in ("", "environment"):
+        raise ValueError(f"no such defence: {choice['weak']}")
+
+
+if __name__ == "__main__":
+    weaken(json.loads(os.environ.pop("ARFT_WEAK")))
+    worker.main()
