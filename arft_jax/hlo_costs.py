@@ -240,7 +240,10 @@ def _kernel_flops(target: str, i: Instruction, comp: Computation) -> float | Non
     found = _SPLASH.search(i.name) or _SPLASH.search(i.attributes)
     if target == "tpu_custom_call" and found:
         blocks, *_ = operands = _operands(i, comp)  # first the kernel's map of blocks: [.., query blocks, key blocks]
-        queries, keys = [dims for dims in operands if len(dims) >= 4][:2]
+        shaped = [dims for dims in operands if len(dims) >= 4]
+        if len(shaped) < 2:
+            return None  # heads folded away: told as not understood, the count is then a lower bound
+        queries, keys = shaped[:2]
         # Last come the numbers of the query rows, int32[T, 128] or [8, T], only where the kernel works out its mask
         # itself, which is causal here; without them it visits every block.
         seen = (blocks[-1] + 1) / (2 * blocks[-1]) if len(operands[-1]) == 2 else 1.0
