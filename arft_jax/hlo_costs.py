@@ -37,6 +37,7 @@ _KERNEL = re.compile(r"tpu_custom_call|triton|mosaic|cublas|cudnn|gemm|matmul|do
 _SPLASH = re.compile(r"splash_m[qh]a_(fwd|dkv|dq)")
 # Products of one query-key block: q k and p v; q k, dO v, p dO and ds q; q k, dO v and ds k.
 _SPLASH_PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}
+_FLOATS = ("bf16", "f16", "f32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,13 +240,13 @@ def _kernel_flops(target: str, i: Instruction, comp: Computation) -> float | Non
         return 2.0 * products * scores * _operands(i, comp)[0][-1] * seen
     found = _SPLASH.search(i.name) or _SPLASH.search(i.attributes)
     if target == "tpu_custom_call" and found:
-        blocks, *_ = operands = _operands(i, comp)  # first the kernel's map of blocks: [.., query blocks, key blocks]
-        shaped = [dims for dims in operands if len(dims) >= 4]
-        if len(shaped) < 2:
-            return None  # heads folded away: told as not understood, the count is then a lower bound
-        queries, keys = shaped[:2]
-        # Last come the numbers of the query rows, int32[T, 128] or [8, T], only where the kernel works out its mask
-        # itself, which is causal here; without them it visits every block.
-        seen = (blocks[-1] + 1) / (2 * blocks[-1]) if len(operands[-1]) == 2 else 1.0
+        # The kernel's maps of blocks [.., query blocks, key blocks], then queries, keys, values, the pair of segment ids
+        # where there are any, and the numbers of the query rows, only where the kernel works out its mask itself,
+        # which is causal here; without them it visits every block. Dimensions of 1 may be left out.
+        operands = [hlo_text.arrays(comp.instructions[name].shape)[0] for name in i.operands]
+        first = next(n for n, (kind, _) in enumerate(operands) if kind in _FLOATS)
+        blocks, queries, keys = (dims for _, dims in (operands[0], *operands[first : first + 2]))
+        is_causal = sum(kind == "s32" for kind, _ in operands[first:]) % 2 == 1
+        seen = (blocks[-1] + 1) / (2 * blocks[-1]) if is_causal else 1.0
         return 2.0 * _SPLASH_PRODUCTS[found.group(1)] * math.prod(queries) * keys[-2] * seen
     return None

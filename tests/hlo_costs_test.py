@@ -237,7 +237,7 @@ def test_a_product_that_tpu_writes_as_a_convolution_counts_without_its_padding()
     assert hlo_costs.count(module(lines)).flops == 2 * 40 * 80 * 3 * 16
 
 
-SPLASH = """%{name} = bf16[2,2,8,1024,128]{{4,3,2,1,0:T(8,128)}} custom-call(%m, %n, %q, %k, %k{last}), \
+SPLASH = """%{name} = bf16[2,2,8,1024,128]{{4,3,2,1,0:T(8,128)}} custom-call(%m, %n, %q, %k, %k{rest}), \
 custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
 "xprof_metadata":"{{\\"block_q\\": 256}}"
 }}}}, metadata={{op_name="jit(f)/splash"}}, backend_config={{"custom_call_config":{{"body":"TUzvUg="}}}}"""
@@ -245,17 +245,31 @@ custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
 
 @pytest.mark.parametrize(("kind", "products"), [("fwd", 2), ("dkv", 4), ("dq", 3)])
 @pytest.mark.parametrize("causal", [True, False])
-def test_splash_kernels_count_the_blocks_that_they_visit(kind, products, causal):
+@pytest.mark.parametrize("segmented", [True, False])
+def test_splash_kernels_count_the_blocks_that_they_visit(kind, products, causal, segmented):
+    rest = ", %ids, %ids" * segmented + ", %rows" * causal
     lines = [
         "%m = s8[1,4,4]{2,1,0} parameter(0)",
         "%n = s8[1,4,4]{2,1,0} parameter(1)",
         "%q = bf16[2,2,8,1024,128]{4,3,2,1,0} parameter(2)",
         "%k = bf16[2,2,1024,128]{3,2,1,0} parameter(3)",
         "%rows = s32[1024,128]{1,0} parameter(4)",
-        "ROOT " + SPLASH.format(name=f"splash_mqa_{kind}_segmented.1", last=", %rows" if causal else ""),
+        "%ids = s32[8,1024]{1,0} parameter(5)",
+        "ROOT " + SPLASH.format(name=f"splash_mqa_{kind}_segmented.1", rest=rest),
     ]
     whole = 2 * products * (2 * 2 * 8) * 1024 * 1024 * 128
     assert hlo_costs.count(module(lines)) == hlo_costs.Costs(flops=whole * (10 / 16 if causal else 1))
+
+
+def test_a_splash_kernel_of_one_sequence_and_one_head_counts_without_their_dimensions():
+    lines = [
+        "%m = s8[1,4,4]{2,1,0} parameter(0)",
+        "%q = bf16[1,1024,128]{2,1,0} parameter(1)",
+        "%k = bf16[1024,128]{1,0} parameter(2)",
+        "%ids = s32[8,1024]{1,0} parameter(3)",
+        "ROOT " + SPLASH.format(name="splash_mqa_fwd_segmented.1", rest=", %ids, %ids").replace("%m, %n", "%m"),
+    ]
+    assert hlo_costs.count(module(lines)).flops == 2 * 2 * 1024 * 1024 * 128
 
 
 def test_kernels_of_cublas_and_cudnn_count_by_their_shapes():
