@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from arft_jax import build
-from arft_jax.config import validate
+from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories

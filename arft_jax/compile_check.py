@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from arft_jax import build, hlo_costs, layout, protocol
-from arft_jax.config import validate
+from arft_jax.config_checks import validate
 from arft_jax.data.batch import Batch
 from arft_jax.gpu_targets import gpu_target
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout

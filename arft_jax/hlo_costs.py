@@ -240,9 +240,9 @@ def _kernel_flops(target: str, i: Instruction, comp: Computation) -> float | Non
         return 2.0 * products * scores * _operands(i, comp)[0][-1] * seen
     found = _SPLASH.search(i.name) or _SPLASH.search(i.attributes)
     if target == "tpu_custom_call" and found:
-        # The kernel's maps of blocks [.., query blocks, key blocks], then queries, keys, values, the pair of segment ids
-        # where there are any, and the numbers of the query rows, only where the kernel works out its mask itself,
-        # which is causal here; without them it visits every block. Dimensions of 1 may be left out.
+        # The kernel's maps of blocks [.., query blocks, key blocks]; queries, keys, values; the pair of segment ids
+        # where there are any; the numbers of the query rows, only where the kernel works out its mask itself, which
+        # is causal here: without them it visits every block. Dimensions of 1 may be left out.
         operands = [hlo_text.arrays(comp.instructions[name].shape)[0] for name in i.operands]
         first = next(n for n, (kind, _) in enumerate(operands) if kind in _FLOATS)
         blocks, queries, keys = (dims for _, dims in (operands[0], *operands[first : first + 2]))

@@ -294,7 +294,7 @@ class _Session:
             self._observe(self.rows[self.waiting.pop(future)], future.result())
 
     def _observe(self, row: Row, observation) -> None:
-        row.attach(observation)
+        observation = row.attach(observation)
         if observation.status == ToolStatus.INFRA:
             return self._finish(row, Status.INFRA)
         segment = self.engine.observation(observation)

@@ -7,6 +7,7 @@ import numpy as np
 
 from arft_jax import protocol
 from arft_jax.data.chat import Segment
+from arft_jax.tools.bank import ImageBank
 from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, Trajectory, Turn
 
 
@@ -66,7 +67,8 @@ class Row:
 
     def __init__(self, task: Task, number: int, row: int, request: int, slot: int):
         self.task, self.number, self.row, self.request, self.slot = task, number, row, request, slot
-        self.image: Image | None = task.images[0] if task.images else None
+        self.bank = ImageBank(task.images)
+        self.image: Image | None = next(iter(self.bank), None)
         self.length = self.next_position = self.prompt_len = 0
         self.n_images = self.n_pixels = 0  # injected, pixels as encoded
         self.limit = 0  # length at which the turn in the making must stop
@@ -129,11 +131,13 @@ class Row:
         self.turns.append(Turn(text, action, self.length - len(tokens), self.length, call=_call(action)))
         return action
 
-    def attach(self, observation: Observation) -> None:
-        """Gives the last turn its observation; the last image returned takes the input image's place."""
+    def attach(self, observation: Observation) -> Observation:
+        """Gives the last turn its observation, images under their names; the last takes the input image's place."""
+        observation = self.bank.admit(observation)
         self.turns[-1] = dataclasses.replace(self.turns[-1], observation=observation)
         if observation.images:
             self.image = observation.images[-1]
+        return observation
 
     def trajectory(self, status: Status) -> Trajectory:
         """The finished record."""

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from arft_jax import build, layout
-from arft_jax.config import validate
+from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.pipeline import task_stream
 from arft_jax.data.synthetic.chains import practice_chains, record_chains

@@ -27,7 +27,7 @@ _MEMORY_MB = flags.DEFINE_integer("memory_mb", 512, "What the writer gathers bef
 def _build() -> dict:
     if _IMAGES.value:
         from arft_jax import embed
-        from arft_jax.config import validate
+        from arft_jax.config_checks import validate
         from arft_jax.tools.image_index import ImageIndex
 
         validate(_CONFIG.value)

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
         if len(argv) != 2:
             raise ValueError("the first argument must be a tool (python, search, image_search, crop), all others flags")
         from arft_jax import tool_call  # after the flags: bad input costs no time
-        from arft_jax.config import default_config, validate
+        from arft_jax.config import default_config
+        from arft_jax.config_checks import validate
 
         if (config := _CONFIG.value) is None:
             config = default_config()

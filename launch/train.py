@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 from arft_jax import config_flag
-from arft_jax.config import validate
+from arft_jax.config_checks import validate
 
 _CONFIG = config_flag.define_config()
 flags.mark_flag_as_required("config")

@@ -10,7 +10,7 @@ PACKAGE = "arft_jax"
 
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
-    "config": 0, "presets": 0, "protocol": 0, "trajectory": 0,
+    "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "trajectory": 0,
     "ops": 1, "rl": 1, "rewards": 1, "sampling": 1, "hlo_costs": 1, "hlo_text": 1,
     "models": 2,
     "sharding": 3,

@@ -5,8 +5,9 @@ import importlib.util
 
 import pytest
 
-from arft_jax import config as config_lib
-from arft_jax.config import default_config, validate
+from arft_jax import config_checks
+from arft_jax.config import default_config
+from arft_jax.config_checks import validate
 from arft_jax.run_dir import flatten
 
 
@@ -170,7 +171,7 @@ def test_all_violations_are_reported_at_once():
 
 
 def test_every_minimum_is_a_key():
-    for part, minima in config_lib._AT_LEAST.items():
+    for part, minima in config_checks._AT_LEAST.items():
         values = default_config()
         for name in part.split("."):
             values = values[name]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from arft_jax import build, trainer
-from arft_jax.config import STEP_TASKS, validate
+from arft_jax.config import STEP_TASKS
+from arft_jax.config_checks import validate
 from arft_jax.data import tiny_data, tiny_steps
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics

@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from arft_jax.config import MAT_TASKS, validate
+from arft_jax.config import MAT_TASKS
+from arft_jax.config_checks import validate
 from arft_jax.presets import qwen_config
 from arft_jax.run_dir import flatten
 

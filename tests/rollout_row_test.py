@@ -47,7 +47,7 @@ def test_a_row_grows_by_segments_and_turns():
     tokenizer = Tokenizer.tiny()
     task = tiny_task(1, "coding")
     row = Row(task, 5, 2, 0, 1)
-    assert row.image is task.images[0]
+    assert row.image.pixels is task.images[0].pixels and row.image.name == "image_1"
     prompt = segment([1, PAD, 2], task.images, [(1, 2, 2)], [1])
     row.inject(prompt, image_spans(prompt), straight(0, 3), 3)
     turn = [*tokenizer.encode("<problem>{'dark'}</problem>")]
@@ -57,7 +57,11 @@ def test_a_row_grows_by_segments_and_turns():
     assert row.last_token == (turn[-1], 2 + len(turn)) and row.next_position == row.length == 3 + len(turn)
     new = tiny_image(2)
     row.attach(Observation("Write code.", (new,)))
-    assert row.image is new and row.turns[0].observation.text == "Write code."
+    assert (
+        row.image.pixels is new.pixels
+        and row.image.name == "image_2"
+        and row.turns[0].observation.text == "Write code."
+    )
     reply = segment([3, PAD, 4], [new], [(1, 2, 2)], [1])
     row.inject(reply, image_spans(reply), straight(row.next_position, 3), row.next_position + 3)
     t = row.trajectory(Status.TURN_LIMIT)

@@ -16,7 +16,7 @@ from arft_jax import build
 from arft_jax.bench.drill import tool_drill
 from arft_jax.bench.measure import UNITS, Ours
 from arft_jax.bench.peers import Peer
-from arft_jax.config import validate
+from arft_jax.config_checks import validate
 from arft_jax.report.timeline import timeline_plot
 
 OURS = "arft_jax"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from arft_jax.config import default_config, validate
+from arft_jax.config import default_config
+from arft_jax.config_checks import validate
 from arft_jax.ops import cudnn
 from arft_jax.ops.attention import attend_causal, attend_segments
 from arft_jax.ops.cudnn import attend_cudnn

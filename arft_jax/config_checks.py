@@ -1,0 +1,218 @@
+"""What the values of a configuration must be: every violation at once, each with its config key."""
+
+from arft_jax.config import MINI_TASKS, SEARCHING_TASKS, STEP_TASKS, TASK_NAMES
+
+# Smallest value of what counts or weighs something.
+_AT_LEAST = {
+    "model.text_config": dict(hidden_size=1, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1),
+    "model.vision_config": dict(depth=1, hidden_size=1, num_heads=1, patch_size=1, spatial_merge_size=1),
+    "data": dict(n_train=1, min_pixels=1),
+    "warm_start": dict(n_chains=0, n_practice=0, steps=0, rows=1, warmup_steps=0, learning_rate=0),
+    "rollout": dict(
+        group_size=2, n_slots=1, tensor=0, max_turns=1, max_turns_eval=1, top_k=0, decode_steps=1, extend_rows=1,
+        extend_chunk=1, n_patches=1, n_windows=1, n_features=1, bucket_columns=0, max_images=0, max_image_pixels=0,
+    ),
+    "tools": dict(n_workers=1, memory_mb=1, max_output_bytes=1, top_k=1, n_threads=1, n_tries=1),
+    "tools.search": dict(try_s=0, n_threads=1, calls_per_s=0),
+    "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
+    "train": dict(
+        steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
+        weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+    ),
+    "eval": dict(every=0, n_during=1, bootstrap=1),
+    "checkpoint": dict(every=1, keep=1),
+    "report": dict(n_trajectories=0),
+}  # fmt: skip
+
+
+def _check_minima(config) -> list[str]:
+    problems = []
+    for part, minima in _AT_LEAST.items():
+        values = config
+        for name in part.split("."):
+            values = values[name]
+        problems += [
+            f"{key} must be at least {least}: got {values[key]} (config.{part}.{key})"
+            for key, least in minima.items()
+            if not values[key] >= least
+        ]
+    tools = config.tools
+    above_0 = {"train.clip_norm": config.train.clip_norm}
+    above_0 |= {f"tools.{key}": tools[key] for key in ("timeout_s", "deadline_s", "trajectory_deadline_s")}
+    above_0["tools.search.deadline_s"] = tools.search.deadline_s
+    for key, value in above_0.items():
+        if not value > 0:
+            problems.append(f"{key.split('.')[-1]} must be above 0: got {value} (config.{key})")
+    if config.rewards.step > 1:
+        problems.append(f"step must be at most 1: got {config.rewards.step} (config.rewards.step)")
+    return problems
+
+
+def _check_rollout(config) -> list[str]:
+    r, problems = config.rollout, []
+    if r.n_slots < r.group_size:
+        problems.append(
+            f"n_slots must hold a group: got n_slots={r.n_slots}, group_size={r.group_size} (config.rollout.n_slots)"
+        )
+    if not 0 < r.max_turn_tokens < r.max_tokens:
+        problems.append(
+            f"max_turn_tokens must lie between 1 and max_tokens: got {r.max_turn_tokens}, max_tokens={r.max_tokens} "
+            "(config.rollout.max_turn_tokens)"
+        )
+    if not r.temperature > 0:
+        problems.append(f"temperature must be above 0 in training: got {r.temperature} (config.rollout.temperature)")
+    if not 0 < r.top_p <= 1:
+        problems.append(f"top_p must lie in (0, 1]: got {r.top_p} (config.rollout.top_p)")
+    merge = config.model.vision_config.spatial_merge_size
+    if merge > 0 and r.n_patches % merge**2:
+        problems.append(
+            f"n_patches must be a multiple of spatial_merge_size²={merge**2}: got {r.n_patches} "
+            "(config.rollout.n_patches)"
+        )
+    patch = config.model.vision_config.patch_size
+    if config.data.max_pixels > r.n_patches * patch * patch:
+        problems.append(
+            f"an image of max_pixels must fit one encode call: got max_pixels={config.data.max_pixels}, "
+            f"n_patches={r.n_patches} of {patch}x{patch} px (config.data.max_pixels, config.rollout.n_patches)"
+        )
+    return problems
+
+
+def _check_train(config) -> list[str]:
+    t, problems = config.train, []
+    rows = t.prompts * config.rollout.group_size
+    if t.rows_per_update > 0 and rows % t.rows_per_update:
+        problems.append(
+            f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
+            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} "
+            "(config.train.rows_per_update)"
+        )
+    if t.aggregation not in ("token", "sequence"):
+        problems.append(f"aggregation must be token or sequence: got {t.aggregation!r} (config.train.aggregation)")
+    if t.scale_advantages not in ("std", "none"):
+        problems.append(
+            f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)"
+        )
+    w = config.warm_start
+    if w.steps and not w.n_chains + w.n_practice:
+        problems.append(
+            f"a warm start must have chains: got steps={w.steps}, n_chains=0, n_practice=0 (config.warm_start.n_chains)"
+        )
+    return problems
+
+
+def _check_search(search, tasks: tuple[str, ...]) -> list[str]:
+    problems = []
+    remote = search.backend in ("http", "serper", "ddgs")
+    if not remote and search.backend != "local":
+        problems.append(
+            f"backend must be local, http, serper or ddgs: got {search.backend!r} (config.tools.search.backend)"
+        )
+    if search.cache_mode not in ("off", "record", "replay", "mixed"):
+        problems.append(
+            f"cache_mode must be off, record, replay or mixed: got {search.cache_mode!r} "
+            "(config.tools.search.cache_mode)"
+        )
+    elif (search.cache_mode != "off") != bool(search.cache):
+        problems.append(
+            f"cache must name a file where cache_mode is not off, and there alone: got {search.cache!r}, cache_mode="
+            f"{search.cache_mode!r} (config.tools.search.cache)"
+        )
+    elif search.cache and not remote:
+        problems.append(
+            f"cache must be empty where backend is {search.backend}, replies of the network alone are recorded: got "
+            f"{search.cache!r} (config.tools.search.cache)"
+        )
+    if "@" in search.url:
+        problems.append("url must carry no user or password: got one with '@' (config.tools.search.url)")
+    elif search.url and not search.url.startswith(("http://", "https://")):
+        problems.append(f"url must begin with http:// or https://: got {search.url!r} (config.tools.search.url)")
+    elif search.backend == "http" and not search.url and search.cache_mode != "replay":
+        problems.append("url must be the retriever's where backend is http: got none (config.tools.search.url)")
+    if remote and "mini_search" in tasks:
+        problems.append(
+            f"backend must be local where mini_search is among the tasks, which ask over corpora of their own: got "
+            f"{search.backend!r} (config.tools.search.backend, config.data.tasks)"
+        )
+    return problems
+
+
+def _check_model(text, vision) -> list[str]:
+    problems, heads, kv_heads = [], text.num_attention_heads, text.num_key_value_heads
+    if min(heads, kv_heads) > 0:
+        if text.hidden_size % heads or heads % kv_heads:
+            problems.append(
+                f"heads must divide: got hidden_size={text.hidden_size}, num_attention_heads={heads}, "
+                f"num_key_value_heads={kv_heads} (config.model.text_config)"
+            )
+        elif 2 * sum(text.mrope_section) != text.hidden_size // heads:
+            problems.append(
+                f"mrope_section must sum to half the head dim {text.hidden_size // heads}: got "
+                f"{tuple(text.mrope_section)} (config.model.text_config.mrope_section)"
+            )
+    if vision.num_heads > 0 and vision.hidden_size % vision.num_heads:
+        problems.append(
+            f"vision num_heads must divide hidden_size: got {vision.num_heads}, {vision.hidden_size} "
+            "(config.model.vision_config.num_heads)"
+        )
+    if vision.temporal_patch_size != 2:
+        problems.append(
+            f"temporal_patch_size must be 2, a still image shown twice: got {vision.temporal_patch_size} "
+            "(config.model.vision_config.temporal_patch_size)"
+        )
+    return problems
+
+
+def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> list[str]:
+    if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASK_NAMES):
+        return [f"tasks must be among {TASK_NAMES}, each once: got {tasks} (config.data.tasks)"]
+    problems = []
+    if len(SEARCHING_TASKS & set(tasks)) > 1:
+        problems.append(f"at most one of the tasks may search, a run has one index: got {tasks} (config.data.tasks)")
+    if max_turns > 1 and set(tasks) & set(STEP_TASKS):
+        problems.append(
+            f"max_turns must be 1 where {' or '.join(STEP_TASKS)} is among the tasks, a recorded step is one turn: got "
+            f"{max_turns} (config.rollout.max_turns)"
+        )
+    if warm_steps > 0 and not set(tasks) <= set(MINI_TASKS):
+        problems.append(
+            f"a warm start must have recorded chains, which {' and '.join(MINI_TASKS)} alone have: got "
+            f"steps={warm_steps}, tasks={tasks} (config.warm_start.steps)"
+        )
+    return problems
+
+
+def validate(config) -> None:
+    """Raises one ValueError that lists every violation; does nothing else."""
+    problems = _check_minima(config) + _check_rollout(config) + _check_train(config)
+    problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
+    problems += _check_search(config.tools.search, tuple(config.data.tasks))
+    if config.system_prompt not in ("full", "short"):
+        problems.append(f"system_prompt must be full or short: got {config.system_prompt!r} (config.system_prompt)")
+    if config.model.attention not in ("auto", "plain", "chunked", "splash", "cudnn"):
+        problems.append(
+            f"attention must be auto, plain, chunked, splash or cudnn: got {config.model.attention!r} "
+            "(config.model.attention)"
+        )
+    if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
+        problems.append(
+            f"dtype must be bfloat16 where attention is cudnn: got {config.model.dtype!r} (config.model.dtype, "
+            "config.model.attention)"
+        )
+    problems += [
+        f"{key} must be float32 or bfloat16: got {config.model[key]!r} (config.model.{key})"
+        for key in ("dtype", "param_dtype")
+        if config.model[key] not in ("float32", "bfloat16")
+    ]
+    if config.rollout.cache_dtype not in ("", "float32", "bfloat16", "int8", "float8_e4m3fn"):
+        problems.append(f"cache_dtype is unknown: got {config.rollout.cache_dtype!r} (config.rollout.cache_dtype)")
+    if config.data.min_pixels > config.data.max_pixels:
+        problems.append(
+            f"min_pixels must not exceed max_pixels: got {config.data.min_pixels} > {config.data.max_pixels} "
+            "(config.data.min_pixels)"
+        )
+    if config.rewards.query not in ("f1", "minilm"):
+        problems.append(f"query must be f1 or minilm: got {config.rewards.query!r} (config.rewards.query)")
+    problems += _check_model(config.model.text_config, config.model.vision_config)
+    if problems:
+        raise ValueError("; ".join(problems))
