@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from arft_jax import layout, protocol
+from arft_jax.config import SEARCHING_TASKS
 from arft_jax.data import chat, mat, minilm, recorded_steps, search_corpus, source
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
@@ -137,7 +138,8 @@ def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
 
 def check_inputs(config) -> None:
     """Raises one ValueError where weights or data that the config needs are not there; touches no device."""
-    problems = mat.missing_files(config.data.tasks, config.data.dir)
+    searches_here = config.tools.search.backend == "local"
+    problems = mat.missing_files(config.data.tasks, config.data.dir, searches_here)
     problems += recorded_steps.missing_files(config.data.tasks, config.data.dir)
     if config.model.size and not config.weights:
         name = f"Qwen2.5-VL-{config.model.size.upper()}"
@@ -326,15 +328,16 @@ def load_data(config) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
     """Tasks by name and split and the search index that they are asked over; what is made is made on first use.
 
     Returns:
-      ``{name: {"train": [...], "test": [...]}}`` and the path of the index, None where nothing searches.
+      ``{name: {"train": [...], "test": [...]}}`` and the path of the index, which exists where searching is
+      local; None where nothing searches.
     """
     folder, path = data_dir(config), index_path(config)
     tasks = source.load_splits(config.data.tasks, folder, seed=config.seed, n_train=config.data.n_train)
-    if {"mat_search", "mat_training_search"} & tasks.keys():
+    if config.tools.search.backend == "local" and {"mat_search", "mat_training_search"} & tasks.keys():
         search_corpus.index_corpus(folder / mat.CORPUS, path)
     elif "mini_search" in tasks:
         search_corpus.index_mini(config.seed, path)
-    return tasks, path if {"mat_search", "mat_training_search", "mini_search"} & tasks.keys() else None
+    return tasks, path if SEARCHING_TASKS & tasks.keys() else None
 
 
 @contextlib.contextmanager
@@ -347,6 +350,7 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
 
     Raises:
       ValueError: a search back-end without its key, its package or its recorded replies.
+      NoneHolds: (a RuntimeError) the sandbox's level does not hold on this host; the message says what to do.
     """
     t, s = config.tools, config.tools.search
     enabled = t.enabled if enabled is None else enabled
@@ -370,6 +374,9 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
                     timeout_s=t.timeout_s,
                     memory_mb=t.memory_mb,
                     max_output_bytes=t.max_output_bytes,
+                    level=t.sandbox.level,
+                    wrapper=t.sandbox.wrapper,
+                    override=t.sandbox.override,
                 )
             )
         toolbox = Toolbox(

@@ -50,11 +50,15 @@ def _rollout() -> ml_collections.ConfigDict:
             tensor=0,  # devices of a process that share one copy of the policy in a rollout; 0: as mesh.tensor
             max_turns=5,  # policy turns in training
             max_turns_eval=5,  # policy turns in evaluation
+            context="append",  # in evaluation: append, or rerender, a prompt of its own for each turn (the paper)
             max_turn_tokens=96,  # sampled tokens of one turn
             max_tokens=256,  # tokens of a trajectory, prompt included; also the KV cache length
             temperature=1.0,
             top_k=0,  # 0: off
             top_p=1.0,  # 1: off
+            carry_over=0.0,  # share of a step's groups that may still run when it trains and go on in the next; 0: none
+            max_staleness=1,  # versions of the weights that a trained token may be old, where groups are carried over
+            refresh="keep",  # KV cache of rows that are carried over: keep, or rebuild under the new weights
             decode_steps=16,  # tokens decoded between two looks of the host
             bucket_columns=0,  # tokens; the cache is read up to the next multiple that holds the rows; 0: all of it
             cache_dtype="",  # of the KV cache: float32, bfloat16, int8, float8_e4m3fn; empty: model.dtype
@@ -86,6 +90,8 @@ def _train() -> ml_collections.ConfigDict:
             epsilon_low=0.2,  # clip bounds of the ratio
             epsilon_high=0.28,
             beta=0.0,  # weight of the KL to the warm-started policy
+            importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
+            importance_cap=2.0,  # largest weight
             aggregation="token",  # token: mean over the batch's tokens; sequence: over rows (the paper)
             scale_advantages="std",  # std (the paper) or none
             logps_chunk=64,  # positions whose logits are held at once
@@ -156,6 +162,11 @@ def default_config() -> ml_collections.ConfigDict:
                 deadline_s=120.0,  # one call, waiting and all tries included; after it: a fault of ours
                 trajectory_deadline_s=600.0,  # all calls of one trajectory
                 n_tries=3,  # of one call, where its back-end fails
+                sandbox=dict(
+                    level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
+                    wrapper="",  # bwrap: each worker inside bubblewrap, around the level
+                    override=False,  # run model-written code though no level holds; stamped on all that is made
+                ),
                 search=_search(),
             ),
             rewards=dict(

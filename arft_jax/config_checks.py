@@ -1,6 +1,11 @@
 """What the values of a configuration must be: every violation at once, each with its config key."""
 
+import math
+import re
+
 from arft_jax.config import MINI_TASKS, SEARCHING_TASKS, STEP_TASKS, TASK_NAMES
+
+_DECLARED = re.compile(r"outer:[\w.-]{1,40}", re.ASCII)  # as tools/sandbox/levels.py reads it
 
 # Smallest value of what counts or weighs something.
 _AT_LEAST = {
@@ -11,6 +16,7 @@ _AT_LEAST = {
     "rollout": dict(
         group_size=2, n_slots=1, tensor=0, max_turns=1, max_turns_eval=1, top_k=0, decode_steps=1, extend_rows=1,
         extend_chunk=1, n_patches=1, n_windows=1, n_features=1, bucket_columns=0, max_images=0, max_image_pixels=0,
+        carry_over=0, max_staleness=1,
     ),
     "tools": dict(n_workers=1, memory_mb=1, max_output_bytes=1, top_k=1, n_threads=1, n_tries=1),
     "tools.search": dict(try_s=0, n_threads=1, calls_per_s=0),
@@ -37,7 +43,7 @@ def _check_minima(config) -> list[str]:
             if not values[key] >= least
         ]
     tools = config.tools
-    above_0 = {"train.clip_norm": config.train.clip_norm}
+    above_0 = {f"train.{key}": config.train[key] for key in ("clip_norm", "importance_cap")}
     above_0 |= {f"tools.{key}": tools[key] for key in ("timeout_s", "deadline_s", "trajectory_deadline_s")}
     above_0["tools.search.deadline_s"] = tools.search.deadline_s
     for key, value in above_0.items():
@@ -63,6 +69,13 @@ def _check_rollout(config) -> list[str]:
         problems.append(f"temperature must be above 0 in training: got {r.temperature} (config.rollout.temperature)")
     if not 0 < r.top_p <= 1:
         problems.append(f"top_p must lie in (0, 1]: got {r.top_p} (config.rollout.top_p)")
+    if r.context not in ("append", "rerender"):
+        problems.append(f"context must be append or rerender: got {r.context!r} (config.rollout.context)")
+    if r.context == "rerender" and r.max_turns > 1 and config.train.steps > 0:
+        problems.append(
+            f"max_turns must be 1 where context is rerender, a trajectory to train on is one stream: got {r.max_turns} "
+            "(config.rollout.max_turns, config.rollout.context)"
+        )
     merge = config.model.vision_config.spatial_merge_size
     if merge > 0 and r.n_patches % merge**2:
         problems.append(
@@ -74,6 +87,33 @@ def _check_rollout(config) -> list[str]:
         problems.append(
             f"an image of max_pixels must fit one encode call: got max_pixels={config.data.max_pixels}, "
             f"n_patches={r.n_patches} of {patch}x{patch} px (config.data.max_pixels, config.rollout.n_patches)"
+        )
+    return problems
+
+
+def _check_carry_over(config) -> list[str]:
+    r, t, problems = config.rollout, config.train, []
+    if r.refresh not in ("keep", "rebuild"):
+        problems.append(f"refresh must be keep or rebuild: got {r.refresh!r} (config.rollout.refresh)")
+    if t.importance not in ("none", "token", "sequence"):
+        problems.append(f"importance must be none, token or sequence: got {t.importance!r} (config.train.importance)")
+    if not r.carry_over > 0:
+        return problems
+    n = math.ceil(r.carry_over * t.prompts)
+    if n >= t.prompts:
+        problems.append(
+            f"carry_over must leave a group to each step: got carry_over={r.carry_over}, {n} of prompts={t.prompts} "
+            "(config.rollout.carry_over)"
+        )
+    if r.n_slots < (n + 1) * r.group_size:
+        problems.append(
+            f"n_slots must hold the groups that are carried over and one more: got n_slots={r.n_slots}, {n} groups of "
+            f"group_size={r.group_size} carried over (config.rollout.n_slots, config.rollout.carry_over)"
+        )
+    if t.importance == "none":
+        problems.append(
+            f"importance must be token or sequence where groups are carried over, their tokens are of older weights: "
+            f"got carry_over={r.carry_over}, importance={t.importance!r} (config.train.importance)"
         )
     return problems
 
@@ -137,6 +177,18 @@ def _check_search(search, tasks: tuple[str, ...]) -> list[str]:
     return problems
 
 
+def _check_sandbox(sandbox) -> list[str]:
+    problems = []
+    if sandbox.level not in ("auto", "L1", "L0") and not _DECLARED.fullmatch(sandbox.level):
+        problems.append(
+            f"level must be auto, L1, L0 or outer:NAME, NAME being what stands around the trainer: got "
+            f"{sandbox.level!r} (config.tools.sandbox.level; without any: config.tools.sandbox.override)"
+        )
+    if sandbox.wrapper not in ("", "bwrap"):
+        problems.append(f"wrapper must be bwrap or empty: got {sandbox.wrapper!r} (config.tools.sandbox.wrapper)")
+    return problems
+
+
 def _check_model(text, vision) -> list[str]:
     problems, heads, kv_heads = [], text.num_attention_heads, text.num_key_value_heads
     if min(heads, kv_heads) > 0:
@@ -185,8 +237,9 @@ def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> lis
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems = _check_minima(config) + _check_rollout(config) + _check_train(config)
+    problems += _check_carry_over(config)
     problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
-    problems += _check_search(config.tools.search, tuple(config.data.tasks))
+    problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
     if config.system_prompt not in ("full", "short"):
         problems.append(f"system_prompt must be full or short: got {config.system_prompt!r} (config.system_prompt)")
     if config.model.attention not in ("auto", "plain", "chunked", "splash", "cudnn"):

@@ -46,6 +46,7 @@ def evaluate(
     max_answer_words: int = 0,
     rng: jax.Array,
     on_finish=None,
+    context: str = "append",
 ) -> Evaluation:
     """Greedy rollout of every task.
 
@@ -57,12 +58,14 @@ def evaluate(
       max_answer_words: longer answers score 0; 0 sets no cap.
       rng: has no effect on greedy picks; every run takes one.
       on_finish: called with each trajectory as it ends.
+      context: ``append``, or ``rerender``: each turn has a prompt of its own, as in the paper's evaluation.
 
     Raises:
       ValueError: an item failed by a fault of ours: a benchmark with holes would be a wrong figure.
     """
     requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
-    groups = engine.run(params, requests, toolbox, rng=rng, temperature=0.0, max_turns=max_turns, on_finish=on_finish)
+    options = dict(rng=rng, temperature=0.0, max_turns=max_turns, on_finish=on_finish, context=context)
+    groups = engine.run(params, requests, toolbox, **options)
     trajectories = tuple(group[0] for group in groups)
     failed = [t.task.id for t in trajectories if t.status is Status.INFRA]
     if failed:

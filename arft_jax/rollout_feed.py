@@ -5,6 +5,7 @@ Every call is dispatched and none is waited for. Slots are served as a queue: a 
 """
 
 import dataclasses
+import itertools
 from collections import deque
 
 import jax
@@ -117,10 +118,21 @@ class Feeder:
                 positions[:, part],
                 index[part],
             )
-            ext.final[i] = n == job.left
+            ext.final[i] = job.feed.runs and n == job.left
             ext.next_position[i], ext.task[i], ext.row[i] = row.next_position, row.number, row.row
             ext.limit[i] = row.limit
         return ext
+
+    def rebuild(self) -> None:
+        """Computes the cache of every row anew: images, prompt, turns and observations, from the rows' records.
+
+        Each row is fed by itself, a group's prompt as often as it has rows.
+        """
+        limits = self._engine.limits
+        for pieces in itertools.zip_longest(*(row.pieces(limits.n_features) for row in self._rows.values())):
+            feeds = deque(piece for piece in pieces if piece is not None)
+            while feeds:
+                self.feed(self.take_wave(feeds))
 
     def fork(self, source: int, targets: list[int]) -> None:
         """Copies a prefilled slot into others of its group."""

@@ -35,6 +35,7 @@ class Feed:
       positions: int32[3, n] of the segment.
       start: column of the segment's first token.
       pending: (token, position) of the sampled token before it, whose cache column is not written yet.
+      runs: decoding goes on behind it; False: the cache alone is written.
     """
 
     slot: int
@@ -43,6 +44,7 @@ class Feed:
     positions: np.ndarray
     start: int
     pending: tuple[int, int] | None
+    runs: bool = True
 
     @property
     def first_column(self) -> int:
@@ -80,48 +82,108 @@ class Row:
         self._logps: list[np.ndarray] = []
         self._sampled: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
-        self._turn: list[tuple[np.ndarray, np.ndarray]] = []  # tokens and log-probs of the turn in the making
+        self._versions: list[np.ndarray] = []
+        self._turn: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # tokens, log-probs, versions; in the making
 
     @property
     def last_token(self) -> tuple[int, int]:
         """(token, position) of the last token."""
         return int(self._tokens[-1][-1]), int(self._positions[-1][0, -1])
 
-    def _append(self, tokens, logps, positions, sampled: bool) -> None:
+    def _append(self, tokens, logps, positions, versions, sampled: bool) -> None:
         self._tokens.append(np.asarray(tokens, np.int32))
         self._logps.append(np.asarray(logps, np.float32))
         self._positions.append(positions)
         self._sampled.append(np.full(len(tokens), sampled))
+        self._versions.append(np.asarray(versions, np.int32))
         self.length += len(tokens)
 
     def inject(self, segment: Segment, spans: list[ImageSpan], positions: np.ndarray, next_position: int) -> None:
         """Appends a segment that the policy did not write; the first one is the prompt."""
         self._images += [dataclasses.replace(span, start=span.start + self.length) for span in spans]
-        self._append(segment.tokens, np.zeros(len(segment.tokens)), positions, sampled=False)
+        n = len(segment.tokens)
+        self._append(segment.tokens, np.zeros(n), positions, np.full(n, -1), sampled=False)
         self.next_position = next_position
         self.prompt_len = self.prompt_len or self.length
 
-    def sample(self, tokens: np.ndarray, logps: np.ndarray, sampled: bool = True) -> None:
-        """Appends a turn that the policy wrote (``sampled=False``: that a recorded chain holds as context)."""
-        positions = np.broadcast_to(self.next_position + np.arange(len(tokens), dtype=np.int32), (3, len(tokens)))
-        self._append(tokens, logps, positions, sampled)
-        self.next_position += len(tokens)
+    def restart(self) -> None:
+        """Empties the stream for a prompt rendered anew; turns stay, as text without a place in it."""
+        self.length = self.next_position = self.prompt_len = 0
+        self.n_images = self.n_pixels = 0
+        for stream in (self._images, self._tokens, self._logps, self._sampled, self._positions, self._versions):
+            stream.clear()
+        self.turns = [dataclasses.replace(turn, start=0, end=0) for turn in self.turns]
 
-    def grow(self, tokens: np.ndarray, logps: np.ndarray, length: int) -> None:
+    def sample(
+        self, tokens: np.ndarray, logps: np.ndarray, sampled: bool = True, versions: np.ndarray | None = None
+    ) -> None:
+        """Appends a turn that the policy wrote (``sampled=False``: that a recorded chain holds as context).
+
+        Args:
+          tokens, logps: int32[n], float32[n].
+          sampled: by the policy.
+          versions: int32[n], of the weights that sampled them; None: 0.
+        """
+        n = len(tokens)
+        positions = np.broadcast_to(self.next_position + np.arange(n, dtype=np.int32), (3, n))
+        versions = np.zeros(n) if versions is None else versions
+        self._append(tokens, logps, positions, versions if sampled else np.full(n, -1), sampled)
+        self.next_position += n
+
+    def grow(self, tokens: np.ndarray, logps: np.ndarray, length: int, version: int = 0) -> None:
         """Takes in what one segment added to the turn in the making.
 
         Args:
           tokens, logps: int32[n_steps], float32[n_steps]; more than were sampled.
           length: the row's, behind the segment.
+          version: of the weights that sampled it.
         """
-        n = length - self.length - sum(len(part) for part, _ in self._turn)
-        self._turn.append((tokens[:n].copy(), logps[:n].copy()))
+        n = length - self.length - self._n_in_the_making
+        if not 0 <= n <= len(tokens):
+            raise ValueError(f"a segment adds at most {len(tokens)} tokens: got {n} for row {self.row}")
+        self._turn.append((tokens[:n].copy(), logps[:n].copy(), np.full(n, version, np.int32)))
+
+    @property
+    def _n_in_the_making(self) -> int:
+        return sum(len(part[0]) for part in self._turn)
+
+    def pieces(self, max_features: int) -> list[Feed]:
+        """The whole stream, the turn in the making included, to be fed anew, its last token left out.
+
+        A decode step or an observation feeds that one token again. A piece shows ``max_features`` image tokens at most.
+
+        Example: 5 tokens, no image: one piece of tokens 0 .. 3.
+        """
+        made = [part[0] for part in self._turn]
+        n = self._n_in_the_making
+        tokens = np.concatenate([*self._tokens, *made])[:-1]
+        ahead = np.broadcast_to(self.next_position + np.arange(n, dtype=np.int32), (3, n))
+        positions = np.concatenate([*self._positions, ahead], axis=1)[:, :-1]
+        images = {image.sha256: image for image in self.bank}
+        cuts, used = [0], 0
+        for span in self._images:
+            if used + span.n > max_features:
+                cuts, used = [*cuts, span.start], 0
+            used += span.n
+        feeds = []
+        for start, end in zip(cuts, [*cuts[1:], len(tokens)], strict=True):
+            inside = [span for span in self._images if start <= span.start < end]
+            is_image = np.zeros(end - start, bool)
+            for span in inside:
+                is_image[span.start - start : span.start - start + span.n] = True
+            segment = Segment(
+                tokens[start:end], tuple(images[span.sha256] for span in inside), tuple(span.grid for span in inside),
+                tuple(span.n for span in inside), is_image,
+            )  # fmt: skip
+            spans = [dataclasses.replace(span, start=span.start - start) for span in inside]
+            feeds.append(Feed(self.slot, segment, spans, positions[:, start:end], start, None, runs=False))
+        return feeds
 
     def end_turn(self) -> None:
         """The turn in the making becomes part of the record."""
-        tokens, logps = (np.concatenate(parts) for parts in zip(*self._turn, strict=True))
+        tokens, logps, versions = (np.concatenate(parts) for parts in zip(*self._turn, strict=True))
         self._turn = []
-        self.sample(tokens, logps)
+        self.sample(tokens, logps, versions=versions)
 
     def read_turn(self, tokenizer, eos: int, parse: Callable[[str], protocol.Action] | None = None) -> protocol.Action:
         """Parses the last segment as a turn, by the protocol where ``parse`` is None."""
@@ -155,6 +217,7 @@ class Row:
             images=tuple(self._images),
             turns=tuple(self.turns),
             status=status,
+            versions=np.concatenate(self._versions),
         )
 
 

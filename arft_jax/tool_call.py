@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arft_jax import protocol
-from arft_jax.data.images import BadImage, ImageProcessor, decode_image, encode_png, stand_in
-from arft_jax.tools.bank import ImageBank, Refused
+from arft_jax.data.images import BadImage, ImageProcessor, decode_image, encode_png
+from arft_jax.tools.bank import ImageBank, Refused, name_images
 from arft_jax.tools.crop import FRAMES, crop
-from arft_jax.tools.sandbox import PythonSandbox
+from arft_jax.tools.sandbox import NoneHolds, PythonSandbox
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 PUBLISHED_SIZES = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}  # Qwen2.5-VL's preprocessor_config.json
@@ -32,7 +32,7 @@ class Call:
       index: of texts, or of images.
       box: ``x0,y0,x1,y1``.
       frame: in which the box is meant.
-      level: of the sandbox.
+      level: of the sandbox, in place of the config's.
     """
 
     tool: str
@@ -101,20 +101,19 @@ def _read_code(path: str) -> str:
 
 
 def _run_python(call: Call, bank: ImageBank) -> Outcome:
-    """The paper's protocol for one image where the code names its input file, else all images by name."""
+    """As in a rollout: all images by name, the newest under the paper's name too."""
     t, source = call.config.tools, _read_code(call.code)
-    images: Image | dict[str, Image] = {image.name: image for image in bank}
-    if not bank:
-        images = stand_in("image_1")  # the protocol has always one
-    elif len(bank) == 1 and protocol.INPUT_NAME in source:
-        images = bank.last
     limits = dict(timeout_s=t.timeout_s, memory_mb=t.memory_mb, max_output_bytes=t.max_output_bytes)
     try:
-        sandbox = PythonSandbox(n_workers=1, level=call.level or "auto", **limits)
-    except RuntimeError as error:  # no level holds on this host, or no worker comes up: nothing was run
+        s = t.sandbox
+        level = call.level or s.level
+        sandbox = PythonSandbox(n_workers=1, level=level, wrapper=s.wrapper, override=s.override, **limits)
+    except NoneHolds as error:  # nothing was run, nor will be on this host
         return refused(str(error))
+    except RuntimeError as error:  # a worker did not come up: a fault of ours
+        return Outcome(Observation(str(error), (), ToolStatus.INFRA))
     with sandbox:
-        report = sandbox.report(source, images)
+        report = sandbox.report(source, name_images(bank))
         ended = int(report.exit) if report.exit.isdecimal() else report.exit or None
         return Outcome(report.observation, ended, sandbox.line)
 
@@ -141,7 +140,7 @@ def _search(call: Call, bank: ImageBank) -> Outcome:
         search = _text_search(call, stack)
         toolbox = stack.enter_context(Toolbox(None, search, top_k=t.top_k, n_threads=1, deadline_s=t.deadline_s))
         task = Task("call", "search", call.query, (), ())
-        return Outcome(toolbox.submit(task, protocol.Search(call.query), stand_in()).result())
+        return Outcome(toolbox.submit(task, protocol.Search(call.query), ()).result())
 
 
 def _search_images(call: Call, bank: ImageBank) -> Outcome:

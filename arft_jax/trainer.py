@@ -5,6 +5,7 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
   4. A group in which a tool failed by our fault is dropped whole.
+  5. Where asked for, slow groups go on in the next step's rollout and importance weights correct for it.
 
 Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
 several processes, each rolls out its own share of the prompts on its own devices; the update is one program over all.
@@ -31,12 +32,13 @@ from arft_jax.io.trajectories import save_trajectories
 from arft_jax.preemption import StopRequest
 from arft_jax.report import run_report
 from arft_jax.rewards.combine import score_trajectory
-from arft_jax.rollout import Request
 from arft_jax.rollout_metrics import rollout_metrics
 from arft_jax.run_dir import RunDir
 from arft_jax.schedule import learning_rate
 from arft_jax.steps import learner
 from arft_jax.tools.toolbox import Toolbox
+from arft_jax.trainer_rollout import carried_state, resume_carried, roll_out
+from arft_jax.trainer_rollout import share as _share
 from arft_jax.trajectory import Status, Trajectory
 from arft_jax.warm_start import chain_trajectories
 
@@ -63,6 +65,7 @@ class Run:
     seconds: float = 0.0  # spent in earlier sessions of this run
     begin: float = 0.0
     embed: Any = None  # of recorded queries
+    resumed: list = dataclasses.field(default_factory=list)  # carried groups of a checkpoint, to be begun anew
     rolled_out: Any = None  # the policy as the engine reads it; None: not moved there yet
 
     @property
@@ -75,7 +78,11 @@ class Run:
 
     def rng(self, stream: int, step: int) -> jax.Array:
         """A threefry key from (seed, stream, step)."""
-        return self.put(np.array([self.config.seed * 8 + stream, step], np.uint32))
+        return self.put(self.key(stream, step))
+
+    def key(self, stream: int, step: int) -> np.ndarray:
+        """:meth:`rng` on the host: uint32[2]."""
+        return np.array([self.config.seed * 8 + stream, step], np.uint32)
 
     def put(self, arrays):
         """Host arrays on every device that rolls out."""
@@ -92,6 +99,7 @@ class Run:
         if self.checkpoints.latest_step() != self.step:
             streams = {name: stream.get_state() for name, stream in self.streams.items()}
             host = {"seconds": self.elapsed_s, "streams": streams, "tokenizer": self.parts.tokenizer.sha256}
+            host["carried"] = carried_state(self)
             self.checkpoints.save(self.step, self.state(), host)
 
     def end_step(self, last: int) -> None:
@@ -175,6 +183,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         run.seconds = host["seconds"]
         for name, stream in run.streams.items():
             stream.set_state(host["streams"][name])
+        resume_carried(run, host.get("carried", []))
         hosts.say(f"resumed at step {run.step}")
     if hosts.is_first():
         run.metrics = stack.enter_context(MetricsWriter(directory.path / "metrics.jsonl", resume_step=run.step))
@@ -223,7 +232,7 @@ def _grpo(run: Run) -> None:
     """GRPO steps up to ``train.steps``."""
     config, t = run.config, run.config.train
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
-    policy = build.objective(config, "policy")
+    policy = build.objective(config, "policy")._replace(importance=t.importance, importance_cap=t.importance_cap)
     update = _make_update(run, policy)
     score = learner.make_score(run.parts.graphdef, policy)
     score_ref = learner.make_score(run.parts.graphdef, policy, base=run.ref_params is None)
@@ -253,7 +262,8 @@ def _grpo(run: Run) -> None:
         seconds = time.perf_counter() - begin
         row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": seconds}
         row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
-        row |= {name: float(value) for name, value in adv_stats.items()} | rollout_metrics(trajectories)
+        row |= {name: float(value) for name, value in adv_stats.items()}
+        row |= rollout_metrics(trajectories, step - 1 if config.rollout.carry_over > 0 else None)
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
         row |= hosts.mean_of({name: value for name, value in row.items() if name not in ("phase", "step")})
         row["tokens_per_s"] *= jax.process_count()
@@ -269,19 +279,9 @@ def _grpo(run: Run) -> None:
 
 
 def _rollout(run: Run, step: int) -> list[Trajectory]:
-    """One step's trajectories, scored; row p*G + g. Prompts are dealt from the tasks in turn, to the processes too."""
-    config, names = run.config, list(run.tasks)
-    requests = []
-    for p in range(config.train.prompts):
-        name = names[(step * config.train.prompts + p) % len(names)]
-        number = next(run.streams[name])
-        task = run.tasks[name]["train"][number]
-        requests.append(Request(task, number * len(names) + names.index(name), config.rollout.group_size))
-    requests = requests[_share(len(requests))]
-    groups = run.parts.engine.run(
-        run.policy(), requests, run.toolbox, rng=run.rng(0, step), temperature=config.rollout.temperature
-    )
-    weights = build.reward_weights(config)
+    """One step's trajectories, scored; row p*G + g."""
+    groups = roll_out(run, step)
+    weights = build.reward_weights(run.config)
     rows = [tr for group in groups for tr in group]
     return [
         tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights, run.embed))
@@ -293,12 +293,6 @@ def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
     """bool[B]: False on every row of a group in which a tool failed by our fault."""
     good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
     return np.repeat(good.all(axis=1), group_size)
-
-
-def _share(n_items: int) -> slice:
-    """This process's part of what all processes have in one order."""
-    n = n_items // jax.process_count()
-    return slice(n * jax.process_index(), n * (jax.process_index() + 1))
 
 
 def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, rows: list | None = None):
@@ -349,6 +343,7 @@ def _evaluate(run: Run, tasks: list, toolbox: Toolbox) -> Evaluation:
         max_turns=config.rollout.max_turns_eval,
         max_answer_words=config.rewards.max_answer_words,
         rng=run.rng(2, 0),
+        context=config.rollout.context,
     )
     f1, em = hosts.gather_dealt(np.stack([done.f1, done.em], axis=1), len(tasks)).T
     return Evaluation(done.trajectories, f1, em, tuple(task.split for task in tasks))

@@ -155,6 +155,9 @@ class Trajectory:
       turns: in order.
       status: why it ended.
       rewards: components by name (``format``, ``accuracy``, ``total``, ...); empty before scoring.
+      info: what else is known of it, as JSON values.
+      versions: int32[T], the version of the weights that sampled a token, -1 where it was not sampled. One trajectory
+        has several where its rollout went on after an update. None: version 0 throughout.
     """
 
     task: Task
@@ -170,6 +173,12 @@ class Trajectory:
     status: Status
     rewards: dict[str, float] = dataclasses.field(default_factory=dict)
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.versions is None:
+            sampled = np.logical_and(self.completion_mask, np.logical_not(self.observation_mask))
+            object.__setattr__(self, "versions", np.where(sampled, 0, -1).astype(np.int32))
 
     @property
     def loss_mask(self) -> np.ndarray:

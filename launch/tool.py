@@ -25,7 +25,7 @@ _QUERY = flags.DEFINE_string("query", "", "What to look for (search, image_searc
 _INDEX = flags.DEFINE_string("index", "", "Search index (search, image_search).")
 _BOX = flags.DEFINE_string("box", "", "x0,y0,x1,y1 (crop).")
 _FRAME = flags.DEFINE_string("frame", "", "Units of the box: resized, permille or original (crop).")
-_LEVEL = flags.DEFINE_string("level", "", "Level of the sandbox; empty: the strongest that holds (python).")
+_LEVEL = flags.DEFINE_string("level", "", "Level of the sandbox; empty: the config's (python).")
 _OUT = flags.DEFINE_string("out", "", "Folder for images; empty: a fresh temporary one.")
 _FORMAT = flags.DEFINE_enum("format", "text", ("text", "json"), "What is printed.")
 

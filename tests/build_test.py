@@ -10,6 +10,7 @@ import pytest
 
 from arft_jax import build, layout, protocol
 from arft_jax.config import default_config
+from arft_jax.data import mat
 from arft_jax.data.tiny_data import make_tiny_data
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
@@ -128,7 +129,7 @@ def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
     for enabled, switch in ((False, True), (None, False)):
         config.tools.enabled = switch
         with build.open_toolbox(config, "no/index", enabled=enabled) as off:
-            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), None).result()
+            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), ()).result()
             assert seen.status is ToolStatus.REFUSED
     config.tools.enabled = True
     with pytest.raises(AssertionError, match="started"):
@@ -139,11 +140,11 @@ def test_a_real_toolbox_serves_and_is_closed(config):
     config.tools.update(n_workers=1, timeout_s=30.0, max_output_bytes=20)
     with build.open_toolbox(config, None) as box:
         task = tiny.tiny_task(1, "coding")
-        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images[0]).result()
+        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images).result()
         assert "a" * 10 in seen.text and "a" * 50 not in seen.text  # max_output_bytes
         # without an index nothing can be searched
-        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), None).result().status is ToolStatus.REFUSED
-    late = box.submit(task, protocol.Code("print(1)"), task.images[0]).result()
+        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), ()).result().status is ToolStatus.REFUSED
+    late = box.submit(task, protocol.Code("print(1)"), task.images).result()
     assert late.status is ToolStatus.INFRA
 
 
@@ -153,7 +154,7 @@ def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
 
     def search():
         with build.open_toolbox(config, tmp_path / "unused") as box:
-            return box.submit(task, fox, None).result(10)
+            return box.submit(task, fox, ()).result(10)
 
     with FaultServer() as server:
         cache = dict(cache=str(tmp_path / "replies.sqlite"), cache_mode="record")
@@ -166,7 +167,7 @@ def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
     config.tools.search.cache_mode = "replay"
     assert search().text == asked.text
     with build.open_toolbox(config, None) as box:  # nothing searches: nothing is opened
-        assert box.submit(task, fox, None).result(10).status is ToolStatus.REFUSED
+        assert box.submit(task, fox, ()).result(10).status is ToolStatus.REFUSED
 
 
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
@@ -240,3 +241,15 @@ def test_rows_of_a_warm_start_that_is_not_made_need_not_divide(config, monkeypat
         layout.make_placement(config)
     config.warm_start.steps = 0
     assert layout.make_placement(config).n_lanes == 2
+
+
+def test_a_search_service_needs_no_corpus_of_its_own(config, tmp_path):
+    config.data.update(tasks=("mat_search",), dir=str(tmp_path / "data"))
+    make_tiny_data(tmp_path / "data", n_train=2, n_test=2)
+    (tmp_path / "data" / mat.CORPUS).unlink()
+    with pytest.raises(ValueError, match=r"has no mat_search/corpus.jsonl \(config.data.dir\)"):
+        build.check_inputs(config)
+    config.tools.search.update(backend="http", url="http://localhost:1/retrieve")
+    build.check_inputs(config)
+    tasks, path = build.load_data(config)
+    assert len(tasks["mat_search"]["test"]) > 0 and path is not None and not path.exists()

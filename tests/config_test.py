@@ -51,6 +51,11 @@ def test_mixtures_of_own_and_self_made_tasks_are_valid():
         validate(changed(data__tasks=tasks, warm_start__steps=0))
 
 
+def test_rerendering_is_valid_where_training_has_one_turn_or_no_step():
+    validate(changed(rollout__context="rerender", rollout__max_turns=1))
+    validate(changed(rollout__context="rerender", train__steps=0))
+
+
 def test_unknown_keys_are_refused_by_the_config_itself():
     config = default_config()
     with pytest.raises(AttributeError, match="stepz"):
@@ -103,6 +108,28 @@ VIOLATIONS = {
         "(config.warm_start.steps)",
     ),
     "no task set": (dict(data__tasks=()), "got () (config.data.tasks)"),
+    "an unknown context": (dict(rollout__context="fresh"), "got 'fresh' (config.rollout.context)"),
+    "training in several contexts": (
+        dict(rollout__context="rerender"), "got 5 (config.rollout.max_turns, config.rollout.context)"
+    ),
+    "an unknown refresh": (dict(rollout__refresh="drop"), "got 'drop' (config.rollout.refresh)"),
+    "an unknown correction": (dict(train__importance="row"), "got 'row' (config.train.importance)"),
+    "no weight at all": (dict(train__importance_cap=0.0), "above 0: got 0.0 (config.train.importance_cap)"),
+    "no age": (dict(rollout__max_staleness=0), "at least 1: got 0 (config.rollout.max_staleness)"),
+    "less than nothing carried over": (
+        dict(rollout__carry_over=-0.5), "at least 0: got -0.5 (config.rollout.carry_over)"
+    ),
+    "older weights uncorrected": (
+        dict(rollout__carry_over=0.2), "got carry_over=0.2, importance='none' (config.train.importance)"
+    ),
+    "all carried over": (
+        dict(rollout__carry_over=0.9, rollout__n_slots=128, train__importance="token"),
+        "got carry_over=0.9, 8 of prompts=8 (config.rollout.carry_over)",
+    ),
+    "no slots beside what is carried over": (
+        dict(rollout__carry_over=0.8, rollout__n_slots=63, train__importance="token"),
+        "got n_slots=63, 7 groups of group_size=8 carried over (config.rollout.n_slots, config.rollout.carry_over)",
+    ),
     "an unknown prompt": (dict(system_prompt="long"), "got 'long' (config.system_prompt)"),
     "an unknown dtype": (dict(model__dtype="float16"), "got 'float16' (config.model.dtype)"),
     "heads that do not divide": (

@@ -1,5 +1,6 @@
 """Tools that take their time, or never answer well: the other rows go on."""
 
+import functools
 import itertools
 import time
 
@@ -47,15 +48,25 @@ def test_tool_latency_is_hidden_behind_the_other_rows(stage, monkeypatch):
     instant = tiny.InstantTools(lambda *_: Observation("seen"))
     wall_s(instant)  # compiles
     monkeypatch.setattr(stage.engine, "sampler", stage.engine.sampler._replace(decode=slow))
-    waits = itertools.cycle([*[0.015] * 49, 0.15])
-    late = tiny.LateTools(lambda *_: time.sleep(next(waits)) or Observation("seen"), longest_s=0.0, n_threads=16)
-    try:
-        without, with_latency = wall_s(instant), wall_s(late)
-    finally:
-        late.close()
-    assert len(late.calls) == 128
-    # a tail in the last wave is the one thing that no other row can hide
-    assert with_latency < 1.15 * without + 0.15, (without, with_latency)
+    pairs = []
+    for _ in range(4):  # a machine that is busy with other things may spoil a pair; what is not hidden spoils them all
+        waits = itertools.cycle([*[0.015] * 49, 0.15])
+        late = tiny.LateTools(functools.partial(_answer_late, waits), longest_s=0.0, n_threads=16)
+        try:
+            without, with_latency = wall_s(instant), wall_s(late)
+        finally:
+            late.close()
+        assert len(late.calls) == 128
+        pairs.append((without, with_latency))
+        # a tail in the last wave is the one thing that no other row can hide
+        if with_latency < 1.15 * without + 0.15:
+            return
+    pytest.fail(f"tool latency shows in every pair (instant, late): {pairs}")
+
+
+def _answer_late(waits, *_):
+    time.sleep(next(waits))
+    return Observation("seen")
 
 
 def test_with_every_tool_down_the_run_goes_on_and_the_rows_are_marked(stage):

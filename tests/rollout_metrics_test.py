@@ -49,6 +49,15 @@ def test_hand_values():
     assert sum(value for key, value in m.items() if key.startswith("ended/")) == 1.0
 
 
+def test_the_age_of_what_was_sampled():
+    rows = [trajectory(Status.ANSWERED, [], {}) for _ in range(2)]  # three sampled tokens each
+    rows[1].versions[4:7] = [3, 4, 5]
+    rows[0].versions[4:7] = 5
+    m = rollout_metrics(rows, version=5)
+    assert (m["staleness_mean"], m["staleness_max"], m["carried_frac"]) == ((2 + 1) / 6, 2.0, 0.5)
+    assert "staleness_max" not in rollout_metrics(rows)
+
+
 def test_a_step_of_faults_alone_has_no_reward():
     m = rollout_metrics([trajectory(Status.INFRA, [ToolStatus.INFRA], {})])
     assert m["infra_frac"] == 1.0 and not any(key.startswith("reward") for key in m)

@@ -1,6 +1,7 @@
 """The host's record of a slot: hand cases."""
 
 import numpy as np
+import pytest
 
 from arft_jax import protocol
 from arft_jax.data.chat import Segment
@@ -73,6 +74,29 @@ def test_a_row_grows_by_segments_and_turns():
     assert [(s.start, s.n) for s in t.images] == [(1, 1), (3 + n + 1, 1)]
     np.testing.assert_array_equal(t.positions[0], np.arange(6 + n))
     assert (t.tokens.dtype, t.positions.dtype, t.sampler_logps.dtype) == (np.int32, np.int32, np.float32)
+
+
+def test_a_row_begun_anew_keeps_its_turns_as_text_alone():
+    row = Row(tiny_task(1), 0, 0, 0, 0)
+    prompt = segment([1, 2])
+    row.inject(prompt, [], straight(0, 2), 2)
+    row.sample(np.array([3]), np.zeros(1), versions=np.array([4]))
+    row.read_turn(Tokenizer.tiny(), -1)
+    row.n_images = row.n_pixels = 5
+    row.restart()
+    assert (row.length, row.next_position, row.n_images, row.n_pixels) == (0, 0, 0, 0)
+    row.inject(segment([5, 6, 7]), [], straight(0, 3), 3)
+    t = row.trajectory(Status.TOKENS)
+    assert (t.tokens.tolist(), t.prompt_len, t.versions.tolist()) == ([5, 6, 7], 3, [-1] * 3)
+    assert [(turn.text, turn.start, turn.end) for turn in t.turns] == [(t.turns[0].text, 0, 0)] and t.turns[0].text
+
+
+def test_a_segment_that_adds_more_than_it_can_is_an_error():
+    row = Row(tiny_task(1), 0, 3, 0, 0)
+    row.inject(segment([1, 2]), [], straight(0, 2), 2)
+    row.grow(np.arange(4), np.zeros(4), 5, version=1)
+    with pytest.raises(ValueError, match="at most 4 tokens: got 5 for row 3"):
+        row.grow(np.arange(4), np.zeros(4), 10)
 
 
 def test_an_observation_without_an_image_keeps_the_current_one():

@@ -256,6 +256,8 @@ def test_code_runs_on_the_newest_image(stage):
     task = tiny.tiny_task(1, "coding")
     t = only(stage.play([(task, [code, code, code, ANSWER])], tools))
     assert [image.sha256 for _, _, image in tools.calls] == [image.sha256 for image in (task.images[0], new, new)]
+    names = [[image.name for image in images] for images in tools.banks]  # and every image by its name
+    assert names == [["image_1"], ["image_1", "image_2", "image_3"], ["image_1", "image_2", "image_3"]]
     assert all(action == protocol.Code("x = 1\n") for _, action, _ in tools.calls)
     assert [span.sha256 for span in t.images][-2:] == [new.sha256, shown.sha256] and len(t.images) == 4
     assert [turn.call.tool for turn in t.turns[:3]] == ["python"] * 3

@@ -12,6 +12,7 @@ from arft_jax.config import default_config
 from arft_jax.data.images import ImageProcessor, decode_image, encode_png, stand_in
 from arft_jax.tool_call import Call
 from arft_jax.tools.image_index import ImageIndex
+from arft_jax.tools.sandbox import NoneHolds
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.trajectory import Image
 
@@ -72,12 +73,15 @@ def test_code_finds_several_images_by_name_and_gives_several_back(tmp_path, conf
     np.testing.assert_array_equal(decode_image(result["images"][1]).pixels, noise(40, 60)[:10, :10])
 
 
-def test_one_image_goes_by_name_too_unless_the_code_reads_the_papers_file(tmp_path, config, card):
-    source = "image_1.crop((0, 0, 9, 9)).save('path_to_output_image.jpg', 'PNG')  # not path_to_input_image"
+def test_images_go_by_name_and_the_newest_under_the_papers_name_too(tmp_path, config, card):
+    source = "image_1.crop((0, 0, 9, 9)).save('path_to_output_image.jpg', 'PNG')"
     result = run("python", config, tmp_path / "out", code=code(tmp_path, source), images=[card])
     np.testing.assert_array_equal(decode_image(result["images"][0]).pixels, noise(40, 60)[:9, :9])
-    source = "print(image_2.size)  # several images have no path_to_input_image.jpg"
-    assert run("python", config, "", code=code(tmp_path, source), images=[card, card])["text"] == "(60, 40)"
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(Image(noise(30, 20, 1))))
+    source = "from PIL import Image\nprint(image_1.size, Image.open('path_to_input_image.jpg').size)"
+    result = run("python", config, "", code=code(tmp_path, source), images=[card, str(other)])
+    assert result["text"] == "(60, 40) (20, 30)"
 
 
 def test_code_needs_no_image(tmp_path, config):
@@ -89,6 +93,10 @@ def test_code_needs_no_image(tmp_path, config):
     ("source", "status", "ended", "text"),
     [
         ("1 / 0", "error", 1, "ZeroDivisionError: division by zero (line 1)"),
+        ("import sys\nsys.exit(3)", "error", 3, "SystemExit: 3 (line 2)"),
+        ("raise SystemExit(77)", "error", 77, "SystemExit: 77 (line 1)"),  # as memory limits end, but by its own will
+        ("raise SystemExit('no')", "error", 1, "SystemExit: no (line 1)"),
+        ("print(1)\nraise SystemExit(256)", "ok", 0, "1"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "error", "SIGSEGV", "The code crashed (SIGSEGV)."),
         ("while True: pass", "limit", "SIGKILL", "Time limit of 0.5 s reached."),
         ("pass", "error", 0, "No output image was written and nothing was printed."),
@@ -100,14 +108,16 @@ def test_a_fault_of_the_code_is_an_answer(tmp_path, config, source, status, ende
     assert (result["status"], result["exit"], result["text"]) == (status, ended, text)
 
 
-def test_a_sandbox_that_does_not_start_refuses(tmp_path, config, monkeypatch):
-    def none_holds(*args, **kwargs):
-        raise RuntimeError("no level holds. Remedy: another host")
+def test_a_host_that_holds_nothing_refuses_and_a_dead_worker_is_our_fault(tmp_path, config, monkeypatch):
+    for error, status in ((NoneHolds("no level holds"), "refused"), (RuntimeError("no worker came up"), "infra")):
 
-    monkeypatch.setattr(tool_call, "PythonSandbox", none_holds)
-    result = run("python", config, "", code=code(tmp_path, "print(1)"))
-    assert (result["status"], result["text"]) == ("refused", "no level holds. Remedy: another host")
-    assert result["exit"] is None and result["sandbox"] is None
+        def fails(*args, error=error, **kwargs):
+            raise error
+
+        monkeypatch.setattr(tool_call, "PythonSandbox", fails)
+        result = run("python", config, "", code=code(tmp_path, "print(1)"))
+        assert (result["status"], result["text"]) == (status, str(error))
+        assert result["exit"] is None and result["sandbox"] is None
 
 
 # ---------------------------------------------------------------------------------------------- crop

@@ -60,7 +60,7 @@ def _load_data(config):
     return tasks, path
 
 
-def tiny_config(workdir, **train):
+def tiny_config(workdir, rollout=None, **train):
     config = default_config()
     config.update(name="tiny", workdir=str(workdir), compilation_cache="", system_prompt="short")
     config.model.text_config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, mrope_section=(1, 1, 2))
@@ -73,6 +73,7 @@ def tiny_config(workdir, **train):
     config.tools.update(n_workers=1, top_k=1, timeout_s=30.0)
     config.train.update(steps=GRPO, prompts=2, rows_per_update=4, image_chunks=4, warmup_steps=1, beta=0.01)
     config.train.update(train)
+    config.rollout.update(rollout or {})
     config.eval.update(every=2, n_during=2, bootstrap=20)
     config.checkpoint.every = EVERY
     return config
@@ -249,6 +250,46 @@ def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(run
     results, params = runs("dead")
     assert _same(params, straight[1]) and runs.metrics("dead") == runs.metrics("straight")
     assert results["after"] == straight[0]["after"]
+
+
+def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monkeypatch):
+    options = dict(importance="token", steps=3, rollout=dict(carry_over=0.5, refresh="rebuild"))
+    _signal_at(monkeypatch, [WARM + 1])
+    with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM + 1}; the same command resumes"):
+        runs("carried", **options)
+    engine = runs.last.parts.engine
+    assert len(engine.in_flight) == 1
+    left = engine.in_flight[0].task.id
+    assert json.loads(json.dumps(trainer.carried_state(runs.last)))[0][1] == 1  # begun by the first step
+    seen = []
+    assess = trainer._rollout
+    monkeypatch.setattr(trainer, "_rollout", lambda *args: seen.append(assess(*args)) or seen[-1])
+    results, _ = runs("carried", **options)
+    assert "after" in results and [len(rows) for rows in seen] == [4, 4]
+    assert left in {t.task.id for rows in seen for t in rows} and not runs.last.parts.engine.in_flight
+    rows = runs.metrics("carried")[WARM:]
+    assert [row["step"] for row in rows] == [1, 2, 3] and all(row["skipped"] == 0 for row in rows)
+    for row in rows:
+        assert 0 <= row["staleness_mean"] <= row["staleness_max"] <= 1 and 0 <= row["carried_frac"] <= 1
+        assert 0.5 < row["importance_mean"] < 2 and 0 <= row["importance_capped_frac"] < 1
+    assert rows[0]["staleness_max"] == 0 and abs(rows[0]["importance_mean"] - 1) < 1e-5
+
+
+@pytest.mark.parametrize("context", ["append", "rerender"])
+def test_an_evaluation_has_the_context_of_the_config(monkeypatch, tmp_path, context):
+    asked = {}
+
+    def evaluate(engine, params, tasks, toolbox, **options):
+        asked.update(options)
+        return trainer.Evaluation((), np.zeros(1), np.zeros(1), ("hard",))
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    run = types.SimpleNamespace(
+        config=tiny_config(tmp_path, rollout=dict(context=context, max_turns_eval=7)),
+        parts=types.SimpleNamespace(engine=None), policy=lambda: None, rng=lambda *_: None,
+    )  # fmt: skip
+    trainer._evaluate(run, [types.SimpleNamespace(split="hard")], None)
+    assert (asked["context"], asked["max_turns"]) == (context, 7)
 
 
 def test_a_group_with_a_fault_of_ours_is_left_out_whole():

@@ -43,10 +43,16 @@ def split_files(name: str, split: str, data_dir: str | os.PathLike) -> tuple[pat
     return own, own.parent
 
 
-def missing_files(names: Sequence[str], data_dir: str) -> list[str]:
-    """One sentence where the data directory lacks what the task sets need; none where they need nothing of it."""
+def missing_files(names: Sequence[str], data_dir: str, searches_here: bool = True) -> list[str]:
+    """One sentence where the data directory lacks what the task sets need; none where they need nothing of it.
+
+    Args:
+      names: of task sets, others too.
+      data_dir: empty: none was given.
+      searches_here: the corpus is searched in this machine's own index, not by a service.
+    """
     needed = {f"{n}/{s}.json": split_files(n, s, data_dir)[0] for n in names if n in NAMES for s in ("train", "test")}
-    if "mat_search" in names:
+    if "mat_search" in names and searches_here:
         needed[CORPUS] = pathlib.Path(data_dir) / CORPUS
     missing = [name for name, path in needed.items() if not (data_dir and path.is_file())]
     if not missing:

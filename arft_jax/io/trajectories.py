@@ -23,7 +23,7 @@ ACTIONS = {
     action.__name__: action
     for action in (protocol.Search, protocol.Code, protocol.Problem, protocol.Answer, protocol.Malformed)
 }
-ARRAYS = ("tokens", "sampler_logps", "completion_mask", "observation_mask", "positions")
+ARRAYS = ("tokens", "sampler_logps", "completion_mask", "observation_mask", "positions", "versions")
 
 
 def encode_png(image: Image) -> bytes:
@@ -141,7 +141,7 @@ def _trajectory(record: dict[str, Any], store: _ImageStore) -> Trajectory:
         status=Status(record["status"]),
         rewards=record["rewards"],
         info=record["info"],
-        **{name: _unpack(record[name]) for name in ARRAYS},
+        **{name: _unpack(record[name]) for name in ARRAYS if name in record},  # older files have no versions
     )
 
 

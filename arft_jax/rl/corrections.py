@@ -50,6 +50,24 @@ def importance_weights(
     return jax.lax.stop_gradient(jnp.where(loss_mask, weights, 1.0))
 
 
+def weight_stats(weights: jax.Array, loss_mask: jax.Array, cap: float) -> dict[str, jax.Array]:
+    """What :func:`importance_weights` did, over the masked tokens.
+
+    Args:
+      weights: float32[B, T].
+      loss_mask: bool[B, T].
+      cap: of the weights.
+
+    Returns:
+      ``importance_mean`` and ``importance_capped_frac``, the share of the tokens whose weight was cut: float32[];
+      1 and 0 where the mask is empty.
+    """
+    n = jnp.maximum(loss_mask.sum().astype(jnp.float32), 1.0)
+    excess = jnp.where(loss_mask, weights - 1.0, 0.0)
+    capped = (loss_mask & (weights >= cap)).astype(jnp.float32)
+    return {"importance_mean": 1.0 + excess.sum() / n, "importance_capped_frac": capped.sum() / n}
+
+
 def gap_stats(sampler_logps: jax.Array, old_logps: jax.Array, loss_mask: jax.Array) -> dict[str, jax.Array]:
     """Size of the gap |trainer - sampler| over the masked tokens.
 

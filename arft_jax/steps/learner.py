@@ -32,6 +32,9 @@ class Objective(NamedTuple):
       aggregation: ``token`` or ``sequence``.
       on_policy: the batch is used once, so the ratio is exp(logp - stop_gradient(logp)).
       logps_chunk: positions whose logits are held at once.
+      importance: ``none``, ``token`` or ``sequence``: truncated importance sampling for tokens that were sampled by
+        another policy than the one whose log-probs are the ratio's ``old``: older weights, another kernel.
+      importance_cap: largest weight.
     """
 
     kind: str = "policy"
@@ -44,6 +47,8 @@ class Objective(NamedTuple):
     aggregation: str = "token"
     on_policy: bool = True
     logps_chunk: int = 64
+    importance: str = "none"
+    importance_cap: float = 2.0
 
 
 def _encode_chunks(model, patches, layout):
@@ -92,6 +97,13 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
         stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": jnp.where(logps > -0.7, weight, 0.0).sum() / n}
     else:
         old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
+        weights, weight_stats = None, {}
+        if objective.importance != "none":
+            cap = objective.importance_cap
+            weights = corrections.importance_weights(
+                batch.sampler_logps, old, mask, cap=cap, level=objective.importance
+            )
+            weight_stats = corrections.weight_stats(weights, mask, cap)
         loss, stats = objectives.policy_loss(
             logps,
             old,
@@ -101,9 +113,10 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
             epsilon_high=objective.epsilon_high,
             beta=objective.beta,
             ref_logps=ref_logps if objective.beta > 0 else None,
+            weights=weights,
             aggregation=objective.aggregation,
         )
-        stats |= corrections.gap_stats(batch.sampler_logps, old, mask)
+        stats |= corrections.gap_stats(batch.sampler_logps, old, mask) | weight_stats
     return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
 
 

@@ -151,6 +151,17 @@ def _forked(state: SlotState, by_slot, by_layer, targets, rows) -> SlotState:
     return SlotState(**rest, **kept)
 
 
+def _row_keys(rng, state: SlotState) -> jax.Array:
+    """keys [N] for each row's next token, from one key for all rows or one for each."""
+    if rng.ndim < 2 and rng.dtype == jnp.uint32 or rng.ndim < 1:
+        return pick.row_keys(rng, state.task, state.row, state.length)
+
+    def one(key, task, row, position):
+        return pick.row_keys(key, task[None], row[None], position[None])[0]
+
+    return jax.vmap(one)(rng, state.task, state.row, state.length)
+
+
 def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, top_p, columns):
     """One token for every running row: (state, tokens int32[N], logps float32[N]), the latter 0 in rows that stand."""
     n_slots, length = state.tokens.shape
@@ -161,8 +172,7 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
     positions = jnp.broadcast_to((state.next_position - 1)[:, None, None], (n_slots, 3, 1))
     embeds = model.embed(token[:, None], state.features, jnp.full((n_slots, 1), -1, jnp.int32))
     hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None], columns)
-    keys = pick.row_keys(rng, state.task, state.row, state.length)
-    new, logps = pick.pick(keys, model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
+    new, logps = pick.pick(_row_keys(rng, state), model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
     automaton = rules.next_state[state.automaton, new].astype(jnp.int32)
     hit = rules.hit_of[automaton]
     code = jnp.where(hit >= 0, hit, jnp.where(new == rules.eos, jnp.max(rules.hit_of) + 1, NO_STOP))
@@ -200,7 +210,8 @@ def _decode(
 ) -> tuple[SlotState, Report]:
     """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop.
 
-    Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment.
+    Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment. ``rng`` is
+    one key, or one for each slot.
     """
     model = nnx.merge(graphdef, params)
     n_slots = state.length.shape[0]

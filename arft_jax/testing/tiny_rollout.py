@@ -111,13 +111,18 @@ Answer = Callable[[Task, protocol.Action, Image | None], Observation]
 
 
 class InstantTools:
-    """Stands in for a Toolbox: ``answer`` serves every call at once; ``calls`` holds what was asked."""
+    """Stands in for a Toolbox: ``answer`` serves every call at once; ``calls`` holds what was asked.
+
+    Of a trajectory's images the newest is handed on, None where there is none; ``banks`` holds them all.
+    """
 
     def __init__(self, answer: Answer):
-        self.answer, self.calls = answer, []
+        self.answer, self.calls, self.banks = answer, [], []
 
-    def submit(self, task, action, image):
+    def submit(self, task, action, images):
+        image = images[-1] if images else None
         self.calls.append((task, action, image))
+        self.banks.append(images)
         return resolved(self.answer(task, action, image))
 
 
@@ -129,8 +134,10 @@ class LateTools(InstantTools):
         self._dice, self._longest_s = random.Random(seed), longest_s
         self._threads = concurrent.futures.ThreadPoolExecutor(n_threads)
 
-    def submit(self, task, action, image):
+    def submit(self, task, action, images):
+        image = images[-1] if images else None
         self.calls.append((task, action, image))
+        self.banks.append(images)
         wait_s = self._dice.random() * self._longest_s
 
         def serve():

@@ -14,6 +14,11 @@ from arft_jax.trajectory import Image, Observation, ToolStatus
 PREFIX = "image_"
 
 
+def name_images(images: Iterable[Image]) -> dict[str, Image]:
+    """Images of a trajectory by the names that their order gives them."""
+    return {f"{PREFIX}{number}": image for number, image in enumerate(images, start=1)}
+
+
 class Refused(Exception):
     """The bank does not take or have an image; the message is one sentence for the policy."""
 

@@ -2,10 +2,11 @@
 
 import concurrent.futures
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from arft_jax import protocol
 from arft_jax.tools import clean
+from arft_jax.tools.bank import name_images
 from arft_jax.tools.remote_search import RemoteSearch, check_corpus
 from arft_jax.tools.runner import Terms, ToolRunner
 from arft_jax.tools.sandbox import PythonSandbox
@@ -107,14 +108,15 @@ class Toolbox:
         )
 
     def submit(
-        self, task: Task, action: protocol.Action, image: Image, spent_s: float = 0.0
+        self, task: Task, action: protocol.Action, images: Sequence[Image], spent_s: float = 0.0
     ) -> "concurrent.futures.Future[Observation]":
         """Starts a call.
 
         Args:
           task: whose kind says which tools are offered, and whose corpus is searched.
           action: what the turn asks for.
-          image: the trajectory's current image, for code.
+          images: of the trajectory, in order of arrival: what the code reads as ``image_1``, ``image_2``, ... (their
+            own names count for nothing) and, the newest of them, under the paper's name.
           spent_s: what the trajectory's earlier calls took: the sum of its observations' seconds.
 
         Returns:
@@ -137,7 +139,8 @@ class Toolbox:
                 return _resolved(tip(kinds), ToolStatus.OK)
             case protocol.Code(source) if self._python is not None:
                 python = self._python
-                return self._runner.submit("python", lambda call: python.run(source, image), deadline_s=left_s)
+                named = name_images(images)
+                return self._runner.submit("python", lambda call: python.run(source, named), deadline_s=left_s)
             case protocol.Search(query) if self._search is not None:
                 return self._start_search(query, task.corpus, left_s)
         return _resolved(NOT_OFFERED, ToolStatus.REFUSED)
@@ -157,6 +160,15 @@ class Toolbox:
             return None if hits is None else show(hits)
 
         return self._runner.submit("search", lambda call: show(search.fetch(query, top_k, call)), recall, left_s)
+
+    @property
+    def line(self) -> str:
+        """What holds the code that runs here: one line for a log."""
+        return "sandbox: off (no code is run)" if self._python is None else self._python.line
+
+    def stamp(self) -> dict[str, str]:
+        """The same in a few words, to be recorded with every trajectory and checkpoint: ``{"sandbox": "L1"}``."""
+        return {"sandbox": "off" if self._python is None else self._python.stamp}
 
     def metrics(self) -> dict[str, float]:
         """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``."""

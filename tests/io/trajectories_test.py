@@ -1,6 +1,7 @@
 """Trajectories come back bit for bit; an image is stored once."""
 
 import dataclasses
+import json
 
 import numpy as np
 import PIL.Image
@@ -70,10 +71,21 @@ def plain(value):
 
 def test_everything_comes_back_as_it_was(tmp_path):
     saved = [make_trajectory(0), make_trajectory(1)]
+    saved[1].versions[:] = np.where(saved[1].loss_mask, 3, -1)
     trajectories.save_trajectories(tmp_path / "run" / "t.jsonl", saved)
     loaded = trajectories.load_trajectories(tmp_path / "run" / "t.jsonl")
     assert [plain(t) for t in loaded] == [plain(t) for t in saved]
     assert loaded[0].answer == "42" and loaded[0].task.images[0].sha256 == saved[0].task.images[0].sha256
+
+
+def test_a_file_without_versions_is_read_as_version_0(tmp_path):
+    path = tmp_path / "t.jsonl"
+    trajectories.save_trajectories(path, [make_trajectory()])
+    record = json.loads(path.read_text())
+    del record["versions"]
+    path.write_text(json.dumps(record) + "\n")
+    [loaded] = trajectories.load_trajectories(path)
+    np.testing.assert_array_equal(loaded.versions, np.where(loaded.loss_mask, 0, -1))
 
 
 def test_an_image_is_stored_once_for_all_files_of_a_folder(tmp_path):

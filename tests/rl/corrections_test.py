@@ -31,6 +31,15 @@ def test_sequence_weights_are_the_capped_ratio_of_the_row():
     np.testing.assert_allclose(weights, [[2.0, 2.0, 2.0, 1.0]])
 
 
+def test_weight_stats_count_what_was_cut():
+    weights = corrections.importance_weights(SAMPLER, TRAINER, MASK, cap=2.0)
+    stats = corrections.weight_stats(weights, MASK, 2.0)
+    np.testing.assert_allclose(stats["importance_mean"], (1.5 + 2.0 + 0.5) / 3, rtol=1e-6)
+    np.testing.assert_allclose(stats["importance_capped_frac"], 1 / 3, rtol=1e-6)
+    empty = corrections.weight_stats(weights, jnp.zeros_like(MASK), 2.0)
+    assert (float(empty["importance_mean"]), float(empty["importance_capped_frac"])) == (1.0, 0.0)
+
+
 def test_weights_are_one_where_sampler_and_trainer_agree():
     for level in corrections.LEVELS:
         assert (np.asarray(corrections.importance_weights(SAMPLER, SAMPLER, MASK, level=level)) == 1.0).all()

@@ -288,6 +288,48 @@ def test_the_gap_between_sampler_and_trainer_is_reported(world):
     assert abs(float(stats["gap_mean"]) * int(batch.loss_mask.sum()) - 0.5) < 1e-3
 
 
+def _weighted_loss(objective, sampler, old, logps, advantages, mask):
+    """The loss as a loop over tokens, and the weights."""
+    weights = np.exp(old - sampler)
+    if objective.importance == "sequence":
+        weights = np.exp(np.where(mask, old - sampler, 0).sum(1, keepdims=True)) * np.ones_like(weights)
+    weights = np.minimum(weights, objective.importance_cap)
+    total = 0.0
+    for r, c in np.argwhere(mask):
+        ratio = np.exp(logps[r, c] - old[r, c])
+        clipped = min(max(ratio, 1 - objective.epsilon_low), 1 + objective.epsilon_high)
+        total -= weights[r, c] * min(ratio * advantages[r], clipped * advantages[r])
+    return total / mask.sum(), weights[mask]
+
+
+@pytest.mark.parametrize("importance", ["token", "sequence"])
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_the_importance_weighted_loss_equals_the_loop_over_tokens(world, importance, on_policy):
+    cap, advantages = 1.2, np.array([1, -1, 0.5, -2], np.float32)
+    batch = world.batch(advantages=advantages)
+    mask, logps = np.asarray(batch.loss_mask), np.asarray(world.score(world.first, batch, world.allowed))
+    noise = np.random.default_rng(0).normal(0, 0.3, (2, *mask.shape)).astype(np.float32)
+    sampler, old = logps + noise[0], logps if on_policy else logps + noise[1]
+    objective = learner.Objective(importance=importance, importance_cap=cap, on_policy=on_policy)
+    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    # what stands where nothing was sampled is not read
+    told = batch._replace(sampler_logps=jnp.asarray(np.where(mask, sampler, np.nan)))
+    _, _, stats = world.apply(update, told, old=None if on_policy else jnp.asarray(old))
+    want, weights = _weighted_loss(objective, sampler, old, logps, advantages, mask)
+    assert abs(float(stats["loss"]) - want) < 1e-5 and np.ptp(weights) > 0.1
+    assert abs(float(stats["importance_mean"]) - weights.mean()) < 1e-5
+    assert abs(float(stats["importance_capped_frac"]) - (weights == cap).mean()) < 1e-6
+    assert 0 < (weights == cap).mean() < 1
+
+
+def test_without_correction_the_sampler_is_not_read(world):
+    batch = world.batch(advantages=[1, -1, 1, -1])
+    a, _, stats = world.apply(world.improve, batch)
+    off = batch._replace(sampler_logps=batch.sampler_logps - 1)
+    b, _, _ = world.apply(world.improve, off)
+    assert same(a, b) and "importance_mean" not in stats
+
+
 def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
     params = world.params()
     state = learner.train_state(world.optimizer, params, with_reference=True)

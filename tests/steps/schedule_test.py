@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import rollout, rollout_trace
+from arft_jax import rollout_trace
 from arft_jax.rollout import Request
+from arft_jax.rollout_session import Session
 from arft_jax.rollout_trace import Timeline
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import RUNNING
@@ -33,9 +34,9 @@ def test_reading_a_segment_before_the_next_is_dispatched_changes_no_bit(world):
     def orders(overlap):
         calls.clear()
         engine = world.engine(sampler=sampler._replace(decode=decode), options=dict(overlap=overlap))
-        read = rollout._Session._read
+        read = Session._read
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rollout._Session, "_read", lambda self, *args: (calls.append("read"), read(self, *args)))
+            patch.setattr(Session, "_read", lambda self, *args: (calls.append("read"), read(self, *args)))
             return world.run(engine, world.requests), list(calls)
 
     apart, apart_calls = orders(False)

@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax.data.images import ImageProcessor, decode_image
+from arft_jax.data.images import ImageProcessor, decode_image, readable_formats
 from arft_jax.tools.bank import ImageBank
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.trajectory import ToolStatus
+from arft_jax.trajectory import Image, ToolStatus
 
 H, W = 40, 60
 REPORT = """
@@ -107,6 +107,18 @@ def test_code_and_model_see_the_same_pixels(sandbox, make):
     processor = ImageProcessor(28 * 28, 64 * 28 * 28)
     np.testing.assert_array_equal(back.images[0].pixels, image.pixels)
     np.testing.assert_array_equal(processor(back.images[0].pixels)[0], processor(image.pixels)[0])
+
+
+def test_a_file_that_code_writes_is_read_as_one_of_the_data(sandbox):
+    """Through worker, child and decoder, with what each of them has loaded and may still do."""
+    pixels = PIL.Image.fromarray(noise(H, W, 3))
+    files = [make()[0] for make in (exif_jpeg, deep_png, deep_colour_png, clear_palette_png, cmyk_jpeg, grey_alpha_png)]
+    files += [encoded(pixels, kind) for kind in readable_formats()]
+    for data in files:
+        source = f"open('path_to_output_image.jpg', 'wb').write({data!r})"
+        seen = sandbox.run(source, Image(noise(8, 8, 3)))
+        assert seen.status == ToolStatus.OK, (seen.text, data[:16])
+        np.testing.assert_array_equal(seen.images[0].pixels, decode_image(data).pixels)
 
 
 def test_without_the_door_code_would_see_other_pixels_than_the_model(tmp_path):

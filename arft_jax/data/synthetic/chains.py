@@ -32,7 +32,7 @@ _BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
 _HOUSE = re.compile("|".join(f"{colour} {figure}" for colour, figure in lexicon.HOUSES))
 _NAME = re.compile(r"\b(?:" + "|".join(lexicon.NAMES) + r")\b")
 
-Submit = Callable[[Task, protocol.Action, Image], "concurrent.futures.Future[Observation]"]
+Submit = Callable[[Task, protocol.Action, Sequence[Image]], "concurrent.futures.Future[Observation]"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class _Recorder:
 
     def __init__(self, task: Task, script: _Script):
         self.task, self.script = task, script
-        self.image = task.images[0]
+        self.images = task.images
         self.turns: list[ChainTurn] = []
         self.said: _Said | None = next(script)
 
@@ -158,15 +158,15 @@ class _Recorder:
         action = protocol.parse_turn(self.said.text)
         if isinstance(action, protocol.Malformed):
             raise RuntimeError(f"a recorded turn must be well formed: {action.reason} in {self.said.text!r}")
-        return None if isinstance(action, protocol.Answer) else submit(self.task, action, self.image)
+        return None if isinstance(action, protocol.Answer) else submit(self.task, action, self.images)
 
     def receive(self, observation: Observation | None) -> None:
         """Takes the observation and says the next turn."""
         if observation is not None and observation.status is ToolStatus.INFRA:
             raise RuntimeError(f"a tool failed while chains were recorded: {observation.text}")
         self.turns.append(ChainTurn(self.said.text, observation, self.said.train))
-        if observation is not None and observation.images:
-            self.image = observation.images[-1]
+        if observation is not None:
+            self.images += observation.images
         try:
             self.said = None if observation is None else self.script.send(observation)
         except StopIteration:

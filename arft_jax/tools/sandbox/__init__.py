@@ -17,6 +17,7 @@ The worker imports this package: nothing here, nor in ``arft_jax/__init__.py``, 
 """
 
 from arft_jax.tools.sandbox.broker import PythonSandbox
+from arft_jax.tools.sandbox.levels import NoneHolds
 from arft_jax.tools.sandbox.session import Session
 
-__all__ = ["PythonSandbox", "Session"]
+__all__ = ["NoneHolds", "PythonSandbox", "Session"]

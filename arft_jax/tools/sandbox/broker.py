@@ -10,7 +10,7 @@ import numpy as np
 
 from arft_jax.tools.sandbox import levels, verdict
 from arft_jax.tools.sandbox.limits import Limits
-from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool
+from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool, find_wrapper
 from arft_jax.trajectory import Image, Observation, ToolStatus
 
 MAX_SOURCE_CHARS = 200_000  # of the code and the earlier cells together
@@ -30,13 +30,13 @@ def _check_image(image: Image) -> None:
 
 
 def _named(images: Image | Mapping[str, Image]) -> dict[str, Image]:
-    """Images by name; the one of the paper's protocol has the empty name."""
+    """Images by name; the only one of the paper's protocol has the empty name."""
     if isinstance(images, Image):
         named = {"": images}
     else:
         named = dict(images)
-        if not 1 <= len(named) <= MAX_IMAGES:
-            raise ValueError(f"images must be 1 to {MAX_IMAGES}: got {len(named)}")
+        if len(named) > MAX_IMAGES:
+            raise ValueError(f"images must be at most {MAX_IMAGES}: got {len(named)}")
         for name in named:
             if not _NAME.fullmatch(name) or name.startswith(_RESERVED):
                 raise ValueError(
@@ -64,9 +64,10 @@ class PythonSandbox:
     """Runs Python source over images in a separate process with time, memory and output limits.
 
     Two protocols. Given one image, the paper's: the code finds ``path_to_input_image.jpg`` (lossless, under
-    that name), writes ``path_to_output_image.jpg``, prints, or both. Given images by name, a richer one: each
-    lies there as ``NAME.png`` and as a PIL image in the variables ``NAME`` and ``images["NAME"]``; what the code
-    passes to ``show(image)``, or writes as ``output_*.png``, comes back, several in order.
+    that name), writes ``path_to_output_image.jpg``, prints, or both. Given images by name, a richer one on top: each
+    lies there as ``NAME.png`` too and as a PIL image in the variables ``NAME`` and ``images["NAME"]``, and the last
+    one, the newest, under the paper's name. What the code passes to ``show(image)``, or writes as ``output_*.png``,
+    comes back behind the paper's output, several in order.
 
     Random generators are seeded from code and images: the same call gives the same result.
 
@@ -75,9 +76,9 @@ class PythonSandbox:
     '42'
 
     Attributes:
-      level: what holds model-written code: ``L1``, ``L0``, ``outer`` or ``unsafe`` (levels.py). To be recorded
-        with whatever is made with it.
+      level: what holds model-written code: ``L1``, ``L0``, ``outer`` or ``unsafe`` (levels.py).
       line: the same with its parts, one line for a log.
+      stamp: the same in a few words, to be recorded with whatever is made with it.
       leaks: attacks of the probe that were not refused; none at L1 and L0.
 
     Args:
@@ -86,13 +87,15 @@ class PythonSandbox:
       memory_mb: MiB of address space of one call, on top of the loaded libraries.
       max_output_bytes: printed bytes that reach the policy; 64 times as much ends the call.
       max_image_px: inclusive cap on height times width of the output images, each and together.
-      level: ``auto`` (the strongest that this host grants), or one that must hold.
+      level: ``auto`` (the strongest that this host grants), one that must hold, or ``outer:NAME``, declared.
+      override: where it does not hold, run model-written code all the same (``unsafe``).
       wrapper: ``bwrap`` starts each worker inside bubblewrap, around the level; empty for none.
       readable: further files and folders, fonts for example, that calls may read.
 
     Raises:
       ValueError: for a number below its minimum, an unknown level, a missing package, or a system other than Linux.
-      RuntimeError: if a worker does not come up, or no level holds; the message says what to do.
+      NoneHolds: (a RuntimeError) if no level holds; the message says what to do.
+      RuntimeError: if a worker does not come up.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class PythonSandbox:
         level: str = levels.AUTO,
         wrapper: str = "",
         readable: Sequence[str] = (),
+        override: bool = False,
     ):
         minima = {"n_workers": 1, "memory_mb": 16, "max_output_bytes": 1, "max_image_px": 1}
         for name, minimum in minima.items():
@@ -114,19 +118,17 @@ class PythonSandbox:
             raise ValueError(f"timeout_s must be above 0: got {timeout_s}")
         if sys.platform != "linux":
             raise ValueError(f"the Python sandbox needs Linux: got {sys.platform}")
-        if wrapper not in levels.WRAPPERS:
-            raise ValueError(f"wrapper must be 'bwrap' or empty: got {wrapper!r}")
-        candidates = levels.candidates(level)
+        candidates, declared = levels.candidates(level, override)
         self._limits = _make_limits(timeout_s, memory_mb, max_output_bytes, max_image_px)
-        self._pool = Pool(self._limits, max_image_px, readable, wrapper)
+        self._pool = Pool(self._limits, max_image_px, readable, find_wrapper(wrapper))
         self._finalizer = weakref.finalize(self, self._pool.close)
         try:
-            self._open(n_workers, candidates, wrapper)
+            self._open(n_workers, candidates, declared, wrapper)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, n_workers: int, candidates: Sequence[str], wrapper: str) -> None:
+    def _open(self, n_workers: int, candidates: Sequence[str], declared: str, wrapper: str) -> None:
         """Starts the workers at the first level that holds against the canaries."""
         faults = {}
         for level in candidates:
@@ -147,11 +149,12 @@ class PythonSandbox:
                     self._pool.drop(worker)
                 continue
             self.level, self.leaks = level, tuple(leaks)
-            self.line = levels.line(level, report, wrapper, leaks)
+            self.line = levels.line(level, report, declared, wrapper, leaks)
+            self.stamp = levels.stamp(level, declared, wrapper)
             for worker in workers:
                 self._pool.idle.put(worker)
             return
-        raise RuntimeError(levels.remedy(faults))
+        raise levels.NoneHolds(levels.remedy(faults))
 
     def _attempt(self, header: dict, pixels: bytes) -> tuple[dict, bytearray]:
         """One try on one worker; a worker that fails is replaced at the next try, not here."""
@@ -186,7 +189,7 @@ class PythonSandbox:
 
         Args:
           source: Python.
-          images: uint8[height, width, 3] pixels: one image, or images by name.
+          images: uint8[height, width, 3] pixels: one image, or images by name, oldest first, perhaps none.
           cells: earlier code of the same session, run again first, unheard (session.py); None for no session.
 
         Returns:
@@ -205,6 +208,7 @@ class PythonSandbox:
             "cells": list(cells or ()),
             "is_session": cells is not None,
             "images": [{"name": n, "height": i.pixels.shape[0], "width": i.pixels.shape[1]} for n, i in named.items()],
+            "by_name": not isinstance(images, Image),
             "max_outputs": MAX_OUTPUTS,
             "timeout_s": None,
         }

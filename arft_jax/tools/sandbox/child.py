@@ -155,6 +155,13 @@ def _replay(cells: list[dict], values: dict) -> None:
     os.close(folder_fd)
 
 
+def _exit_code(error: SystemExit) -> int:
+    """The status with which Python would end: none is 0, what is no number is 1."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else wire.EXIT_ERROR
+
+
 def _execute(request: dict) -> int:
     """Runs the code; returns the exit code and writes an exception's description to the note descriptor."""
     try:
@@ -168,10 +175,12 @@ def _execute(request: dict) -> int:
     except MemoryError:
         return wire.EXIT_MEMORY
     except SystemExit as error:
-        if error.code in (None, 0):
+        code = _exit_code(error)
+        if code == 0:
             sys.__stdout__.flush()
             return 0
-        note = describe(error)
+        os.write(_NOTE_FD, describe(error).encode("utf-8", "backslashreplace"))
+        return code
     except BaseException as error:
         if isinstance(error, cv2.error) and getattr(error, "code", None) == _CV_OUT_OF_MEMORY:
             return wire.EXIT_MEMORY
@@ -187,8 +196,8 @@ def run(
 ) -> NoReturn:
     """Confines itself, waits for the request, runs it and ends the process; never returns.
 
-    The request is one JSON object and then end of file: ``source``, ``seed``, ``images`` (names), and
-    ``cells``, each with ``source`` and ``seed``.
+    The request is one JSON object and then end of file: ``source``, ``seed``, ``images`` (names, or null for the
+    paper's protocol alone), and ``cells``, each with ``source`` and ``seed``.
 
     Args:
       ends: pipes.

@@ -4,17 +4,18 @@
 |---|---|
 | L1 | own user, mount, pid and network namespaces with a tmpfs per call, and what L0 has of it |
 | L0 | Landlock, seccomp and limits, unprivileged |
-| outer | declared: something around the trainer holds; inside it, whatever of L0 the host grants |
+| outer:NAME | declared: NAME (gvisor, vm, ...) around the trainer holds; inside it, whatever of L0 the host grants |
 | unsafe | the same without the declaration: an override, to be recorded with all that comes of it |
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from arft_jax.tools.sandbox.confine import Plan
 
 AUTO, L1, L0, OUTER, UNSAFE = "auto", "L1", "L0", "outer", "unsafe"
-CHOICES = (AUTO, L1, L0, OUTER, UNSAFE)
+CHOICES = (AUTO, L1, L0, f"{OUTER}:NAME", UNSAFE)
 BWRAP = "bwrap"
 WRAPPERS = ("", BWRAP)
 
@@ -26,19 +27,39 @@ _USERNS_SWITCHES = (  # file, value that forbids, cure
 )  # fmt: skip
 
 
+_DECLARED = re.compile(rf"{OUTER}:([\w.-]{{1,40}})", re.ASCII)
+
+
 class DoesNotHold(Exception):
     """The host does not grant what a level needs."""
 
 
-def candidates(level: str) -> tuple[str, ...]:
-    """Levels to try, strongest first.
+class NoneHolds(RuntimeError):
+    """No level that was asked for holds on this host; the message says what to do."""
+
+
+def candidates(level: str, override: bool = False) -> tuple[tuple[str, ...], str]:
+    """Levels to try, strongest first, and what is declared to stand around the trainer.
+
+    >>> candidates("auto", override=True), candidates("outer:gvisor")
+    ((('L1', 'L0', 'unsafe'), ''), (('outer',), 'gvisor'))
+
+    Args:
+      level: one of CHOICES.
+      override: whether to run without any, where none holds.
 
     Raises:
       ValueError: for a level that is none.
     """
-    if level not in CHOICES:
-        raise ValueError(f"the sandbox's level must be one of {', '.join(CHOICES)}: got {level!r}")
-    return (L1, L0) if level == AUTO else (level,)
+    declared = _DECLARED.fullmatch(level)
+    if level not in (AUTO, L1, L0, UNSAFE) and not declared:
+        raise ValueError(
+            f"the sandbox's level must be one of {', '.join(CHOICES)}: got {level!r} (config.tools.sandbox.level)"
+        )
+    wanted = (L1, L0) if level == AUTO else (OUTER,) if declared else (level,)
+    if override and wanted[-1] not in (OUTER, UNSAFE):
+        wanted += (UNSAFE,)
+    return wanted, declared[1] if declared else ""
 
 
 def check(level: str, plan: Plan, faults: Sequence[str]) -> None:
@@ -51,7 +72,17 @@ def check(level: str, plan: Plan, faults: Sequence[str]) -> None:
         raise DoesNotHold("; ".join(faults))
 
 
-def line(level: str, parts: Mapping, wrapper: str = "", breaches: Sequence[str] = ()) -> str:
+def stamp(level: str, declared: str = "", wrapper: str = "") -> str:
+    """What is recorded with all that is made: a few words.
+
+    >>> stamp("L1"), stamp("L0", wrapper="bwrap"), stamp("outer", "gvisor"), stamp("unsafe")
+    ('L1', 'L0 in bwrap', 'outer:gvisor', 'none (override)')
+    """
+    name = {OUTER: f"{OUTER}:{declared}", UNSAFE: "none (override)"}.get(level, level)
+    return f"{name} in {wrapper}" if wrapper else name
+
+
+def line(level: str, parts: Mapping, declared: str = "", wrapper: str = "", breaches: Sequence[str] = ()) -> str:
     """One line for a log.
 
     >>> line("L1", {"isolated": True, "landlock": 7, "seccomp": True})
@@ -59,7 +90,7 @@ def line(level: str, parts: Mapping, wrapper: str = "", breaches: Sequence[str] 
     >>> line("unsafe", {"isolated": False, "landlock": 0, "seccomp": True}, breaches=("read a file",))
     'sandbox: unsafe (no landlock, seccomp; NOT HELD: read a file)'
     """
-    words = ["declared"] if level == OUTER else []
+    words = [f"declared: {declared}"] if level == OUTER else []
     words += [wrapper] if wrapper else []
     words += ["userns"] if parts["isolated"] else []
     words.append(f"landlock {parts['landlock']}" if parts["landlock"] else "no landlock")
@@ -108,6 +139,7 @@ def remedy(faults: Mapping[str, str]) -> str:
     cures = "; or ".join(_cures(faults)) or "see docs/sandbox.md"
     return (
         f"the Python sandbox must hold model-written code and does not on this host ({os.uname().release}): {tried}. "
-        f"Remedy: {cures}; or run the trainer inside gVisor or a virtual machine and declare it with level '{OUTER}'; "
-        f"level '{UNSAFE}' runs anyway, and is recorded."
+        f"Remedy: {cures}; or run the trainer inside gVisor or a virtual machine and declare it, '{OUTER}:gvisor' for "
+        "example (config.tools.sandbox.level); config.tools.sandbox.override=True runs anyway, which is recorded with "
+        "every trajectory."
     )

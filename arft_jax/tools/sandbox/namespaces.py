@@ -15,6 +15,7 @@ from arft_jax.tools.sandbox.syscalls import NUMBERS
 SCRATCH = "/scratch/call"
 # Landlock goes by folders, and past the one that a mount covers: the rule stands on the folder above.
 SCRATCH_RULE = "/scratch"
+SLACK_BYTES = 1 << 20  # of the quota, above what the watch allows
 _NEW_NS, _NEW_UTS, _NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 _NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
@@ -102,11 +103,16 @@ def enter(readable: list[str]) -> None:
     os._exit(0)
 
 
-def mount_scratch(max_bytes: int, max_entries: int) -> str:
+def mount_scratch(max_bytes: int, max_entries: int, more_flags: int = 0) -> str:
     """A fresh, empty tmpfs for one call, with quotas a little above what the watch ends a call for."""
-    options = f"size={max_bytes + (1 << 20)},nr_inodes={max_entries + 8},mode=700"
-    kernel.mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    options = f"size={max_bytes + SLACK_BYTES},nr_inodes={max_entries + 8},mode=700"
+    kernel.mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | more_flags, options)
     return SCRATCH
+
+
+def resize_scratch(max_bytes: int, max_entries: int) -> None:
+    """Changes the quota of the call's tmpfs and keeps what is in it."""
+    mount_scratch(max_bytes, max_entries, _MS_REMOUNT)
 
 
 def unmount_scratch() -> None:

@@ -68,16 +68,31 @@ def _environment(root: str) -> dict[str, str]:
     }
 
 
-def _bwrap(root: str, paths: Sequence[str]) -> list[str]:
-    """Bubblewrap's command line: a read-only view of what Python needs, nothing else, no network."""
-    program = shutil.which("bwrap")
+def find_wrapper(wrapper: str) -> str:
+    """The wrapper's program, empty for none.
+
+    Raises:
+      ValueError: it is unknown or not installed.
+    """
+    if wrapper not in levels.WRAPPERS:
+        raise ValueError(f"wrapper must be 'bwrap' or empty: got {wrapper!r} (config.tools.sandbox.wrapper)")
+    program = shutil.which(wrapper) if wrapper else ""
     if program is None:
-        raise ValueError("wrapper 'bwrap' needs bubblewrap: install it (apt-get install bubblewrap)")
+        raise ValueError(
+            "wrapper 'bwrap' needs bubblewrap: install it (apt-get install bubblewrap; config.tools.sandbox.wrapper)"
+        )
+    return program
+
+
+def _bwrap(program: str, root: str, paths: Sequence[str]) -> list[str]:
+    """Bubblewrap's command line: a read-only view of what Python needs, nothing else, no network."""
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
     prefixes = [sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))]
     for path in dict.fromkeys(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", *prefixes, *paths]):
         command += ["--ro-bind-try", path, path]
-    return [*command, "--bind", root, root, "--chdir", root]
+    if root:
+        return [*command, "--bind", root, root, "--chdir", root]
+    return [*command, "--tmpfs", "/tmp", "--chdir", "/"]  # level L1 puts its own root together there
 
 
 class Worker:
@@ -101,7 +116,7 @@ class Worker:
         }
         try:
             with theirs:
-                wrap = _bwrap(self.root, pool.paths + pool.readable) if pool.wrapper else []
+                wrap = _bwrap(pool.wrapper, self.root, pool.paths + pool.readable) if pool.wrapper else []
                 self.process = subprocess.Popen(
                     [*wrap, sys.executable, "-s", "-P", "-B", _WORKER, json.dumps(config)],
                     pass_fds=[theirs.fileno()],
@@ -158,7 +173,7 @@ class Pool:
       limits: of every call.
       max_image_px: inclusive cap on the pixels of a reply.
       readable: further files and folders that calls may read.
-      wrapper: ``bwrap`` or empty.
+      wrapper: bubblewrap's program or empty.
     """
 
     def __init__(self, limits: Limits, max_image_px: int, readable: Sequence[str], wrapper: str):
@@ -215,6 +230,7 @@ class Pool:
         """Attacks this host from inside a call; returns the attacks that were not refused."""
         header = {
             "images": [{"name": "", "height": 1, "width": 1}],
+            "by_name": False,
             "cells": [],
             "is_session": False,
             "max_outputs": 0,
@@ -227,7 +243,7 @@ class Pool:
         if not reply["was_set_up"]:
             return [*leaks, "a call could not be set up"]
         if os.waitstatus_to_exitcode(reply["status"]) != probe.HELD:
-            leaks.append(reply["note"] or f"a canary ended with status {reply['status']}")
+            leaks += probe.read_note(reply["note"]) or [f"a canary ended with status {reply['status']}"]
         return leaks
 
     def drop(self, worker: Worker) -> None:

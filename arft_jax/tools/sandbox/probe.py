@@ -7,6 +7,7 @@ baits outside the sandbox, and the baits are looked at afterwards.
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -92,6 +93,16 @@ def baits() -> Iterator[dict]:
 def source(bait: dict, memory_bytes: int) -> str:
     """The code that attempts the attacks; it ends with status HELD, or with an exception that names what went."""
     return _SOURCE.format(bait=json.dumps(bait), memory_bytes=memory_bytes, held=HELD)
+
+
+def read_note(note: str) -> list[str]:
+    """The attacks that went through, from the exception that the code ended with.
+
+    >>> read_note("SystemExit: read a file, fork (line 54)")
+    ['read a file', 'fork']
+    """
+    text = re.sub(r"^SystemExit: | \(line \d+\)$", "", note)
+    return text.split(", ") if text else []
 
 
 def damage(bait: dict) -> list[str]:

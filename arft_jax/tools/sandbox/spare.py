@@ -39,6 +39,11 @@ class Home:
             namespaces.mount_scratch(self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
         return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def make_room(self, n_bytes: int) -> None:
+        """Raises a quota by what a call is given, so that this takes nothing from what the call may write."""
+        if self.isolated and n_bytes > namespaces.SLACK_BYTES:
+            namespaces.resize_scratch(n_bytes + self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
+
     def clear_folder(self) -> None:
         """Leaves the folder empty; raises OSError where that fails, and the worker must not go on."""
         if self.isolated:

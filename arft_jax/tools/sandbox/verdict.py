@@ -117,7 +117,7 @@ def judge(reply: dict, pixels: bytearray, limits: Limits, seconds: float) -> Obs
     code = os.waitstatus_to_exitcode(reply["status"])
     if code < 0:
         return _of_signal(-code, limits, seconds)
-    if code == wire.EXIT_MEMORY:
+    if code == wire.EXIT_MEMORY and not reply["note"]:  # with one, the code chose this number itself
         return Observation(memory_text(limits), (), ToolStatus.LIMIT, seconds)
     if code != 0:
         note = clean.clean_text(" ".join(reply["note"].split()), wire.MAX_NOTE_CHARS + 32)

@@ -17,6 +17,8 @@ import numpy.polynomial
 import numpy.random
 import PIL.Image
 
+from arft_jax.data import images
+
 _USUAL = """
 base64 binascii bisect calendar cmath colorsys concurrent.futures.thread copy csv ctypes dataclasses datetime
 decimal enum fractions glob hashlib heapq io itertools json math mmap operator pickle pprint queue random re
@@ -36,7 +38,7 @@ def _load_all() -> None:
 def warm_up() -> None:
     """Loads modules, codecs and lazily set up tables before the first fork, so that no call pays for them."""
     cv2.setNumThreads(0)
-    PIL.Image.init()
+    images.readable_formats()  # Pillow's plugins and their native codecs
     _load_all()
     pixels = np.zeros((16, 16, 3), np.uint8)
     for suffix in (".jpg", ".png", ".bmp"):

@@ -31,6 +31,7 @@ MAX_REQUEST_BYTES = 1 << 30
 _NOTE_BYTES = 4096
 _WATCH_S = 0.02  # how often a running call's scratch folder is measured
 _READ_BYTES = 65536
+_BLOCK_BYTES = 4096  # files fill whole blocks
 _ORPHAN_S = 1.0
 
 
@@ -75,15 +76,21 @@ class _Stream:
         return self.kept.decode("utf-8", "replace").replace(folder, ".")
 
 
-def _is_full(waiting: spare.Spare, home: spare.Home) -> bool:
+def _is_full(waiting: spare.Spare, home: spare.Home, n_given: int) -> bool:
+    """Whether the call's files, beside the bytes that it was given, are more than it may have."""
     limits = home.limits
-    if scratch_lib.is_over(waiting.folder_fd, limits.max_scratch_bytes, limits.max_scratch_entries):
+    if scratch_lib.is_over(waiting.folder_fd, n_given + limits.max_scratch_bytes, limits.max_scratch_entries):
         return True
     return not home.isolated and scratch_lib.held_bytes(waiting.pid) > limits.max_scratch_bytes
 
 
 def _watch(
-    waiting: spare.Spare, sock: socket.socket, home: spare.Home, timeout_s: float, streams: tuple[_Stream, ...]
+    waiting: spare.Spare,
+    sock: socket.socket,
+    home: spare.Home,
+    timeout_s: float,
+    streams: tuple[_Stream, ...],
+    n_given: int,
 ) -> str:
     """Waits for the child's end; ends it at a limit. Returns ``exit`` or the limit's name."""
     now = time.monotonic()
@@ -109,26 +116,39 @@ def _watch(
             return "time"
         if now >= next_look:
             next_look = now + _WATCH_S
-            if _is_full(waiting, home):
+            if _is_full(waiting, home, n_given):
                 return "disk"
 
 
-def _write_images(folder: str, images: list[dict], pixels: bytearray) -> None:
-    """Writes the call's images: binary PPM, lossless and nothing to compute; readers go by content, not name."""
-    at, view = 0, memoryview(pixels)
+def _write_images(home: spare.Home, images: list[dict], pixels: bytearray) -> int:
+    """Writes the call's images: binary PPM, lossless and nothing to compute; readers go by content, not name.
+
+    The last one also lies under the paper's name, as a file of its own: code may write over it.
+
+    Returns:
+      Bytes on the disk.
+    """
+    files, at, view = [], 0, memoryview(pixels)
     for image in images:
         n_bytes = 3 * image["height"] * image["width"]
-        name = helpers.file_of(image["name"]) if image["name"] else protocol.INPUT_NAME
-        with open(os.path.join(folder, name), "wb") as f:
-            f.write(b"P6\n%d %d\n255\n" % (image["width"], image["height"]))
-            f.write(view[at : at + n_bytes])
+        header = b"P6\n%d %d\n255\n" % (image["width"], image["height"])
+        names = [helpers.file_of(image["name"])] if image["name"] else []
+        names += [protocol.INPUT_NAME] if image is images[-1] else []
+        files += [(name, header, view[at : at + n_bytes]) for name in names]
         at += n_bytes
+    n_given = sum(len(header) + len(content) + _BLOCK_BYTES for _, header, content in files)
+    home.make_room(n_given)
+    for name, header, content in files:
+        with open(os.path.join(home.folder, name), "wb") as f:
+            f.write(header)
+            f.write(content)
+    return n_given
 
 
 def _gather(waiting: spare.Spare, home: spare.Home, header: dict) -> tuple[list[dict], memoryview]:
     """Collects and decodes the images that a dead child left; returns a report on each, and the pixels."""
     names = [protocol.OUTPUT_NAME]
-    if header["images"][0]["name"]:
+    if header["by_name"]:
         names += scratch_lib.output_names(waiting.folder_fd)[: header["max_outputs"]]
     reports, contents = [], []
     for name in names:
@@ -149,11 +169,11 @@ def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, hea
     """Runs one request in the waiting child and answers it."""
     limits, folder = home.limits, home.folder
     started = time.monotonic()
-    _write_images(folder, header["images"], pixels)
+    n_given = _write_images(home, header["images"], pixels)
     request = {
         "source": header["source"],
         "seed": child.seed_of(header["source"], b"" if header["is_session"] else pixels),
-        "images": [image["name"] for image in header["images"] if image["name"]],
+        "images": [image["name"] for image in header["images"]] if header["by_name"] else None,
         "cells": [{"source": cell, "seed": child.seed_of(cell, b"")} for cell in header["cells"]],
     }
     with open(waiting.go_fd, "wb") as go:
@@ -162,7 +182,7 @@ def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, hea
             go.write(json.dumps(request).encode())
             go.flush()
     out, err = _Stream(waiting.out_fd, limits.max_output_bytes), _Stream(waiting.err_fd, _NOTE_BYTES, tail=True)
-    verdict = _watch(waiting, sock, home, header["timeout_s"] or limits.timeout_s, (out, err))
+    verdict = _watch(waiting, sock, home, header["timeout_s"] or limits.timeout_s, (out, err), n_given)
     if verdict != "exit":
         spare.kill(waiting)
     _, status, usage = os.wait4(waiting.pid, 0)
@@ -173,7 +193,7 @@ def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, hea
     err.drain(limits.max_flood_bytes)
     note = _Stream(waiting.note_fd, _NOTE_BYTES)
     note.drain(_NOTE_BYTES)
-    if verdict == "exit" and status != 0 and _is_full(waiting, home):
+    if verdict == "exit" and status != 0 and _is_full(waiting, home, n_given):
         verdict = "disk"  # a quota was quicker than the watch
     outputs, content = _gather(waiting, home, header) if verdict == "exit" and status == 0 else ([], memoryview(b""))
     was_set_up = note.kept.startswith(wire.READY)

@@ -35,16 +35,16 @@ class FakeToolbox:
     def __init__(self, documents=()):
         self.documents, self.calls = list(documents), []
 
-    def submit(self, task, action, image):
-        self.calls.append((task, action, image))
+    def submit(self, task, action, images):
+        self.calls.append((task, action, images))
         future = concurrent.futures.Future()
-        future.set_result(self._answer(task, action, image))
+        future.set_result(self._answer(task, action, images))
         return future
 
-    def _answer(self, task, action, image):
+    def _answer(self, task, action, images):
         if isinstance(action, protocol.Problem):
             return Observation(tip(action.kinds))
         if isinstance(action, protocol.Code):
-            return Observation("", (Image(run_code(action.source, image.pixels), "image_2"),))
+            return Observation("", (Image(run_code(action.source, images[-1].pixels), "image_2"),))
         hits = [d for d in self.documents if d.corpus == task.corpus and d.title == action.query]
         return Observation(format_hits([Hit(d.title, d.text, 1.0) for d in hits], 1000))
