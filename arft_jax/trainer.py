@@ -99,7 +99,7 @@ class Run:
         if self.checkpoints.latest_step() != self.step:
             streams = {name: stream.get_state() for name, stream in self.streams.items()}
             host = {"seconds": self.elapsed_s, "streams": streams, "tokenizer": self.parts.tokenizer.sha256}
-            host["carried"] = carried_state(self)
+            host |= {"carried": carried_state(self)} | self.toolbox.stamp()
             self.checkpoints.save(self.step, self.state(), host)
 
     def end_step(self, last: int) -> None:
@@ -162,6 +162,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     optimizer = build.optimizer(config)
     tasks, index_path = hosts.in_turn(lambda: build.load_data(config))
     toolbox = stack.enter_context(build.open_toolbox(config, index_path))
+    hosts.say(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     with_reference = build.keeps_reference(config)
     abstract = learner.abstract_train_state(optimizer, parts.abstract, with_reference, parts.placement)
@@ -361,7 +362,8 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
         avg = results[name]["table"]["avg"]
         hosts.say(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
         own = f".{jax.process_index()}" if jax.process_count() > 1 else ""
-        save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}{own}.jsonl", done.trajectories)
+        stamped = [dataclasses.replace(tr, info=tr.info | toolbox.stamp()) for tr in done.trajectories]
+        save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}{own}.jsonl", stamped)
     if hosts.is_first():
         run.directory.add_result(stage, results)
     run.leave_if_asked(hosts.any_of(run.stop.requested))

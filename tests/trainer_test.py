@@ -127,7 +127,9 @@ def test_a_run_finishes_and_leaves_results_metrics_trajectories_and_a_report(run
     for stage in ("before", "after", "no_tools"):
         for name in ("mini_coding", "mini_search"):
             assert written[stage][name]["table"]["avg"]["n"] == 2 and len(written[stage][name]["items"]["em"]) == 2
-            assert len(load_trajectories(folder / "trajectories" / f"{stage}_{name}")) == 2
+            read = load_trajectories(folder / "trajectories" / f"{stage}_{name}")
+            held = ["off"] if stage == "no_tools" else ["L0", "L1", "none (override)"]
+            assert len(read) == 2 and all(trajectory.info["sandbox"] in held for trajectory in read)
     assert (folder / "report.html").stat().st_size > 1000
     rows = read_metrics(folder / "metrics.jsonl")
     assert [(row["phase"], row["step"], row["run_step"]) for row in rows] == [

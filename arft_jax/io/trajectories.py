@@ -116,6 +116,8 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
             "problems": list(task.problems),
             "split": task.split,
             "corpus": task.corpus,
+            "query": task.query,
+            "target": task.target,
         },
         "row": trajectory.row,
         "status": trajectory.status.value,

@@ -18,7 +18,18 @@ def make_image(seed, height=5, width=7, name="image_1"):
 
 def make_trajectory(row=0, image=None):
     image = image or make_image(0)
-    task = Task("t1", "coding", "里面写着什么? <b>", (image,), ("42", "four two"), ("dark", "noise"), "hard", "c")
+    task = Task(
+        "t1",
+        "coding",
+        "里面写着什么? <b>",
+        (image,),
+        ("42", "four two"),
+        ("dark", "noise"),
+        "hard",
+        "c",
+        "a query",
+        "<search>a step</search>",
+    )
     texts = [
         "<think>dim</think><problem>{'dark', 'noise'}</problem>",
         "<code>```python\nx\n```</code>",
