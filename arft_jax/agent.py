@@ -98,8 +98,10 @@ def ask(
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     with build.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
         request = Request(task, 0, 1)
-        turns = config.rollout.max_turns_eval
-        [[trajectory]] = parts.engine.run(params, [request], toolbox, rng=rng, temperature=temperature, max_turns=turns)
+        turns, context = config.rollout.max_turns_eval, config.rollout.context
+        [[trajectory]] = parts.engine.run(
+            params, [request], toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
+        )
     print(transcript(trajectory), flush=True)
     if html:
         write_trajectories(html, question, [trajectory], (), "")

@@ -297,6 +297,8 @@ def objective(config, kind: str) -> learner.Objective:
         aggregation=t.aggregation,
         on_policy=rows == t.rows_per_update,
         logps_chunk=t.logps_chunk,
+        importance=t.importance if kind == "policy" else "none",
+        importance_cap=t.importance_cap,
     )
 
 

@@ -233,7 +233,7 @@ def _grpo(run: Run) -> None:
     """GRPO steps up to ``train.steps``."""
     config, t = run.config, run.config.train
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
-    policy = build.objective(config, "policy")._replace(importance=t.importance, importance_cap=t.importance_cap)
+    policy = build.objective(config, "policy")
     update = _make_update(run, policy)
     score = learner.make_score(run.parts.graphdef, policy)
     score_ref = learner.make_score(run.parts.graphdef, policy, base=run.ref_params is None)

@@ -87,12 +87,13 @@ def find_wrapper(wrapper: str) -> str:
 def _bwrap(program: str, root: str, paths: Sequence[str]) -> list[str]:
     """Bubblewrap's command line: a read-only view of what Python needs, nothing else, no network."""
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    command += [] if root else ["--tmpfs", "/tmp"]  # before the paths: some of them may lie in it
     prefixes = [sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))]
     for path in dict.fromkeys(["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", *prefixes, *paths]):
         command += ["--ro-bind-try", path, path]
     if root:
         return [*command, "--bind", root, root, "--chdir", root]
-    return [*command, "--tmpfs", "/tmp", "--chdir", "/"]  # level L1 puts its own root together there
+    return [*command, "--chdir", "/"]  # level L1 puts its own root together in /tmp
 
 
 class Worker:
