@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from arft_jax import build
+from arft_jax import build, toolset
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
@@ -96,7 +96,7 @@ def ask(
     params, step = load_policy(config, parts)
     print(f"{build.describe(parts)}; checkpoint of step {step}", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    with build.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
+    with toolset.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
         request = Request(task, 0, 1)
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         [[trajectory]] = parts.engine.run(

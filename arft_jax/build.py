@@ -1,10 +1,9 @@
 """From a config to the parts of a run: tokenizer, tools, data, model, sampler. The only reader of most keys."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,11 +33,6 @@ from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
-from arft_jax.tools.remote_search import TRY_S, open_remote_search
-from arft_jax.tools.runner import Terms
-from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_index import SearchIndex
-from arft_jax.tools.toolbox import Toolbox
 
 
 @dataclasses.dataclass
@@ -141,6 +135,9 @@ def check_inputs(config) -> None:
     searches_here = config.tools.search.backend == "local"
     problems = mat.missing_files(config.data.tasks, config.data.dir, searches_here)
     problems += recorded_steps.missing_files(config.data.tasks, config.data.dir)
+    pictures = config.tools.search.image_index
+    if pictures and not pathlib.Path(pictures).exists():
+        problems.append(f"an image index must exist: got {pictures} (config.tools.search.image_index)")
     if config.model.size and not config.weights:
         name = f"Qwen2.5-VL-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
@@ -340,57 +337,6 @@ def load_data(config) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
     elif "mini_search" in tasks:
         search_corpus.index_mini(config.seed, path)
     return tasks, path if SEARCHING_TASKS & tasks.keys() else None
-
-
-@contextlib.contextmanager
-def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None = None) -> Iterator[Toolbox]:
-    """Sandbox processes and what searches behind one door; all of them are closed on leaving.
-
-    Args:
-      index_path: of the local index; read where ``config.tools.search.backend`` is local. None where nothing searches.
-      enabled: False refuses every call; None follows ``config.tools.enabled``.
-
-    Raises:
-      ValueError: a search back-end without its key, its package or its recorded replies.
-      NoneHolds: (a RuntimeError) the sandbox's level does not hold on this host; the message says what to do.
-    """
-    t, s = config.tools, config.tools.search
-    enabled = t.enabled if enabled is None else enabled
-    usual = Terms(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
-    with contextlib.ExitStack() as stack:
-        python = search = None
-        terms = {"python": usual, "search": usual}
-        if enabled:
-            if index_path is not None and s.backend == "local":
-                search = stack.enter_context(SearchIndex(index_path))
-            elif index_path is not None:
-                search = stack.enter_context(
-                    open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode)
-                )
-                terms["search"] = Terms(
-                    s.n_threads, s.deadline_s, s.try_s or TRY_S[s.backend], t.n_tries, calls_per_s=s.calls_per_s
-                )
-            python = stack.enter_context(
-                PythonSandbox(
-                    n_workers=t.n_workers,
-                    timeout_s=t.timeout_s,
-                    memory_mb=t.memory_mb,
-                    max_output_bytes=t.max_output_bytes,
-                    level=t.sandbox.level,
-                    wrapper=t.sandbox.wrapper,
-                    override=t.sandbox.override,
-                )
-            )
-        toolbox = Toolbox(
-            python,
-            search,
-            top_k=t.top_k,
-            n_threads=t.n_threads,
-            enabled=enabled,
-            terms=terms,
-            trajectory_deadline_s=t.trajectory_deadline_s,
-        )
-        yield stack.enter_context(toolbox)
 
 
 def describe(parts: Parts) -> str:

@@ -111,6 +111,8 @@ def _search() -> ml_collections.ConfigDict:
             try_s=0.0,  # one try of it; 0: 2 (http), 4 (serper) or 8 (ddgs)
             n_threads=16,  # searches over the network in flight
             calls_per_s=0.0,  # tries over the network that start in a second; 0: no limit
+            image_index="",  # of captioned images (launch/build_index.py); empty: no image search
+            image_top_k=1,  # found images shown, each in full
         )
     )
 

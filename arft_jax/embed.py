@@ -65,7 +65,7 @@ def make_embedder(config) -> Embedder:
     """The embedder of a config: its published weights, or those its seed draws where it names none.
 
     It is the tower at step 0 of a run, not a trained one, so that an index outlives the run. It lives on the first
-    device; whole weights are read and all but the tower's dropped.
+    device of the process; of published weights the tower's alone are read.
 
     Raises:
       ValueError: weights, tokenizer or sizes that do not fit the config.
@@ -79,7 +79,7 @@ def make_embedder(config) -> Embedder:
     if config.weights:
         graphdef, _ = abstract_params(make_tower)
         _, whole = abstract_params(lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, **kinds))
-        params = load_params(config.weights, whole)["vision"]
+        params = load_params(config.weights, whole, part="vision")["vision"]
     else:
         graphdef, params = init_params(make_tower, config.seed)
     return Embedder(graphdef, params, build.image_processor(config, sizes), build.vision_bucket(config, sizes))

@@ -8,7 +8,7 @@ import numpy as np
 from arft_jax import protocol
 from arft_jax.data.chat import Segment
 from arft_jax.tools.bank import ImageBank
-from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, Trajectory, Turn
+from arft_jax.trajectory import ImageSpan, Observation, Status, Task, ToolCall, Trajectory, Turn
 
 
 def image_spans(segment: Segment) -> list[ImageSpan]:
@@ -70,7 +70,6 @@ class Row:
     def __init__(self, task: Task, number: int, row: int, request: int, slot: int):
         self.task, self.number, self.row, self.request, self.slot = task, number, row, request, slot
         self.bank = ImageBank(task.images)
-        self.image: Image | None = next(iter(self.bank), None)
         self.length = self.next_position = self.prompt_len = 0
         self.n_images = self.n_pixels = 0  # injected, pixels as encoded
         self.limit = 0  # length at which the turn in the making must stop
@@ -89,6 +88,11 @@ class Row:
     def last_token(self) -> tuple[int, int]:
         """(token, position) of the last token."""
         return int(self._tokens[-1][-1]), int(self._positions[-1][0, -1])
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that the tool calls so far took together."""
+        return sum(turn.observation.seconds for turn in self.turns if turn.observation is not None)
 
     def _append(self, tokens, logps, positions, versions, sampled: bool) -> None:
         self._tokens.append(np.asarray(tokens, np.int32))
@@ -194,11 +198,9 @@ class Row:
         return action
 
     def attach(self, observation: Observation) -> Observation:
-        """Gives the last turn its observation, images under their names; the last takes the input image's place."""
+        """Gives the last turn its observation, images under their names."""
         observation = self.bank.admit(observation)
         self.turns[-1] = dataclasses.replace(self.turns[-1], observation=observation)
-        if observation.images:
-            self.image = observation.images[-1]
         return observation
 
     def trajectory(self, status: Status) -> Trajectory:

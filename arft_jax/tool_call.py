@@ -11,7 +11,7 @@ from typing import Any
 
 from arft_jax import protocol
 from arft_jax.data.images import BadImage, ImageProcessor, decode_image, encode_png
-from arft_jax.tools.bank import ImageBank, Refused, name_images
+from arft_jax.tools.bank import ImageBank, name_images
 from arft_jax.tools.crop import FRAMES, crop
 from arft_jax.tools.sandbox import NoneHolds, PythonSandbox
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
@@ -145,8 +145,7 @@ def _search(call: Call, bank: ImageBank) -> Outcome:
 
 def _search_images(call: Call, bank: ImageBank) -> Outcome:
     from arft_jax.tools.image_index import ImageIndex
-    from arft_jax.tools.search_backend import Hit
-    from arft_jax.tools.toolbox import format_hits
+    from arft_jax.tools.image_search import find_images
 
     embed = None
     if bank:
@@ -155,17 +154,9 @@ def _search_images(call: Call, bank: ImageBank) -> Outcome:
         embed = embed_function(call.config)
     with ImageIndex(call.index, embed) as index:
         started = time.monotonic()
-        top_k = call.config.tools.top_k
-        hits = index.search(bank.last, top_k) if bank else index.search_text(call.query, top_k)
-        shown, images = [], []
-        for hit in hits:
-            try:
-                images.append(bank.add(index.load(hit)))
-            except (ValueError, Refused):  # gone, spoilt or no more room: the others are still an answer
-                continue
-            shown.append(Hit(images[-1].name, hit.caption, hit.score))
-        text = format_hits(shown, max_result_chars=1000)
-        return Outcome(Observation(text, tuple(images), ToolStatus.OK, time.monotonic() - started))
+        query = bank.names[-1] if bank else call.query
+        seen = find_images(index, query, bank, call.config.tools.search.image_top_k, max_result_chars=1000)
+        return Outcome(dataclasses.replace(seen, seconds=time.monotonic() - started))
 
 
 def _crop(call: Call, bank: ImageBank) -> Outcome:
@@ -221,8 +212,7 @@ def run(call: Call, out: str = "") -> dict[str, Any]:
             outcome = _RUN[call.tool](call, bank)
         except FileNotFoundError as error:  # an index
             raise ValueError(str(error)) from error
-        if call.tool != "image_search":  # whose hits have their names already
-            outcome = dataclasses.replace(outcome, observation=bank.admit(outcome.observation))
+        outcome = dataclasses.replace(outcome, observation=bank.admit(outcome.observation))
     seen = outcome.observation
     return {
         "status": str(seen.status),

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from arft_jax import build, layout
+from arft_jax import build, layout, toolset
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.pipeline import task_stream
@@ -146,7 +146,7 @@ def train(config) -> dict:
             # --------------------------------------------- after, and without
             _evaluate_stage(run, "after", run.toolbox)
             if config.eval.without_tools:
-                with build.open_toolbox(config, None, enabled=False) as off:
+                with toolset.open_toolbox(config, None, enabled=False) as off:
                     _evaluate_stage(run, "no_tools", off)
         if hosts.is_first() and "seconds" not in directory.results():
             directory.add_result("seconds", run.elapsed_s)
@@ -161,7 +161,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     parts = build.build(config)
     optimizer = build.optimizer(config)
     tasks, index_path = hosts.in_turn(lambda: build.load_data(config))
-    toolbox = stack.enter_context(build.open_toolbox(config, index_path))
+    toolbox = stack.enter_context(toolset.open_toolbox(config, index_path))
     hosts.say(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     with_reference = build.keeps_reference(config)

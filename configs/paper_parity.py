@@ -40,7 +40,9 @@ def get_config(variant: str = ""):
     name = "paper_parity_search" if search else "paper_parity"
     config = qwen_config(name, "7b", "gpu h100:8", "smoke" if smoke else "")
     config.data.tasks = ("mat_training_search",) if search else ("mat_training_coding",)
-    config.rollout.update(group_size=8, temperature=1.0, top_k=0, top_p=1.0, max_turns=1, max_turns_eval=5, context="rerender")
+    config.rollout.update(
+        group_size=8, temperature=1.0, top_k=0, top_p=1.0, max_turns=1, max_turns_eval=5, context="rerender"
+    )
     config.rewards.update(format=1.0, accuracy=1.0, step=0.0, max_answer_words=0)
     config.train.update(
         learning_rate=1e-6, warmup_steps=0, weight_decay=0.0, adam_b1=0.9, adam_b2=0.999, clip_norm=1.0, beta=0.04,

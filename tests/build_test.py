@@ -1,6 +1,5 @@
 """From a config to parts: what each setting becomes."""
 
-import contextlib
 import dataclasses
 import types
 
@@ -17,10 +16,9 @@ from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import load_model_config, load_params
 from arft_jax.rollout_row import Row, image_spans
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.fault_server import FaultServer
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
 from arft_jax.tools.search_index import SearchIndex
-from arft_jax.trajectory import Observation, Status, ToolStatus
+from arft_jax.trajectory import Observation, Status
 
 
 @pytest.fixture
@@ -118,56 +116,6 @@ def test_missing_weights_and_missing_data_are_one_error(config, tmp_path):
     config.data.dir = str(tmp_path / "data")
     with pytest.raises(ValueError, match=weights + "$"):
         build.check(config)
-
-
-def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError("started")
-
-    monkeypatch.setattr(build, "PythonSandbox", fail)
-    monkeypatch.setattr(build, "SearchIndex", fail)
-    for enabled, switch in ((False, True), (None, False)):
-        config.tools.enabled = switch
-        with build.open_toolbox(config, "no/index", enabled=enabled) as off:
-            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), ()).result()
-            assert seen.status is ToolStatus.REFUSED
-    config.tools.enabled = True
-    with pytest.raises(AssertionError, match="started"):
-        build.open_toolbox(config, None).__enter__()
-
-
-def test_a_real_toolbox_serves_and_is_closed(config):
-    config.tools.update(n_workers=1, timeout_s=30.0, max_output_bytes=20)
-    with build.open_toolbox(config, None) as box:
-        task = tiny.tiny_task(1, "coding")
-        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images).result()
-        assert "a" * 10 in seen.text and "a" * 50 not in seen.text  # max_output_bytes
-        # without an index nothing can be searched
-        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), ()).result().status is ToolStatus.REFUSED
-    late = box.submit(task, protocol.Code("print(1)"), task.images).result()
-    assert late.status is ToolStatus.INFRA
-
-
-def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "PythonSandbox", lambda **kwargs: contextlib.nullcontext())
-    task, fox = tiny.tiny_task(2), protocol.Search("red fox")
-
-    def search():
-        with build.open_toolbox(config, tmp_path / "unused") as box:
-            return box.submit(task, fox, ()).result(10)
-
-    with FaultServer() as server:
-        cache = dict(cache=str(tmp_path / "replies.sqlite"), cache_mode="record")
-        config.tools.search.update(backend="http", url=server.url, **cache)
-        config.tools.update(top_k=1, n_tries=2)
-        asked = search()
-        assert asked.text == "<information> 1. Content: Page 0: About red fox. </information>"
-        server.set_mode("storm_503")
-        assert search().status is ToolStatus.INFRA and server.n_questions == 1 + 2  # n_tries
-    config.tools.search.cache_mode = "replay"
-    assert search().text == asked.text
-    with build.open_toolbox(config, None) as box:  # nothing searches: nothing is opened
-        assert box.submit(task, fox, ()).result(10).status is ToolStatus.REFUSED
 
 
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):

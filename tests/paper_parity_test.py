@@ -1,5 +1,6 @@
 """The released training as a config: its loss against numpy, no tool in training, live tools in evaluation."""
 
+import dataclasses
 import importlib.util
 import types
 
@@ -141,7 +142,7 @@ def test_the_loss_and_its_gradient_are_the_released_ones(repo_root):
 class Script:
     """A run whose policy says what a test wants, with tools that count their calls."""
 
-    def __init__(self, config, turns):
+    def __init__(self, config):
         self.config = config
         self.task = tiny.tiny_task(1, "coding", target="<problem>{'dark'}</problem>")
         stage = tiny.Stage(
@@ -154,13 +155,14 @@ class Script:
         self.streams = {name: iter([0, 0]) for name in self.tasks}
         self.parts = types.SimpleNamespace(engine=stage.engine)
         self.toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))
-        self.policy = lambda: stage.params([(self.task, turns)])
+        told = dataclasses.replace(self.task, question=f"{self.task.question}\n{PROBLEM}\ngo on")  # a prompt of its own
+        self.policy = lambda: stage.params([(self.task, [PROBLEM]), (told, [ANSWER])])
         self.rng = lambda stream, step: jax.random.key(step)
 
 
 @pytest.fixture(scope="module")
 def script(repo_root):
-    return Script(load(repo_root, "smoke"), [PROBLEM, ANSWER])
+    return Script(load(repo_root, "smoke"))
 
 
 def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):

@@ -33,7 +33,7 @@ def play(stage, scripts, task, tools, **options):
 
 def test_each_turn_is_asked_with_the_question_the_chain_and_the_newest_image(stage):
     task, new = tiny.tiny_task(1, "coding", sizes=[(28, 28), (28, 56)]), tiny.tiny_image(5, 56, 28)
-    replies = [Observation("fixed", (new,)), Observation("no picture")]
+    replies = [Observation("fixed", (new,), seconds=1.5), Observation("no picture", seconds=0.25)]
     tools = tiny.InstantTools(lambda *_: replies[len(tools.calls) - 1])
     once = f"{task.question}\n{CODE}\nfixed"
     prompts = [
@@ -44,6 +44,7 @@ def test_each_turn_is_asked_with_the_question_the_chain_and_the_newest_image(sta
     t = play(stage, list(zip(prompts, [[CODE], [CODE], [ANSWER]], strict=True)), task, tools)
     assert (t.status, t.answer, [turn.text for turn in t.turns]) == (Status.ANSWERED, "7", [CODE, CODE, ANSWER])
     assert [turn.observation and turn.observation.text for turn in t.turns] == ["fixed", "no picture", None]
+    assert tools.spent == [0.0, 1.5]
     # the record is the last context: its prompt, its turn, its images
     last = stage.engine.prompt(prompts[-1]).tokens
     np.testing.assert_array_equal(t.tokens, [*last, *stage.ids(ANSWER)])

@@ -48,7 +48,7 @@ def test_a_row_grows_by_segments_and_turns():
     tokenizer = Tokenizer.tiny()
     task = tiny_task(1, "coding")
     row = Row(task, 5, 2, 0, 1)
-    assert row.image.pixels is task.images[0].pixels and row.image.name == "image_1"
+    assert row.bank.last.pixels is task.images[0].pixels and row.bank.last.name == "image_1"
     prompt = segment([1, PAD, 2], task.images, [(1, 2, 2)], [1])
     row.inject(prompt, image_spans(prompt), straight(0, 3), 3)
     turn = [*tokenizer.encode("<problem>{'dark'}</problem>")]
@@ -59,8 +59,8 @@ def test_a_row_grows_by_segments_and_turns():
     new = tiny_image(2)
     row.attach(Observation("Write code.", (new,)))
     assert (
-        row.image.pixels is new.pixels
-        and row.image.name == "image_2"
+        row.bank.last.pixels is new.pixels
+        and row.bank.last.name == "image_2"
         and row.turns[0].observation.text == "Write code."
     )
     reply = segment([3, PAD, 4], [new], [(1, 2, 2)], [1])
@@ -105,6 +105,6 @@ def test_an_observation_without_an_image_keeps_the_current_one():
     row.inject(prompt, [], straight(0, 2), 2)
     row.sample(np.array([3]), np.zeros(1))
     row.read_turn(Tokenizer.tiny(), -1)
-    before = row.image
+    before = row.bank.last
     row.attach(Observation("nothing"))
-    assert row.image is before
+    assert row.bank.last is before

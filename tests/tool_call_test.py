@@ -179,7 +179,7 @@ def test_images_are_found_by_their_captions(tmp_path, config, photos):
 
 def test_images_are_found_by_an_image_and_named_after_it(tmp_path, config, photos, monkeypatch):
     monkeypatch.setattr("arft_jax.embed.embed_function", lambda config: mean_colour)
-    config.tools.top_k = 2
+    config.tools.search.image_top_k = 2
     asked = tmp_path / "asked.png"
     PIL.Image.new("RGB", (30, 30), (10, 0, 240)).save(asked)
     result = run("image_search", config, tmp_path / "out", images=[str(asked)], index=photos)
@@ -189,6 +189,7 @@ def test_images_are_found_by_an_image_and_named_after_it(tmp_path, config, photo
 
 def test_a_found_image_that_is_gone_leaves_the_others(tmp_path, config, photos):
     (tmp_path / "photos" / "red.png").unlink()
+    config.tools.search.image_top_k = 3
     result = run("image_search", config, tmp_path / "out", query="wall", index=photos)
     assert result["status"] == "ok" and len(result["images"]) == 2 and "red" not in result["text"]
 

@@ -15,8 +15,9 @@ from arft_jax.data.recorded_steps import FILES
 from arft_jax.data.synthetic import coding, degrade, lexicon, search
 from arft_jax.data.synthetic.chains import code_body, problem_body, question_box
 from arft_jax.data.synthetic.corpus import make_worlds
+from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.toolbox import format_hits, tip
+from arft_jax.tools.toolbox import tip
 from arft_jax.trajectory import Image
 
 MAX_RESULT_CHARS = 1000

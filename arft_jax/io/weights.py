@@ -69,23 +69,26 @@ def check_weights(directory: str | os.PathLike, params: nnx.State) -> int:
         return len(files.headers)
 
 
-def load_params(directory: str | os.PathLike, params: nnx.State, shardings: Any = None) -> nnx.State:
+def load_params(directory: str | os.PathLike, params: nnx.State, shardings: Any = None, part: str = "") -> nnx.State:
     """The parameters with the values of a Hugging Face directory; ``nnx.update(model, result)`` sets them.
 
     Args:
       directory: holds ``model.safetensors``, or shards and their index.
       params: ``nnx.state(model, nnx.Param)``, abstract or not: paths, shapes and types are read.
       shardings: a sharding for each parameter (``sharding.param_shardings(params, mesh)``); None: the default device.
+      part: of the model, ``vision`` for example: all is checked, but only its parameters are made; empty: all.
 
     Returns:
-      A state of the same structure, in the types of ``params``, placed as ``shardings`` says.
+      A state of the same structure (of the part: as far as it goes), in the types of ``params``, placed as
+      ``shardings`` says.
 
     Raises:
       ValueError: files that are missing, truncated or corrupt; unmapped names, unassigned parameters, shape clashes,
         all in one message and before any parameter is made.
     """
     with open_tensors(directory) as files:
-        return _fill(assign(params, files.headers, files.is_same), files.read, shardings)
+        assignments = assign(params, files.headers, files.is_same)
+        return _fill([item for item in assignments if part in ("", item.keys[0])], files.read, shardings)
 
 
 def params_from_hf(params: nnx.State, tensors: Mapping[str, np.ndarray], shardings: Any = None) -> nnx.State:

@@ -113,16 +113,18 @@ Answer = Callable[[Task, protocol.Action, Image | None], Observation]
 class InstantTools:
     """Stands in for a Toolbox: ``answer`` serves every call at once; ``calls`` holds what was asked.
 
-    Of a trajectory's images the newest is handed on, None where there is none; ``banks`` holds them all.
+    Of a trajectory's images the newest is handed on, None where there is none; ``banks`` holds them all, ``spent``
+    what the tools had taken of the trajectory's time.
     """
 
     def __init__(self, answer: Answer):
-        self.answer, self.calls, self.banks = answer, [], []
+        self.answer, self.calls, self.banks, self.spent = answer, [], [], []
 
-    def submit(self, task, action, images):
+    def submit(self, task, action, images, spent_s=0.0):
         image = images[-1] if images else None
         self.calls.append((task, action, image))
         self.banks.append(images)
+        self.spent.append(spent_s)
         return resolved(self.answer(task, action, image))
 
 
@@ -134,10 +136,11 @@ class LateTools(InstantTools):
         self._dice, self._longest_s = random.Random(seed), longest_s
         self._threads = concurrent.futures.ThreadPoolExecutor(n_threads)
 
-    def submit(self, task, action, images):
+    def submit(self, task, action, images, spent_s=0.0):
         image = images[-1] if images else None
         self.calls.append((task, action, image))
         self.banks.append(images)
+        self.spent.append(spent_s)
         wait_s = self._dice.random() * self._longest_s
 
         def serve():

@@ -1,13 +1,15 @@
 """The one door between the loop and the tools: an action goes in, a future of an observation comes out."""
 
 import concurrent.futures
-import re
+import functools
 from collections.abc import Mapping, Sequence
 
 from arft_jax import protocol
-from arft_jax.tools import clean
 from arft_jax.tools.bank import name_images
+from arft_jax.tools.image_index import ImageIndex
+from arft_jax.tools.image_search import find_images, means_image
 from arft_jax.tools.remote_search import RemoteSearch, check_corpus
+from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.runner import Terms, ToolRunner
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import Hit, SearchBackend
@@ -17,12 +19,10 @@ from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 TIP_CROP = "Write code that crops the box [x_min, y_min, x_max, y_max]."
 TIP_NONE = "The image is fine. Answer directly."
 TIP_FIX = "Write code that fixes these problems."
-NOTHING_FOUND = "Nothing found. Try other words."
 SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
 
 _OFFERED = {"coding": (protocol.Problem, protocol.Code), "search": (protocol.Search,)}
-_FRAME = re.compile(r"<\s*/?\s*information\b[^<>]*>?", re.IGNORECASE)
 
 
 def tip(kinds: tuple[str, ...]) -> str:
@@ -34,20 +34,6 @@ def tip(kinds: tuple[str, ...]) -> str:
     if "crop" in kinds:
         return TIP_CROP
     return TIP_NONE if kinds == ("none",) else TIP_FIX
-
-
-def format_hits(hits: list[Hit], max_result_chars: int) -> str:
-    """Words search results for the policy, each cleaned and capped, the frame's own tags taken out.
-
-    >>> format_hits([Hit("Ada", "Born in 1815.", 2.0)], 200)
-    '<information> 1. Content: Ada: Born in 1815. </information>'
-    """
-    lines = []
-    for number, hit in enumerate(hits, start=1):
-        both = f"{hit.title}: {hit.text}" if hit.title else hit.text
-        text = clean.clean_text(_FRAME.sub(" ", clean.clean_text(both, len(both) + 1)), max_result_chars)
-        lines.append(f"{number}. Content: {' '.join(text.split())}")
-    return f"<information> {' '.join(lines) if lines else NOTHING_FOUND} </information>"
 
 
 def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
@@ -63,15 +49,19 @@ class Toolbox:
 
     Args:
       python: runs code; None refuses code.
-      search: finds texts, here or over the network; None refuses searches.
+      search: finds texts, here or over the network; None, without pictures either, refuses searches.
       top_k: results of a search.
       n_threads: calls of each tool that are served at the same time; more than the sandbox's workers is no gain.
       enabled: False refuses every call, for the control experiment without tools.
       deadline_s: seconds from submission to a result, waiting included; after it the call counts as a
         fault of ours. It must leave room for a queue of calls that all reach the sandbox's time limit.
       max_result_chars: cap on each search result.
-      terms: how a tool (``python``, ``search``) is called, where it is not by n_threads and deadline_s alone.
+      terms: how a tool (``python``, ``search``, ``image_search``) is called, where it is not by n_threads and
+        deadline_s alone.
       trajectory_deadline_s: seconds that all calls of one trajectory may take together.
+      pictures: a search for the name of an image finds those like it; other words, where ``search`` is None, those
+        with such captions. None: such a search is one for texts.
+      image_top_k: pictures shown of a search.
 
     Raises:
       ValueError: for a number below its minimum.
@@ -88,8 +78,11 @@ class Toolbox:
         max_result_chars: int = 1000,
         terms: Mapping[str, Terms] | None = None,
         trajectory_deadline_s: float = float("inf"),
+        pictures: ImageIndex | None = None,
+        image_top_k: int = 1,
     ):
-        for name, value in (("top_k", top_k), ("n_threads", n_threads), ("max_result_chars", max_result_chars)):
+        counts = dict(top_k=top_k, image_top_k=image_top_k, n_threads=n_threads, max_result_chars=max_result_chars)
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1: got {value}")
         for name, value in (("deadline_s", deadline_s), ("trajectory_deadline_s", trajectory_deadline_s)):
@@ -98,11 +91,12 @@ class Toolbox:
         self._python = python
         self._search = search
         self._top_k = top_k
+        self._pictures, self._image_top_k = pictures, image_top_k
         self._enabled = enabled
         self._max_result_chars = max_result_chars
         self._trajectory_deadline_s = trajectory_deadline_s
         usual = Terms(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
-        there = {"python": python, "search": search}
+        there = {"python": python, "search": search, "image_search": pictures}
         self._runner = ToolRunner(
             {name: (terms or {}).get(name, usual) for name, tool in there.items() if tool is not None}
         )
@@ -141,6 +135,11 @@ class Toolbox:
                 python = self._python
                 named = name_images(images)
                 return self._runner.submit("python", lambda call: python.run(source, named), deadline_s=left_s)
+            case protocol.Search(query) if self._pictures is not None and (self._search is None or means_image(query)):
+                found = functools.partial(
+                    find_images, self._pictures, query, images, self._image_top_k, self._max_result_chars
+                )
+                return self._runner.submit("image_search", lambda call: found(), None, left_s)
             case protocol.Search(query) if self._search is not None:
                 return self._start_search(query, task.corpus, left_s)
         return _resolved(NOT_OFFERED, ToolStatus.REFUSED)

@@ -16,9 +16,9 @@ from arft_jax.data import chat
 from arft_jax.data.images import ImageProcessor, decode_image
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.tools.bank import ImageBank, Refused
+from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.toolbox import format_hits
 from arft_jax.trajectory import Image, Observation
 
 N_ORDINARY = 151_643  # ids of Qwen2.5's vocabulary; the added tokens follow in this order

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arft_jax import protocol
-from arft_jax.tools import deadlines, toolbox
+from arft_jax.tools import deadlines, result_text, toolbox
 from arft_jax.tools.runner import Terms
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import Hit
@@ -74,13 +74,13 @@ def test_a_search_without_hits_says_so(index):
     with Toolbox(None, index) as box:
         for query in ("wolf", "?"):
             result = box.submit(SEARCH, protocol.Search(query), (IMAGE,)).result(timeout=10)
-            assert result.text == f"<information> {toolbox.NOTHING_FOUND} </information>"
+            assert result.text == f"<information> {result_text.NOTHING_FOUND} </information>"
             assert result.status == ToolStatus.OK
 
 
 def test_hits_are_numbered_and_each_is_capped():
     hits = [Hit("A", "b\nc", 2.0), Hit("", "x" * 100, 1.0)]
-    text = toolbox.format_hits(hits, 20)
+    text = result_text.format_hits(hits, 20)
     assert text == f"<information> 1. Content: A: b c 2. Content: {'x' * 14} [cut] </information>"
 
 
@@ -93,7 +93,7 @@ def test_no_frame_tag_can_be_smuggled_in():
         "</info</information>rmation>",
     )
     for text in forms:
-        shown = toolbox.format_hits([Hit("", f"a{text} b", 1.0)], 100)
+        shown = result_text.format_hits([Hit("", f"a{text} b", 1.0)], 100)
         assert len(re.findall(r"<\s*/?\s*information", shown.lower())) == 2, shown
 
 

@@ -6,14 +6,14 @@ from arft_jax.data.synthetic import degrade, lexicon
 from arft_jax.data.synthetic.chains import code_body, problem_body
 from arft_jax.data.synthetic.coding import CELL_BOXES
 from arft_jax.data.synthetic.corpus import query_of
-from arft_jax.tools import toolbox
+from arft_jax.tools import result_text, toolbox
 
 _REPLIES = (
     toolbox.TIP_FIX,
     toolbox.TIP_NONE,
     toolbox.TIP_CROP,
     toolbox.SWITCHED_OFF,
-    toolbox.NOTHING_FOUND,
+    result_text.NOTHING_FOUND,
     "<information> 1. Content: ",
     " </information>",
     "Error: ",

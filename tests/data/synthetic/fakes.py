@@ -6,8 +6,9 @@ import types
 import cv2
 
 from arft_jax import protocol
+from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_index import Hit
-from arft_jax.tools.toolbox import format_hits, tip
+from arft_jax.tools.toolbox import tip
 from arft_jax.trajectory import Image, Observation
 
 
@@ -35,7 +36,7 @@ class FakeToolbox:
     def __init__(self, documents=()):
         self.documents, self.calls = list(documents), []
 
-    def submit(self, task, action, images):
+    def submit(self, task, action, images, spent_s=0.0):
         self.calls.append((task, action, images))
         future = concurrent.futures.Future()
         future.set_result(self._answer(task, action, images))
