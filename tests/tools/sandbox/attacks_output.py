@@ -148,9 +148,10 @@ import io, PIL.Image
 b = io.BytesIO(); PIL.Image.new('RGB', (9, 9)).save(b, 'TIFF')
 data = bytearray(b.getvalue()); data[4:8] = b'\xff\xff\xff\x7f'
 open('path_to_output_image.jpg', 'wb').write(data)
-## floats without end | ok
+## floats without end | error
 import numpy as np, PIL.Image
-PIL.Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 1e38]], np.float32)).save('path_to_output_image.jpg', 'TIFF')
+x = np.tile(np.array([[np.nan, np.inf, -np.inf, 1e38]], np.float32), (8, 2))
+PIL.Image.fromarray(x).save('path_to_output_image.jpg', 'TIFF')
 ## an image of one line | error
 import PIL.Image
 PIL.Image.new('1', (9000, 1)).save('path_to_output_image.jpg', 'PNG')
