@@ -1,7 +1,10 @@
 """The key/value cache of the decoder: one array for all layers with a slot axis, behind ``write`` and ``read``.
 
-Keys and values may be kept in fewer bits than they are computed in: int8 with one scale a token and head (symmetric,
-as in arXiv 2402.02750 without its grouping), or float8 as it is, its range being wide enough for normed inputs.
+Keys and values may be kept in fewer bits than they are computed in: int8 or float8, both with one scale a token and
+head (symmetric, as in arXiv 2402.02750 without its grouping). float8_e4m3fn needs it too: it has no infinity, a number
+beyond 448 becomes NaN, and Qwen2.5's keys, which carry a bias and no norm, may reach hundreds. With the scale no finite
+number becomes NaN, so that what a slot held before needs no cleaning: attention gives it weight 0, and 0 · finite is 0.
+A bias far above the rest of a key takes up the range: of the two, int8 then loses far less.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 DTYPES = ("", "float32", "bfloat16", "int8", "float8_e4m3fn")  # "": the compute type
+_LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0}  # of the types with scales: what the largest number is scaled to
 
 
 class KVCache(NamedTuple):
@@ -17,7 +21,7 @@ class KVCache(NamedTuple):
 
     Args:
       k, v: [L, n_slots, K, S, H]; column s of a slot is the slot's s-th token.
-      k_scale, v_scale: float32[L, n_slots, K, S] where k and v are int8, else None.
+      k_scale, v_scale: float32[L, n_slots, K, S] where k and v are int8 or float8, else None.
     """
 
     k: jax.Array
@@ -52,7 +56,7 @@ def init_cache(text_config: Any, n_slots: int, cache_len: int, dtype: Any = jnp.
         raise ValueError(f"n_slots and cache_len must be at least 1: got n_slots={n_slots}, cache_len={cache_len}")
     shape = (text_config.n_layers, n_slots, text_config.n_kv_heads, cache_len, text_config.head_dim)
     scales = ()
-    if jnp.dtype(dtype) == jnp.int8:
+    if jnp.dtype(dtype).name in _LARGEST:
         scales = (jnp.ones(shape[:-1], jnp.float32), jnp.ones(shape[:-1], jnp.float32))
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), *scales)
 
@@ -75,7 +79,7 @@ def write(cache: KVCache, layer: jax.Array, slots: jax.Array, cols: jax.Array, k
 
     if cache.k_scale is None:
         return KVCache(put(cache.k, k), put(cache.v, v))
-    (k, k_scale), (v, v_scale) = _quantise(k), _quantise(v)
+    (k, k_scale), (v, v_scale) = _quantise(k, cache.k.dtype), _quantise(v, cache.v.dtype)
     return KVCache(put(cache.k, k), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
 
 
@@ -98,11 +102,12 @@ def read(
     return restore(cache.k, cache.k_scale), restore(cache.v, cache.v_scale)
 
 
-def _quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x ≈ q · scale with q in -127 .. 127: (float32[..., H] of whole numbers, float32[...]).
+def _quantise(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """x ≈ q · scale, the largest |q| being the type's: (float32[..., H] that the type holds or rounds, float32[...]).
 
-    Example: [2, -1, 0.3] has scale 2 / 127 and q = [127, -64, 19] (-63.5 is rounded to even).
+    Example: [2, -1, 0.3] in int8 has scale 2 / 127 and q = [127, -64, 19] (-63.5 is rounded to even).
     """
-    x = x.astype(jnp.float32)
-    scale = jnp.maximum(jnp.abs(x).max(axis=-1), 1e-20) / 127.0
-    return jnp.round(x / scale[..., None]), scale
+    x, largest = x.astype(jnp.float32), _LARGEST[jnp.dtype(dtype).name]
+    scale = jnp.maximum(jnp.abs(x).max(axis=-1), 1e-20) / largest
+    q = x / scale[..., None]
+    return (jnp.round(q) if jnp.issubdtype(dtype, jnp.integer) else q), scale

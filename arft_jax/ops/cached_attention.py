@@ -1,7 +1,8 @@
 """Attention of a few new tokens over a key/value cache whose heads stand before its columns.
 
 Attention(q, k, v) = softmax(q kᵀ / √H) v (arXiv 1706.03762, eq. 1), grouped heads after arXiv 2305.13245. A token sees
-the columns up to its own. Every product has its batch axes first, so that none is turned in memory.
+the columns up to its own; the others have weight 0, so that they may hold any finite number (0 · NaN is NaN). Every
+product has its batch axes first, so that none is turned in memory.
 """
 
 import jax

@@ -16,16 +16,17 @@ SIZES = types.SimpleNamespace(n_layers=2, n_kv_heads=2, head_dim=4)
 STEP = {"float32": 0.0, "bfloat16": 2**-8, "int8": 0.5 / 127, "float8_e4m3fn": 2**-4}
 
 
-def filled(dtype):
+def filled(dtype, bias=0.0):
     cache = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype)
-    k, v = (jax.random.normal(jax.random.key(i), (2, 2, 2, 4)) for i in (0, 1))
+    k, v = (jax.random.normal(jax.random.key(i), (2, 2, 2, 4)) + bias for i in (0, 1))
     slots, cols = jnp.asarray([2, 0]), jnp.asarray([[1, 2], [4, 6]])
     return write(cache, jnp.int32(1), slots, cols, k, v), k, v
 
 
+@pytest.mark.parametrize("bias", [0.0, 1000.0])  # beyond 448 an unscaled float8_e4m3fn is NaN
 @pytest.mark.parametrize("dtype", STEP)
-def test_what_is_written_is_read_to_the_precision_of_the_type(dtype):
-    cache, k, v = filled(dtype)
+def test_what_is_written_is_read_to_the_precision_of_the_type(dtype, bias):
+    cache, k, v = filled(dtype, bias)
     for slots, rows in ((None, (2, 0)), (jnp.asarray([2, 0]), (0, 1))):
         for got, new in zip(read(cache, jnp.int32(1), slots, 6, jnp.float32), (k, v), strict=True):
             at = np.asarray(got)[np.array(rows)]
@@ -48,28 +49,69 @@ def test_only_the_first_columns_are_read():
     np.testing.assert_array_equal(keys, cache.k[1, :, :, :3])
 
 
-def test_hand_value_of_int8():
-    q, scale = cache_lib._quantise(jnp.asarray([2.0, -1.0, 0.3]))
+def test_hand_value_of_int8_and_float8():
+    x = jnp.asarray([2.0, -1.0, 0.3])
+    q, scale = cache_lib._quantise(x, jnp.int8)
     np.testing.assert_array_equal(q, [127, -64, 19])
     np.testing.assert_allclose(scale, 2 / 127, rtol=1e-6)
-    zeros, _ = cache_lib._quantise(jnp.zeros(3))
-    np.testing.assert_array_equal(zeros, [0, 0, 0])
+    q, scale = cache_lib._quantise(x, jnp.float8_e4m3fn)
+    held = q.astype(jnp.float8_e4m3fn).astype(jnp.float32)
+    np.testing.assert_array_equal(held, [448, -224, 64])  # between 64 and 128 a step is 8: 67.2 is nearer 64 than 72
+    np.testing.assert_allclose(scale, 2 / 448, rtol=1e-6)
+    for dtype in (jnp.int8, jnp.float8_e4m3fn):
+        np.testing.assert_array_equal(cache_lib._quantise(jnp.zeros(3), dtype)[0], [0, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_no_finite_number_becomes_nan_however_large(dtype):
+    """Else a slot would keep it: attention's weight 0 on an unseen column does not undo a NaN."""
+    n = 4000
+    sizes = 10.0 ** np.random.default_rng(0).uniform(-15, 38, (1, n, 1, 1))
+    x = jnp.asarray(np.random.default_rng(1).uniform(-3, 3, (1, n, 2, 4)) * sizes, jnp.float32)  # up to 3e38
+    cache = init_cache(SIZES, n_slots=1, cache_len=n, dtype=dtype)
+    cache = write(cache, jnp.int32(0), jnp.asarray([0]), jnp.arange(n, dtype=jnp.int32)[None], x, -x)
+    for got, want in zip(read(cache, jnp.int32(0), None, n, jnp.float32), (x, -x), strict=True):
+        got, want = np.asarray(got, np.float64)[0], np.asarray(want, np.float64)[0].swapaxes(0, 1)
+        assert (np.abs(got - want) <= STEP[dtype] * np.abs(want).max(axis=-1, keepdims=True) * 1.001).all()
+
+
+def _logps(model, tokens, kind, held=None):
+    embeds = model.embed(tokens, jnp.zeros((0, 48)), jnp.full(tokens.shape, -1, jnp.int32))
+    cols = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    positions = jnp.broadcast_to(cols[:, None], (tokens.shape[0], 3, tokens.shape[1]))
+    cache = init_cache(model.config.text, 4, 24, kind) if held is None else held
+    hidden, cache = model.hidden_cached(embeds, positions, cache, None, cols)
+    return np.asarray(jax.nn.log_softmax(model.logits(hidden), axis=-1)), cache
+
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 150, (4, 24)), jnp.int32)
+
+
+@pytest.mark.parametrize("dtype", STEP)
+def test_a_key_bias_of_1000_leaves_every_log_prob_finite(dtype):
+    model = tiny_model()
+    bias = model.text.layers.k.bias
+    bias[...] = bias[...] + 1000.0 * jnp.sign(bias[...])
+    logps, cache = _logps(model, TOKENS, dtype)
+    keys, _ = read(cache, jnp.int32(0), None, 24, jnp.float32)
+    assert np.isfinite(logps).all() and float(jnp.abs(keys).max()) > 1000
+
+
+@pytest.mark.parametrize("dtype", STEP)
+def test_what_a_slot_held_before_changes_no_bit(dtype):
+    model = tiny_model()
+    fresh, cache = _logps(model, TOKENS[:, :16], dtype)  # 8 columns stay the former row's
+    slots, cols = jnp.arange(4), jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (4, 24))
+    for layer in range(3):
+        huge = jnp.full((4, 24, 2, 12), 1e4 * (1.0 - 2.0 * (layer % 2)))
+        cache = write(cache, jnp.int32(layer), slots, cols, huge, huge)
+    np.testing.assert_array_equal(_logps(model, TOKENS[:, :16], dtype, cache)[0], fresh)
 
 
 # The cost of fewer bits in nats a token, a random model of three layers: int8 is near nothing, float8 is not.
 @pytest.mark.parametrize("dtype, most", [("bfloat16", 0.01), ("int8", 0.02), ("float8_e4m3fn", 0.15)])
 def test_log_probs_move_little_under_a_smaller_cache(dtype, most):
-    model, length = tiny_model(), 24
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 150, (4, length)), jnp.int32)
-    embeds = model.embed(tokens, jnp.zeros((0, 48)), jnp.full(tokens.shape, -1, jnp.int32))
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, None], (4, 3, length))
-    cols = positions[:, 0]
-
-    def logps(kind):
-        cache = init_cache(model.config.text, 4, length, kind)
-        hidden, _ = model.hidden_cached(embeds, positions, cache, None, cols)
-        return jax.nn.log_softmax(model.logits(hidden), axis=-1)
-
-    exact, rough = np.asarray(logps("float32")), np.asarray(logps(dtype))
-    gap = np.abs(np.take_along_axis(exact - rough, np.asarray(tokens)[..., None], axis=-1))
+    model = tiny_model()
+    exact, rough = _logps(model, TOKENS, "float32")[0], _logps(model, TOKENS, dtype)[0]
+    gap = np.abs(np.take_along_axis(exact - rough, np.asarray(TOKENS)[..., None], axis=-1))
     assert 0 < gap.mean() < most, gap.mean()
