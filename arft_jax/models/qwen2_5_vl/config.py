@@ -214,7 +214,21 @@ _VISION_KEYS = {
     "spatial_merge_size": "merge",
     "tokens_per_second": "tokens_per_second",
 }
-_OPTIONAL = ("tokens_per_second", "in_channels")
+# Of transformers' Qwen2_5_VLVisionConfig: its versions 4.49 to 4.51 leave out of a saved file what equals them. Its
+# hidden_size is no published model's, so every file has its own; of the decoder's keys those versions leave out none.
+_VISION_DEFAULTS = {
+    "depth": 32,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "tokens_per_second": 4,
+    "window_size": 112,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": (7, 15, 23, 31),
+}
 
 
 def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
@@ -239,13 +253,13 @@ def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     if vision.get("hidden_act", "silu") != "silu":
         raise ValueError(f"vision hidden_act must be silu: got {vision['hidden_act']!r}")
-    vision = dict(vision)
-    if "in_chans" in vision:  # the published files' older word
-        vision.setdefault("in_channels", vision["in_chans"])
-    keys = {theirs: ours for theirs, ours in _VISION_KEYS.items() if theirs in vision or theirs not in _OPTIONAL}
+    if "hidden_size" not in vision:
+        raise KeyError("vision_config.hidden_size")
+    older = {"in_channels": vision["in_chans"]} if "in_chans" in vision else {}  # the published files' word
+    vision = {**_VISION_DEFAULTS, **older, **vision}
     theta = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
     return VisionConfig(
-        **{ours: vision[theirs] for theirs, ours in keys.items()},
+        **{ours: vision[theirs] for theirs, ours in _VISION_KEYS.items()},
         full_layers=tuple(vision["fullatt_block_indexes"]),
         rope_theta=float(theta),
     )

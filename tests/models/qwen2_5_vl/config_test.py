@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.models.qwen2_5_vl.published import published
 from arft_jax.testing.tiny_model import tiny_config
 
 FLAT = {
@@ -60,6 +62,22 @@ def test_what_the_model_does_not_have_is_refused(change, message):
 def test_a_missing_key_is_named():
     with pytest.raises(ValueError, match="lacks the key 'vocab_size'"):
         ModelConfig.from_hf({key: value for key, value in FLAT.items() if key != "vocab_size"})
+
+
+def test_what_a_short_vision_config_leaves_out_is_as_in_transformers():
+    """transformers 4.49 to 4.51 write the vision keys that differ from their class's defaults, and no others."""
+    left_out = ("depth", "intermediate_size", "num_heads", "patch_size", "spatial_merge_size", "window_size")
+    left_out += ("fullatt_block_indexes", "temporal_patch_size", "out_hidden_size", "hidden_act")
+    short = {key: value for key, value in FLAT["vision_config"].items() if key not in left_out}
+    assert ModelConfig.from_hf({**FLAT, "vision_config": short}) == ModelConfig.from_hf(FLAT) == published("7b")
+    theirs = Qwen2_5_VLVisionConfig(hidden_size=1280).to_dict()
+    assert ModelConfig.from_hf({**FLAT, "vision_config": {"hidden_size": 1280}}) == ModelConfig.from_hf(
+        {**FLAT, "vision_config": theirs}
+    )
+    with pytest.raises(ValueError, match=r"out_hidden_size must equal .*: got 3584 and 2048"):
+        ModelConfig.from_hf({**FLAT, "hidden_size": 2048, "num_attention_heads": 16, "vision_config": short})
+    with pytest.raises(ValueError, match="lacks the key 'vision_config.hidden_size'"):
+        ModelConfig.from_hf({**FLAT, "vision_config": {"depth": 32}})
 
 
 def test_features_must_be_as_wide_as_the_decoder():
