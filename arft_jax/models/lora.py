@@ -37,10 +37,12 @@ class Lora:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.targets if name not in TARGETS]
-        if self.rank < 0 or (self.rank and not self.alpha > 0) or unknown:
+        nothing = self.rank and not self.targets and not self.vision  # which would train every parameter
+        if self.rank < 0 or (self.rank and not self.alpha > 0) or unknown or nothing:
             raise ValueError(
-                f"an adapter must have rank >= 0, alpha > 0 and targets among {', '.join(TARGETS)}: got "
-                f"rank={self.rank}, alpha={self.alpha}, targets={self.targets} (config.model.lora)"
+                f"an adapter must have rank >= 0, alpha > 0 and targets among {', '.join(TARGETS)}, or vision: got "
+                f"rank={self.rank}, alpha={self.alpha}, targets={self.targets}, vision={self.vision} "
+                "(config.model.lora)"
             )
 
     @property

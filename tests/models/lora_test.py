@@ -91,7 +91,12 @@ def test_adapters_are_float32_beside_a_bfloat16_base():
     assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize("bad", [dict(rank=-1), dict(rank=2, alpha=0.0), dict(rank=2, targets=("q", "lm_head"))])
+@pytest.mark.parametrize(
+    "bad",
+    [dict(rank=-1), dict(rank=2, alpha=0.0), dict(rank=2, targets=("q", "lm_head")), dict(rank=2, targets=())],
+)
 def test_an_adapter_that_cannot_be_is_refused(bad):
     with pytest.raises(ValueError, match=r"an adapter must have .*\(config.model.lora\)"):
         Lora(**bad)
+    Lora(rank=2, targets=(), vision=True)
+    Lora(rank=0, targets=())
