@@ -347,30 +347,37 @@ def _evaluate(run: Run, tasks: list, toolbox: Toolbox) -> Evaluation:
         context=config.rollout.context,
     )
     f1, em = hosts.gather_dealt(np.stack([done.f1, done.em], axis=1), len(tasks)).T
-    return Evaluation(done.trajectories, f1, em, tuple(task.split for task in tasks))
+    return Evaluation(done.trajectories, f1, em, tuple(tasks))
 
 
 def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
-    """Every test item of every task, once a run; figures to results.json, trajectories beside it."""
+    """Every test item of every task, once a run; figures to results.json, trajectories beside it.
+
+    Raises:
+      ValueError: a fault of the tools ended an item; the same command begins the stage anew.
+    """
     if stage in run.directory.results():
         return
     results = {}
     for name, split in run.tasks.items():
         begin = time.perf_counter()
         done = _evaluate(run, split["test"], toolbox)
-        results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
-        avg = results[name]["table"]["avg"]
-        hosts.say(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
         own = f".{jax.process_index()}" if jax.process_count() > 1 else ""
         stamped = [dataclasses.replace(tr, info=tr.info | toolbox.stamp()) for tr in done.trajectories]
         save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}{own}.jsonl", stamped)
+        results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
+        avg = results[name]["table"]["avg"]
+        hosts.say(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
     if hosts.is_first():
         run.directory.add_result(stage, results)
     run.leave_if_asked(hosts.any_of(run.stop.requested))
 
 
 def _evaluate_during(run: Run, step: int) -> dict[str, float]:
-    """Figures of a part of the test items, every ``eval.every`` steps; empty otherwise."""
+    """Figures of a part of the test items, every ``eval.every`` steps; empty otherwise.
+
+    What a fault of the tools ended is left out and counted: an outage must not end the run.
+    """
     e = run.config.eval
     if not e.every or step % e.every or step == run.config.train.steps:
         return {}
@@ -379,6 +386,6 @@ def _evaluate_during(run: Run, step: int) -> dict[str, float]:
         tasks = split["test"]
         picked = [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(e.n_during, len(tasks))).astype(int)]
         done = _evaluate(run, picked, run.toolbox)
-        figures |= {f"eval/{name}/f1": float(100 * done.f1.mean()), f"eval/{name}/em": float(100 * done.em.mean())}
+        figures |= {f"eval/{name}/{key}": value for key, value in done.figures().items()}
     hosts.say("  ".join(f"{key} {value:.1f}" for key, value in figures.items()))
     return figures

@@ -1,4 +1,4 @@
-"""The evaluator: greedy, scored by the reward's functions, never a figure with holes."""
+"""The evaluator: greedy, scored by the reward's functions, never a table with holes."""
 
 import jax
 import numpy as np
@@ -80,9 +80,14 @@ def test_with_tools_switched_off_every_call_is_refused(stage):
     assert statuses == [ToolStatus.REFUSED] and done.em.tolist() == [1.0, 1.0]
 
 
-def test_a_fault_of_the_tools_is_no_figure(stage):
-    with pytest.raises(ValueError, match=r"without a fault of the tools: failed \['t1'\] of 2 items"):
-        play(stage, [[answer("7")], [SEARCH, answer("7")]], tiny.InstantTools(tiny.failing))
+def test_what_a_fault_of_the_tools_ended_is_left_out_of_the_figures_and_of_no_table(stage):
+    turns = [[answer("7")], [SEARCH, answer("7")], [answer("8")]]
+    done = play(stage, turns, tiny.InstantTools(tiny.failing))
+    np.testing.assert_array_equal(done.em, [1, np.nan, 0])
+    assert done.figures() == {"infra": 1.0, "f1": 50.0, "em": 50.0}
+    with pytest.raises(ValueError, match=r"without a fault of the tools: failed 1 of 3 items, among them t1; .* same"):
+        done.table(100)
+    assert play(stage, turns[1:2], tiny.InstantTools(tiny.failing)).figures() == {"infra": 1.0}
 
 
 def test_no_items_give_empty_scores(stage):

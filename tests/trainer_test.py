@@ -283,7 +283,7 @@ def test_an_evaluation_has_the_context_of_the_config(monkeypatch, tmp_path, cont
 
     def evaluate(engine, params, tasks, toolbox, **options):
         asked.update(options)
-        return trainer.Evaluation((), np.zeros(1), np.zeros(1), ("hard",))
+        return trainer.Evaluation((), np.zeros(1), np.zeros(1), tuple(tasks))
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
     run = types.SimpleNamespace(
