@@ -19,7 +19,7 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io.weights import check_weights, load_model_config, load_params
+from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
 from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
@@ -141,6 +141,11 @@ def check_inputs(config) -> None:
     if config.model.size and not config.weights:
         name = f"Qwen2.5-VL-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
+    elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
+        got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
+        problems.insert(
+            0, f"weights must be a Hugging Face directory with {CONFIG}: got {config.weights}, {got} (config.weights)"
+        )
     if problems:
         raise ValueError("; ".join(problems))
 

@@ -118,6 +118,18 @@ def test_missing_weights_and_missing_data_are_one_error(config, tmp_path):
         build.check(config)
 
 
+def test_a_wrong_path_is_blamed_on_its_own_key(config, tmp_path):
+    config.weights = str(tmp_path / "gone")
+    config.data.update(tasks=("mat_coding",), dir=str(tmp_path / "lost"))
+    weights = r"^weights must be .* with config.json: got .*gone, which is no directory \(config.weights\); "
+    with pytest.raises(ValueError, match=weights + r".*: got .*lost, which is no directory \(config.data.dir\)$"):
+        build.check_inputs(config)
+    (tmp_path / "gone").mkdir()
+    config.data.tasks = ("mini_coding",)
+    with pytest.raises(ValueError, match=r"got .*gone, which holds none \(config.weights\)$"):
+        build.check_inputs(config)
+
+
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
     graphdef, params = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
     engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
