@@ -25,6 +25,7 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
+from arft_jax.prompt_check import check_prompts
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout import Engine, Limits
 from arft_jax.sampling.stops import build_stop_table
@@ -155,11 +156,12 @@ def check(config) -> None:
 
     Raises:
       ValueError: inputs or a tokenizer that are not there, sizes that no model or image processor takes, a data file
-        that is not of the layout.
+        that is not of the layout, prompts that no rollout could begin.
     """
     check_inputs(config)
-    sizes = model_config(config, load_tokenizer(config))
-    image_processor(config, sizes)
+    tokenizer = load_tokenizer(config)
+    sizes = model_config(config, tokenizer)
+    processor = image_processor(config, sizes)
     reward_weights(config)
     query_embedding(config)
     lora(config)
@@ -169,7 +171,8 @@ def check(config) -> None:
         _, params = abstract_params(model_maker(config, sizes, placement))
         check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
     mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
-    source.load_splits(mine, data_dir(config), seed=config.seed, n_train=config.data.n_train)
+    tasks = source.load_splits(mine, data_dir(config), seed=config.seed, n_train=config.data.n_train)
+    check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 
 def image_processor(config, sizes: ModelConfig) -> ImageProcessor:

@@ -30,6 +30,7 @@ from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.metrics import MetricsWriter, Progress
 from arft_jax.io.trajectories import save_trajectories
 from arft_jax.preemption import StopRequest
+from arft_jax.prompt_check import check_prompts
 from arft_jax.report import run_report
 from arft_jax.rewards.combine import score_trajectory
 from arft_jax.rollout_metrics import rollout_metrics
@@ -161,6 +162,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     parts = build.build(config)
     optimizer = build.optimizer(config)
     tasks, index_path = hosts.in_turn(lambda: build.load_data(config))
+    check_prompts(config, tasks, parts.tokenizer, parts.patches.processor, parts.bucket)
     toolbox = stack.enter_context(toolset.open_toolbox(config, index_path))
     hosts.say(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))

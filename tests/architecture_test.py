@@ -17,9 +17,11 @@ FLOORS = {
     "steps": 4,
     "io": 5, "data": 5, "tools": 5,
     "rollout": 6, "rollout_row": 6, "rollout_metrics": 6, "trainer": 6, "warm_start": 6, "schedule": 6, "evaluator": 6,
-    "scoring": 6, "report": 6, "build": 6, "agent": 6, "convert": 6, "compile_check": 6, "gpu_targets": 6,
+    "scoring": 6, "report": 6, "build": 6, "agent": 6, "convert": 6, "gpu_targets": 6,
+    "compile_check": 6, "compile_programs": 6, "compile_report": 6,
     "config_flag": 6, "preemption": 6, "run_dir": 6, "layout": 6, "embed": 6, "toolset": 6, "tool_call": 6, "bench": 6,
     "rollout_feed": 6, "rollout_session": 6, "rollout_context": 6, "trainer_rollout": 6, "rollout_trace": 6,
+    "prompt_check": 6,
 }  # fmt: skip
 HIGHEST_PURE = 4
 SIBLING_FLOORS = {0, 1, 5, 6}  # modules of one such floor may import one another

@@ -89,6 +89,9 @@ def test_own_data_gives_tasks_and_the_index_that_answers_them(config, tmp_path):
     make_tiny_data(tmp_path / "data", n_train=3, n_test=2)
     config.data.update(tasks=("mat_coding", "mat_search"), dir=str(tmp_path / "data"), n_train=2)
     config.warm_start.steps = 0
+    with pytest.raises(ValueError, match=r"-train-0 of mat_coding/train: \d+ tokens .*config.rollout.max_tokens"):
+        build.check(config)  # the full system prompt alone fills the default's 256 tokens
+    config.system_prompt = "short"
     build.check(config)
     assert not build.index_path(config).exists()  # a check writes nothing
     tasks, index = build.load_data(config)

@@ -1,0 +1,74 @@
+"""Every prompt of a run against its limits, from questions and image headers alone: no pixel is decoded.
+
+A rollout refuses the same prompts, but only in the step that draws them, and again in every resumed run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from arft_jax.data import chat
+from arft_jax.data.batch import VisionBucket
+from arft_jax.data.images import ImageProcessor
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.trajectory import Task
+
+_N_NAMED = 10
+
+
+def check_prompts(
+    config,
+    tasks: Mapping[str, Mapping[str, Sequence[Task]]],
+    tokenizer: Tokenizer,
+    processor: ImageProcessor,
+    bucket: VisionBucket,
+) -> None:
+    """Raises where a rollout could not begin; half a second for 4000 tasks.
+
+    Args:
+      config: whose limits and system prompts hold.
+      tasks: by name and split.
+      tokenizer, processor: text and images to model input.
+      bucket: sizes of one encode call.
+
+    Raises:
+      ValueError: prompts that leave no room for an answer, or whose images go beyond a limit: the first ten by name
+        with the keys to change, the number of the others.
+    """
+    # The system prompt is the same for all tasks of a kind and most of the text: tokenised once.
+    system = {}
+    for kind, texts in chat.SYSTEM.items():
+        text = texts[config.system_prompt]
+        lengths = [len(chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens) for part in (text, "")]
+        system[kind] = lengths[0] - lengths[1]
+    bad = []
+    for name, splits in tasks.items():
+        for split, items in splits.items():
+            for task in items:
+                segment = chat.prompt_segment(tokenizer, processor, "", task.question, task.images)
+                wrong = _wrong_with(segment, system[task.kind], config.rollout, bucket)
+                if wrong:
+                    bad.append(f"{task.id} of {name}/{split}: {', '.join(wrong)}")
+    if bad:
+        more = f" and {len(bad) - _N_NAMED} more" if len(bad) > _N_NAMED else ""
+        raise ValueError(
+            f"every prompt must leave room for an answer and its images must fit: got {'; '.join(bad[:_N_NAMED])}{more}"
+        )
+
+
+def _wrong_with(segment: chat.Segment, n_system: int, rollout, bucket: VisionBucket) -> list[str]:
+    """What a rollout would refuse of a prompt without its system block of so many tokens; each with its key."""
+    n_tokens, n_images, n_features = len(segment.tokens) + n_system, len(segment.images), sum(segment.image_lens)
+    n_patches = [grid[0] * grid[1] * grid[2] for grid in segment.grids]
+    of_one = {
+        "n_patches": max(n_patches, default=0),
+        "n_windows": max(map(bucket.windows_of, segment.grids), default=0),
+    }
+    found = {"max_tokens": n_tokens + 1, "n_features": n_features, **of_one}
+    words = {"max_tokens": "tokens with one of an answer", "n_features": "image tokens"}
+    words |= {"n_patches": "patches of one image", "n_windows": "windows of one image"}
+    if rollout.max_images:
+        found["max_images"], words["max_images"] = n_images, "images"
+    if rollout.max_image_pixels:
+        found["max_image_pixels"], words["max_image_pixels"] = sum(n_patches) * bucket.patch**2, "px of images"
+    return [
+        f"{n} {words[key]}, {key}={rollout[key]} (config.rollout.{key})" for key, n in found.items() if n > rollout[key]
+    ]
