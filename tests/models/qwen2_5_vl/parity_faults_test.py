@@ -42,7 +42,9 @@ def test_a_band_mask_in_place_of_windows_is_seen(monkeypatch, check):
     def banded(q, k, v, layout):
         at = jnp.arange(q.shape[1])
         near = jnp.abs(at[:, None] - at[None, :]) < layout.window_index.shape[2] // 2
-        seen = near[None, None] & (layout.segment_ids >= 0)[:, None, None, :]
+        ids = layout.segment_ids
+        same = (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, None, :]  # images apart, as with windows
+        seen = near[None, None] & same[:, None]
         scores = jnp.einsum("cthd,cshd->chts", q, k) * q.shape[3] ** -0.5
         weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
         return jnp.einsum("chts,cshd->cthd", weights, v)
@@ -70,6 +72,12 @@ def test_text_rotary_frequencies_with_the_wrong_step_are_seen(monkeypatch, check
     exact = text.mrope_angles
     monkeypatch.setattr(text, "mrope_angles", lambda p, h, theta, s: exact(p, h, theta**0.5, s))  # θ^(-i / H)
     check("text rotary frequencies with the wrong step", parity.CASES[0])
+
+
+def test_text_rotary_angles_in_bfloat16_are_seen(monkeypatch, check):
+    exact = text.mrope_angles
+    monkeypatch.setattr(text, "mrope_angles", lambda *a: exact(*a).astype(jnp.bfloat16).astype(jnp.float32))
+    check("text rotary angles in bfloat16", parity.CASES[0])
 
 
 def test_text_positions_for_the_second_image_are_seen(monkeypatch, check):
