@@ -30,9 +30,9 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"every argument must be a --flag=value: got {argv[1]!r}")
         if not _CONFIG.value:
             raise ValueError("--config must be given")
-        from arft_jax import compile_check  # after the flags: bad input costs no import of jax
+        from arft_jax import compile_check, compile_report  # after the flags: bad input costs no import of jax
 
-        shown = compile_check.row_printer() if _FORMAT.value == "table" else None
+        shown = compile_report.row_printer() if _FORMAT.value == "table" else None
         result = compile_check.check(_CONFIG.value, _TOPOLOGY.value, shown)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     if _FORMAT.value == "json":
         print(json.dumps(result, indent=1))
     else:
-        print(compile_check.summary(result))
+        print(compile_report.summary(result))
     sys.exit(1 if result["problems"] else 0)
 
 

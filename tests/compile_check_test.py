@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
-from arft_jax import compile_check
+from arft_jax import compile_check, compile_report
 from arft_jax.config import default_config
 
 PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]
@@ -26,7 +27,7 @@ def config():
 
 
 def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
-    result = compile_check.check(config, on_program=compile_check.row_printer())
+    result = compile_check.check(config, on_program=compile_report.row_printer())
     assert [row["program"] for row in result["programs"]] == PROGRAMS
     assert result["devices"] == 1 and result["memory_gib"] is None and not result["problems"]
     rows = {row["program"]: row for row in result["programs"]}
@@ -62,6 +63,7 @@ def test_a_program_that_does_not_fit_is_told_with_the_keys_that_help(config, mon
         for p in result["problems"]
     )
     assert not {row["program"]: row["fits"] for row in result["programs"]}["update"]
+    assert json.loads(json.dumps(result)) == result
 
 
 @pytest.mark.parametrize("hardware", ["tpu", "tpu v9:2x2", "v5e:2x2", "gpu h100"])
@@ -78,20 +80,62 @@ def test_a_published_size_is_checked_without_weights(config):
         compile_check.build.check(config)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the package libtpu")
-def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
+def test_on_eight_devices_moving_the_policy_to_the_rollouts_layout_is_a_program(repo_root):
+    script = """
+        import dataclasses, json, jax
+        from arft_jax import compile_check, layout
+        from arft_jax.config import default_config
+
+        config = default_config()
+        config.rollout.update(n_slots=16, max_tokens=128)
+        placement = layout.make_placement(config)
+        own = layout.rollout_placements(config, placement, 0)[1]
+        name, program = next(compile_check.lowered(config, placement, own))
+        print(json.dumps(dataclasses.asdict(compile_check._figures(config, name, program, placement, 0.0))))
+    """
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert result["program"] == "reshard"
+    # every device is given an eighth of each split parameter and sends it to the seven others
+    share = result["argument_gib"] * compile_check.GIB
+    assert result["sent_bytes"]["all-gather"] == pytest.approx(7 * share, rel=0.1)
+    assert result["peak_gib"] > 8 * result["argument_gib"]
+
+
+def _command_line(repo_root, topology: str) -> dict:
+    """What the command prints of tiny_cpu's small variant for that hardware."""
     command = [
-        sys.executable, "launch/compile_check.py", "--config=configs/tiny_cpu.py:smoke", "--topology=tpu v5e:2x2",
+        sys.executable, "launch/compile_check.py", "--config=configs/tiny_cpu.py:smoke", f"--topology={topology}",
         "--format=json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=600, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout[done.stdout.index("{") :])
-    assert result["devices"] == 4 and result["memory_gib"] == 15.75
-    assert [row["program"] for row in result["programs"]] == PROGRAMS
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the package libtpu")
+def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
+    result = _command_line(repo_root, "tpu v5e:2x2")
+    assert result["devices"] == 4 and result["memory_gib"] == 15.75 and result["problems"] == []
+    assert [row["program"] for row in result["programs"]] == ["reshard", *PROGRAMS]
     rows = {row["program"]: row for row in result["programs"]}
-    assert all(row["flops"] is not None and row["unseen"] == [] for row in rows.values())
+    assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
     assert rows["update"]["flops"] > rows["score"]["flops"] > 0
     # each device sends at least its quarter of the gradient
+    assert sum(rows["update"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs the package jax-cuda12-plugin")
+def test_the_command_line_compiles_for_gpus_that_are_not_here(repo_root):
+    result = _command_line(repo_root, "gpu h100:4")
+    assert result["devices"] == 4 and result["memory_gib"] == 78.0 and result["problems"] == []
+    assert [row["program"] for row in result["programs"]] == ["reshard", *PROGRAMS]
+    rows = {row["program"]: row for row in result["programs"]}
+    assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
+    assert rows["update"]["flops"] > rows["score"]["flops"] > 0
     assert sum(rows["update"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4

@@ -1,0 +1,171 @@
+"""Every program of a run, lowered from shapes: nothing is computed and no weight is made.
+
+The programs are those of ``steps/``, their arguments shapes with shardings on the devices of a placement.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from arft_jax import build, layout, protocol
+from arft_jax.data.batch import Batch
+from arft_jax.models.qwen2_5_vl.packing import VisionLayout
+from arft_jax.sampling.stops import build_stop_table
+from arft_jax.sharding import Placement
+from arft_jax.steps import learner, reshard
+from arft_jax.steps.init import abstract_params
+from arft_jax.steps.sampler import Extension, Rules, make_sampler
+from arft_jax.steps.state import state_shardings
+
+GIB = 2**30
+# What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
+# the policy that rollouts read is let go before training and made anew after it.
+GIVEN = {
+    "reshard": ("params", "policy"),
+    "encode": ("policy", "slots"),
+    "extend": ("policy", "slots"),
+    "fork": ("slots",),
+    "decode": ("policy", "slots"),
+    "score": ("params", "policy"),
+    "update": ("params", "moments", "policy"),
+}
+
+
+def _shaped(tree: Any, places: Any) -> Any:
+    """Shapes with shardings; ``places`` is one sharding or a tree of them."""
+    if isinstance(places, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places), tree)
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), tree, places)
+
+
+def _ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def _layout(bucket, *lead: int) -> VisionLayout:
+    window_len = (bucket.window_px // bucket.patch) ** 2
+    return VisionLayout(
+        segment_ids=_ints(*lead, bucket.n_patches),
+        hw=_ints(*lead, bucket.n_patches, 2),
+        window_index=_ints(*lead, bucket.n_windows, window_len),
+        window_slot=_ints(*lead, bucket.n_patches),
+    )
+
+
+def _rules(vocab_size: int) -> Rules:
+    n_states = len(build_stop_table([bytes([i]) for i in range(256)], protocol.STOPS).hit_of)
+    table = build_stop_table([b"x"], protocol.STOPS).next_state
+    return Rules(
+        next_state=jax.ShapeDtypeStruct((n_states, vocab_size), table.dtype),
+        hit_of=_ints(n_states),
+        allowed=jax.ShapeDtypeStruct((vocab_size,), np.bool_),
+        eos=_ints(),
+    )
+
+
+def _batch(config, sizes, placement: Placement) -> Batch:
+    b, t, lanes = config.train.rows_per_update, config.rollout.max_tokens, placement.n_lanes
+    bucket = build.vision_bucket(config, sizes)
+    waves = config.train.image_chunks // lanes
+    by_row = Batch(
+        tokens=_ints(b, t),
+        feature_index=_ints(b, t),
+        segment_ids=_ints(b, t),
+        positions=_ints(b, 3, t),
+        loss_mask=jax.ShapeDtypeStruct((b, t), np.bool_),
+        sampler_logps=jax.ShapeDtypeStruct((b, t), np.float32),
+        advantages=jax.ShapeDtypeStruct((b,), np.float32),
+        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32),
+        layout=_layout(bucket, waves, lanes),
+    )
+    return _shaped(by_row, layout.batch_places(by_row, placement))
+
+
+def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str, Any]]:
+    """(name, program ready to compile) of every program of a run.
+
+    Args:
+      config: of the run.
+      placement: of training, on all devices.
+      own: of a rollout, on the devices of one process.
+    """
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    graphdef, params = abstract_params(build.model_maker(config, sizes, placement))
+    optimizer = build.optimizer(config)
+    train = learner.abstract_train_state(optimizer, params, False, placement)
+    tensor = layout.rollout_tensor(config, placement)
+    every = placement.for_rollout(tensor)
+    if reshard.is_needed(params, config.model.dtype, placement, every):
+        yield (
+            "reshard",
+            reshard.make_reshard(params, config.model.dtype, placement, tensor).lower(train["params"]),
+        )
+    yield from _lowered_rollout(config, sizes, own)
+    params, opt_state = train["params"], train["opt_state"]
+    allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
+    batch, objective = _batch(config, sizes, placement), build.objective(config, "policy")
+    logps = _shaped(batch.sampler_logps, placement.split(0))
+    if config.train.beta > 0 or not objective.on_policy:
+        yield "score", learner.make_score(graphdef, objective).lower(params, batch, allowed)
+    update = learner.make_update(graphdef, objective, optimizer, like=(params, opt_state))
+    rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
+    old, ref = None if objective.on_policy else logps, logps if config.train.beta > 0 else None
+    yield "update", update.lower(params, opt_state, batch, allowed, rate, old, ref)
+
+
+def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
+    """The sampler's programs."""
+    r = config.rollout
+    graphdef, params = abstract_params(build.model_maker(config, sizes, own))
+    params = reshard.rollout_shapes(params, config.model.dtype, own)
+    state = jax.eval_shape(build.state_maker(config, sizes))
+    sampler = make_sampler(
+        graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
+    )
+    state = _shaped(state, state_shardings(state, own))
+
+    def whole(tree):
+        return _shaped(tree, own.whole)
+
+    bucket = build.vision_bucket(config, sizes)
+    patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    images = (patches, _layout(bucket, own.n_lanes), _ints(own.n_lanes * bucket.n_features))
+    yield "encode", sampler.encode.lower(params, state, *whole(images))
+    n, c = r.extend_rows, r.extend_chunk
+    rows = {name: _ints(n) for name in Extension._fields}
+    rows |= dict(tokens=_ints(n, c), positions=_ints(n, 3, c), feature_index=_ints(n, c))
+    rows["final"] = jax.ShapeDtypeStruct((n,), np.bool_)
+    yield "extend", sampler.extend.lower(params, state, whole(Extension(**rows)))
+    width = max(r.group_size - 1, 1)
+    yield "fork", sampler.fork.lower(state, *whole((_ints(), _ints(width), _ints(width))))
+    key = whole(jax.ShapeDtypeStruct((2,), np.uint32))
+    yield "decode", sampler.decode.lower(params, state, whole(_rules(sizes.text.vocab_size)), key, r.temperature)
+
+
+def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, float]:
+    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, the slots.
+
+    Args are those of :func:`lowered`.
+    """
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    _, params = abstract_params(build.model_maker(config, sizes, placement))
+    train = learner.abstract_train_state(build.optimizer(config), params, build.keeps_reference(config), placement)
+
+    def share(tree) -> float:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
+
+    slots = jax.eval_shape(build.state_maker(config, sizes))
+    every = placement.for_rollout(layout.rollout_tensor(config, placement))
+    # Without a copy the policy that is rolled out is the parameters themselves.
+    is_copy = reshard.is_needed(params, config.model.dtype, placement, every)
+    policy = reshard.rollout_shapes(params, config.model.dtype, own) if is_copy else train["params"]
+    return {
+        "params": share(train["params"]) if is_copy else 0.0,
+        "policy": share(policy),
+        "moments": share(train["opt_state"]),
+        "reference": share(train["ref_params"]),
+        "slots": share(_shaped(slots, state_shardings(slots, own))),
+    }
