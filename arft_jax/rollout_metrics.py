@@ -1,10 +1,12 @@
-"""What a step's trajectories say about the policy, as figures to log."""
+"""What a step's trajectories and its tools say, as figures to log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from arft_jax.trajectory import Status, ToolStatus, Trajectory
+
+_NOT_COUNTED = ("breaker", "p50_s", "p99_s")  # of a tool's figures: as they are now
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = None) -> dict[str, float]:
@@ -16,23 +18,22 @@ def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = No
 
     Returns:
       ``reward`` and its parts as ``reward/<part>`` over the scored ones (for each kind of task too, where several
-      are mixed); ``format_frac``, ``tool_calls`` and ``turns`` a trajectory, ``tool_error_frac`` of the calls,
-      ``infra_frac``, ``completion_len`` in tokens, ``ended/<status>`` shares. With ``version``: ``staleness_mean``
-      and ``staleness_max``, versions that the sampled tokens are behind it, and ``carried_frac``, the share of the
-      trajectories that hold an older one.
+      are mixed); ``format_frac``, ``tool_calls`` and ``turns`` a trajectory, ``tool_ended/<status>`` shares of the
+      calls, ``infra_frac``, ``completion_len`` in tokens, ``ended/<status>`` shares. With ``version``:
+      ``staleness_mean`` and ``staleness_max``, versions that the sampled tokens are behind it, and ``carried_frac``,
+      the share of the trajectories that hold an older one.
     """
     scored = [t for t in trajectories if t.rewards]
     calls = [turn.observation.status for t in trajectories for turn in t.turns if turn.observation is not None]
     n = len(trajectories)
-    bad = (ToolStatus.ERROR, ToolStatus.LIMIT, ToolStatus.REFUSED)
     out = {
         "tool_calls": len(calls) / n,
-        "tool_error_frac": sum(status in bad for status in calls) / max(len(calls), 1),
         "infra_frac": sum(t.status is Status.INFRA for t in trajectories) / n,
         "turns": float(np.mean([len(t.turns) for t in trajectories])),
         "completion_len": float(np.mean([len(t.tokens) - t.prompt_len for t in trajectories])),
         "sampled_len": float(np.mean([t.loss_mask.sum() for t in trajectories])),
     }
+    out |= {f"tool_ended/{status}": calls.count(status) / max(len(calls), 1) for status in ToolStatus}
     out |= {f"ended/{status}": sum(t.status is status for t in trajectories) / n for status in Status}
     if version is not None:
         ages = [version - t.versions[t.loss_mask] for t in trajectories]
@@ -47,6 +48,18 @@ def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = No
         for kind in sorted({t.task.kind for t in scored}):
             out |= _reward_means(f"reward_{kind}", [t for t in scored if t.task.kind == kind])
     return out
+
+
+def tool_metrics(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """A toolbox's figures for one step.
+
+    Args:
+      before, now: :meth:`Toolbox.metrics` at the step's begin and end.
+
+    Returns:
+      ``tool/<name>/<figure>``: counts of this step alone; the breaker's state and the seconds of a call as they are.
+    """
+    return {name: v if name.rsplit("/", 1)[-1] in _NOT_COUNTED else v - before[name] for name, v in now.items()}
 
 
 def _reward_means(prefix: str, scored: Sequence[Trajectory]) -> dict[str, float]:

@@ -33,7 +33,7 @@ from arft_jax.preemption import StopRequest
 from arft_jax.prompt_check import check_prompts
 from arft_jax.report import run_report
 from arft_jax.rewards.combine import score_trajectory
-from arft_jax.rollout_metrics import rollout_metrics
+from arft_jax.rollout_metrics import rollout_metrics, tool_metrics
 from arft_jax.run_dir import RunDir
 from arft_jax.schedule import learning_rate
 from arft_jax.steps import learner
@@ -244,7 +244,7 @@ def _grpo(run: Run) -> None:
     while run.step < last:
         run.step += 1
         step = run.step - first
-        begin = time.perf_counter()
+        begin, tool_figures = time.perf_counter(), run.toolbox.metrics()
         # ------------------------------------------------------------ rollout
         trajectories = _rollout(run, step)
         rollout_s = time.perf_counter() - begin
@@ -267,6 +267,7 @@ def _grpo(run: Run) -> None:
         row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
         row |= {name: float(value) for name, value in adv_stats.items()}
         row |= rollout_metrics(trajectories, step - 1 if config.rollout.carry_over > 0 else None)
+        row |= tool_metrics(tool_figures, run.toolbox.metrics())
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
         row |= hosts.mean_of({name: value for name, value in row.items() if name not in ("phase", "step")})
         row["tokens_per_s"] *= jax.process_count()

@@ -1,10 +1,9 @@
 """Figures of a step: hand values."""
 
 import numpy as np
-import pytest
 
 from arft_jax import protocol
-from arft_jax.rollout_metrics import rollout_metrics
+from arft_jax.rollout_metrics import rollout_metrics, tool_metrics
 from arft_jax.trajectory import Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
 
 
@@ -35,9 +34,12 @@ def test_hand_values():
     assert m["reward"] == 1.0 and m["format_frac"] == 0.5 and m["reward/f1"] == 0.5  # over the three scored
     assert "reward/total" not in m
     assert (m["reward_coding/total"], m["reward_search/total"]) == (1.5, 0.0)
-    assert (
-        m["tool_calls"] == 1.0 and m["tool_error_frac"] == 0.5
-    )  # 4 calls, error and refused; infra is not the policy's
+    # 4 calls of 4 trajectories, each with another outcome
+    assert m["tool_calls"] == 1.0
+    assert {key: value for key, value in m.items() if key.startswith("tool_ended/")} == {
+        "tool_ended/ok": 0.25, "tool_ended/error": 0.25, "tool_ended/limit": 0.0, "tool_ended/infra": 0.25,
+        "tool_ended/refused": 0.25,
+    }  # fmt: skip
     assert m["infra_frac"] == 0.25 and m["turns"] == 2.0
     assert m["completion_len"] == (6 + 8 + 6 + 6) / 4 and m["sampled_len"] == 3.0
     assert (m["ended/answered"], m["ended/malformed"], m["ended/infra"], m["ended/turn_limit"]) == (
@@ -65,4 +67,12 @@ def test_a_step_of_faults_alone_has_no_reward():
 
 def test_every_figure_is_a_finite_float():
     m = rollout_metrics([trajectory(Status.ANSWERED, [], {"format": 1.0, "total": 1.0})])
-    assert all(np.isfinite(value) for value in m.values()) and m["tool_error_frac"] == pytest.approx(0.0)
+    assert all(np.isfinite(value) for value in m.values()) and m["tool_ended/error"] == 0.0
+
+
+def test_a_steps_tool_figures_are_its_own_counts_and_the_state_at_its_end():
+    before = {"tool/a/calls": 7.0, "tool/a/refused": 1.0, "tool/a/breaker": 1.0, "tool/a/p50_s": 0.2, "tool/a/p99_s": 9}
+    now = {"tool/a/calls": 9.0, "tool/a/refused": 1.0, "tool/a/breaker": 0.5, "tool/a/p50_s": 0.3, "tool/a/p99_s": 8}
+    assert tool_metrics(before, now) == {
+        "tool/a/calls": 2.0, "tool/a/refused": 0.0, "tool/a/breaker": 0.5, "tool/a/p50_s": 0.3, "tool/a/p99_s": 8
+    }  # fmt: skip

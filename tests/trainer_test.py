@@ -99,6 +99,7 @@ class Runs:
     def metrics(self, name):
         """The rows without what a clock wrote."""
         clocks = ("seconds", "rollout_s", "step_s", "tokens_per_s")
+        clocks += tuple(f"tool/{tool}/{figure}" for tool in ("python", "search") for figure in ("p50_s", "p99_s"))
         rows = read_metrics(self.folder / name / "metrics.jsonl")
         return [{key: value for key, value in row.items() if key not in clocks} for row in rows]
 
@@ -137,6 +138,10 @@ def test_a_run_finishes_and_leaves_results_metrics_trajectories_and_a_report(run
     ]  # fmt: skip
     assert all(row["skipped"] == 0 and row["grad_norm"] > 0 for row in rows)
     assert all(row["gap_max"] < 1e-4 for row in rows[WARM:]) and all(row["tool_calls"] >= 1 for row in rows[WARM:])
+    for row in rows[WARM:]:  # the rows' calls are the step's: served or tips
+        served = row["tool/python/ok"] + row["tool/search/ok"]
+        assert served == row["tool/python/calls"] + row["tool/search/calls"] > 0 == row["tool/python/refused"]
+        assert served <= round(row["tool_calls"] * 4) and row["tool/python/p50_s"] > 0
     assert [row["step"] for row in rows if "eval/mini_coding/em" in row] == [
         2
     ]  # every 2, the last step left to "after"

@@ -1,7 +1,9 @@
 """The one door between the loop and the tools: an action goes in, a future of an observation comes out."""
 
+import collections
 import concurrent.futures
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 
 from arft_jax import protocol
@@ -23,6 +25,7 @@ SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
 
 _OFFERED = {"coding": (protocol.Problem, protocol.Code), "search": (protocol.Search,)}
+_TOOL_NAMES = {protocol.Problem: "diagnose", protocol.Code: "python", protocol.Search: "search"}
 
 
 def tip(kinds: tuple[str, ...]) -> str:
@@ -95,6 +98,7 @@ class Toolbox:
         self._enabled = enabled
         self._max_result_chars = max_result_chars
         self._trajectory_deadline_s = trajectory_deadline_s
+        self._refused, self._lock = collections.Counter(), threading.Lock()
         usual = Terms(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
         there = {"python": python, "search": search, "image_search": pictures}
         self._runner = ToolRunner(
@@ -124,9 +128,9 @@ class Toolbox:
         if task.kind not in _OFFERED:
             raise ValueError(f"task.kind must be one of {sorted(_OFFERED)}: got {task.kind!r} (task {task.id})")
         if not self._enabled:
-            return _resolved(SWITCHED_OFF, ToolStatus.REFUSED)
+            return self._refuse(action, SWITCHED_OFF)
         if not isinstance(action, _OFFERED[task.kind]):
-            return _resolved(NOT_OFFERED, ToolStatus.REFUSED)
+            return self._refuse(action, NOT_OFFERED)
         left_s = self._trajectory_deadline_s - spent_s
         match action:
             case protocol.Problem(kinds):
@@ -142,7 +146,12 @@ class Toolbox:
                 return self._runner.submit("image_search", lambda call: found(), None, left_s)
             case protocol.Search(query) if self._search is not None:
                 return self._start_search(query, task.corpus, left_s)
-        return _resolved(NOT_OFFERED, ToolStatus.REFUSED)
+        return self._refuse(action, NOT_OFFERED)
+
+    def _refuse(self, action: protocol.Action, text: str) -> concurrent.futures.Future:
+        with self._lock:
+            self._refused[_TOOL_NAMES[type(action)]] += 1
+        return _resolved(text, ToolStatus.REFUSED)
 
     def _start_search(self, query: str, corpus: str, left_s: float) -> concurrent.futures.Future:
         search, top_k = self._search, self._top_k
@@ -170,8 +179,13 @@ class Toolbox:
         return {"sandbox": "off" if self._python is None else self._python.stamp}
 
     def metrics(self) -> dict[str, float]:
-        """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``."""
-        return self._runner.metrics()
+        """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``.
+
+        ``tool/<name>/refused`` is there for tools too that are not; a refusal is not among the ``calls``.
+        """
+        with self._lock:
+            refused = {f"tool/{name}/refused": float(self._refused[name]) for name in _TOOL_NAMES.values()}
+        return self._runner.metrics() | refused
 
     def close(self) -> None:
         """Resolves what is open as INFRA and ends the threads; safe to repeat."""

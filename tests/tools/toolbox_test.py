@@ -206,7 +206,20 @@ def test_each_tool_has_its_figures(index):
         2.0,
         True,
     )
-    assert Toolbox(None, None).metrics() == {}
+
+
+def test_refusals_are_counted_by_the_tool_that_was_asked_for(index):
+    names = ("diagnose", "python", "search")
+    with Toolbox(None, index) as box:
+        assert [box.metrics()[f"tool/{name}/refused"] for name in names] == [0, 0, 0]
+        for task, action in ((CODING, ACTIONS[1]), (CODING, ACTIONS[2]), (SEARCH, ACTIONS[2]), (SEARCH, ACTIONS[1])):
+            box.submit(task, action, (IMAGE,)).result(timeout=5)
+        figures = box.metrics()  # code is not offered here, and a search not to a coding task
+        assert [figures[f"tool/{name}/refused"] for name in names] == [0, 2, 1]
+        assert figures["tool/search/calls"] == figures["tool/search/ok"] == 1.0
+    with Toolbox(None, None, enabled=False) as off:
+        off.submit(CODING, ACTIONS[0], (IMAGE,)).result(timeout=5)
+        assert off.metrics() == {"tool/diagnose/refused": 1.0, "tool/python/refused": 0.0, "tool/search/refused": 0.0}
 
 
 def test_a_tool_may_be_called_on_terms_of_its_own():
