@@ -16,7 +16,7 @@ from arft_jax.config import default_config
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
-from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, check_new, save_params
+from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
@@ -49,7 +49,7 @@ def _describe(params: nnx.State, dtype: str) -> str:
 
 
 def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -> str:
-    """Checks a Hugging Face directory and writes its parameters as a checkpoint.
+    """Checks a Hugging Face directory and writes its parameters as a checkpoint, whole or not at all.
 
     Args:
       weights: the directory; safetensors only.
@@ -74,13 +74,13 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
         n_tensors = check_weights(weights, abstract)
         return f"{weights}: {n_tensors} tensors, {_describe(abstract, dtype)}; every name and shape fits"
     params = load_params(weights, abstract)
-    folder = pathlib.Path(checkpoint)
-    (folder / BESIDE).mkdir(parents=True, exist_ok=True)
-    files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
-    for name, contents in files.items():
-        (folder / BESIDE / name).write_bytes(contents)
-    with Checkpoints(folder, keep=1) as store:
-        store.save(0, {"params": params}, {"weights": os.path.abspath(weights)})
+    with appearing(pathlib.Path(checkpoint).absolute()) as folder:
+        (folder / BESIDE).mkdir()
+        files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
+        for name, contents in files.items():
+            (folder / BESIDE / name).write_bytes(contents)
+        with Checkpoints(folder, keep=1) as store:
+            store.save(0, {"params": params}, {"weights": os.path.abspath(weights)})
     return f"{weights}: {_describe(params, dtype)}; wrote the checkpoint {checkpoint}"
 
 

@@ -7,7 +7,8 @@
 DIR of ``export`` is the work directory of a run (``runs/tiny_cpu``: its newest good checkpoint; the run may still be
 going on) or what ``import`` wrote. HF_DIR gets safetensors, config.json, tokenizer and processor files: transformers
 and vLLM load it. ``--dtype=bfloat16`` writes half the bytes; ``--tokenizer=DIR`` copies tokenizer files from elsewhere.
-Safetensors only: pickle files are refused. Bad input: one sentence, exit status 2, and nothing is written.
+Safetensors only: pickle files are refused. Bad input or a full disk: one sentence after ``error:``, exit status 2, and
+no output directory.
 """
 
 import os
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
             line = convert.export_weights(
                 _CHECKPOINT.value, _OUT.value, _DTYPE.value, _TOKENIZER.value, _MAX_SHARD_BYTES.value
             )
-    except (ValueError, flags.Error) as error:
+    except (ValueError, OSError, flags.Error) as error:  # a full disk is an OSError
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(line)

@@ -62,6 +62,20 @@ def test_a_directory_goes_in_and_comes_out_the_same(tmp_path, weights):
     assert written["eos_token_id"] == Tokenizer.tiny().eos_id
 
 
+def test_an_import_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path, weights, monkeypatch):
+    def full(store, *args):
+        (store.directory / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            convert.import_weights(str(weights), str(tmp_path / "ckpt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert "wrote the checkpoint" in convert.import_weights(str(weights), str(tmp_path / "ckpt"))
+    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == ["hf", "steps"]
+
+
 def test_without_a_checkpoint_a_directory_is_only_checked(tmp_path, weights):
     assert "93 tensors, 1.06M parameters in float32; every name and shape fits" in convert.import_weights(str(weights))
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]

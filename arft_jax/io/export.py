@@ -69,7 +69,7 @@ def save_params(
     layout = config.to_hf()
     layout = {**layout, **extra, "dtype": dtype, "torch_dtype": dtype}  # the later and the earlier word
     layout["text_config"] = {**layout["text_config"], **extra, "dtype": dtype}
-    with _appearing(directory) as folder:
+    with appearing(directory) as folder:
         write_tensors(folder, headers, _make_get(tensors, shapes), max_shard_bytes)
         if folder is not None:
             text = json.dumps(layout, indent=2) + "\n"
@@ -119,7 +119,7 @@ def _make_get(
 
 
 @contextlib.contextmanager
-def _appearing(directory: pathlib.Path) -> Iterator[pathlib.Path | None]:
+def appearing(directory: pathlib.Path) -> Iterator[pathlib.Path | None]:
     """A temporary sibling that becomes ``directory`` on success and vanishes on failure; None where not the writer."""
     if jax.process_index() == 0:
         directory.parent.mkdir(parents=True, exist_ok=True)
