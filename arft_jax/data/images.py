@@ -19,6 +19,7 @@ import warnings
 import numpy as np
 import PIL.Image
 
+from arft_jax.data import jpeg
 from arft_jax.trajectory import Image
 
 MAX_DECODE_PIXELS = 50_000_000
@@ -26,6 +27,7 @@ MIN_SIDE_PX, MAX_SIDE_PX = 4, 30_000
 MAX_ASPECT = 200
 MAX_FILE_BYTES = 160_000_000  # 50 million uncompressed RGB pixels and their header
 MAX_DECODE_BYTES = 370_000_000  # what decoding one image may take, its result included
+MAX_SCANS = 100  # of a JPEG, as libtiff has it; encoders write 10 or so, and each goes over all pixels
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF")
 CAUSES = ("size", "format", "depth", "damage")
 BACKGROUND = (255, 255, 255)  # what shows through transparency
@@ -209,6 +211,16 @@ def readable_formats() -> list[str]:
     return [name for name in FORMATS if name in PIL.Image.OPEN]
 
 
+def _check_scans(opened: PIL.Image.Image, label: str) -> None:
+    """Refuses a JPEG that a decoder would go over again and again: a small file can hold a hundred thousand scans."""
+    at = opened.fp.tell()
+    opened.fp.seek(0)
+    n = jpeg.n_scans(opened.fp.read())
+    opened.fp.seek(at)
+    if n > MAX_SCANS:
+        raise BadImage(f"a JPEG image must hold at most {MAX_SCANS} scans: got {n} in {label}", "size")
+
+
 def _check_header(opened: PIL.Image.Image, label: str, max_pixels: int | None) -> None:
     width, height = opened.size
     check_size(height, width, label, max_pixels)
@@ -217,6 +229,8 @@ def _check_header(opened: PIL.Image.Image, label: str, max_pixels: int | None) -
         raise BadImage(
             f"an image must have at most 16 bits a channel: got Pillow mode {opened.mode} in {label}", "depth"
         )
+    if opened.format in ("JPEG", "MPO"):
+        _check_scans(opened, label)
     peak_bytes = _PEAK_BYTES.get(opened.format, _PEAK_BYTES_OTHER)
     if opened.format in ("JPEG", "MPO") and opened.info.get("progressive"):
         peak_bytes = _PEAK_BYTES_PROGRESSIVE.get(opened.mode, max(_PEAK_BYTES_PROGRESSIVE.values()))

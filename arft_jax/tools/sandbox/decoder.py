@@ -3,7 +3,8 @@
 Image decoders are the largest piece of native code that reads untrusted bytes. They run in a process that
 has no file, no socket and little memory. What comes back is pixels in shared memory and a size, which is
 checked. The process serves a few images, because a fresh one costs more than the decoding; it ends at the
-first file that is no sound image, so what captures it by a broken file goes with it. Calls never see its memory.
+first file that is no sound image, so what captures it by a broken file goes with it, and as soon as its images have
+taken long together, so that none finds its processor time used up by others. Calls never see its memory.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import os
 import select
 import signal
 import struct
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -22,8 +24,10 @@ from arft_jax.tools.sandbox import limits as limits_lib
 
 UNREADABLE = "The output image could not be read."
 TOO_MUCH = "The output images are too large together."
+TOO_SLOW = "The output images take too long to read."
 MAX_IMAGES = 16  # of one process
-_TIMEOUT_S = 10.0  # one image
+_TIMEOUT_S = 10.0  # all images of one call; far below what the broker grants a worker (pool.py)
+_FRESH_AFTER_S = 1.0  # a process that has decoded so long in all is replaced
 _BASE_BYTES, _BYTES_PER_PX = 64 << 20, 40  # decoders and conversions to RGB, at most
 _KEPT_BYTES = 8 << 20  # of shared memory that stays filled between calls
 _MAX_FAULT_BYTES = 200
@@ -80,7 +84,7 @@ class Decoder:
         self._inbox, self._outbox = mmap.mmap(-1, max_file_bytes), mmap.mmap(-1, 3 * max_image_px)
         self._share(False)
         self._request_fd = self._reply_fd = -1
-        self._n_images = 0
+        self._n_images, self._busy_s = 0, 0.0
 
     def _share(self, with_forks: bool) -> None:
         for box in (self._inbox, self._outbox):
@@ -97,7 +101,7 @@ class Decoder:
         self._share(False)
         os.close(request_r)
         os.close(reply_w)
-        self.pid, self._n_images = pid, 0
+        self.pid, self._n_images, self._busy_s = pid, 0, 0.0
 
     def _serve(self, request_r: int, reply_w: int, worker_pid: int) -> NoReturn:
         try:
@@ -108,7 +112,7 @@ class Decoder:
             os.closerange(min(request_r, reply_w) + 1, max(request_r, reply_w))
             extra = _BASE_BYTES + _BYTES_PER_PX * self._max_image_px + len(self._inbox) + len(self._outbox)
             limits = limits_lib.Limits(
-                timeout_s=_TIMEOUT_S,
+                timeout_s=_TIMEOUT_S + _FRESH_AFTER_S,
                 memory_bytes=extra,
                 max_output_bytes=0,
                 max_flood_bytes=0,
@@ -126,7 +130,7 @@ class Decoder:
         finally:
             os._exit(1)
 
-    def _ask(self, content: bytes, at: int) -> Decoded:
+    def _ask(self, content: bytes, at: int, deadline: float) -> Decoded:
         """One file; the process is taken for captured until its answer has been checked."""
         if not self.pid:
             self._start()
@@ -137,8 +141,8 @@ class Decoder:
             return Decoded(fault=UNREADABLE)
         poller = select.poll()
         poller.register(self._reply_fd, select.POLLIN)
-        if not poller.poll(_TIMEOUT_S * 1000):
-            return Decoded(fault=UNREADABLE)
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return Decoded(fault=TOO_SLOW)
         reply = os.read(self._reply_fd, _REPLY.size + _MAX_FAULT_BYTES)
         if len(reply) < _REPLY.size:  # it died
             return Decoded(fault=UNREADABLE)
@@ -149,22 +153,29 @@ class Decoder:
         return result if is_sound else Decoded(fault=fault or UNREADABLE)
 
     def decode(self, files: Sequence[bytes]) -> tuple[list[Decoded], memoryview]:
-        """Decodes the files of one call.
+        """Decodes the files of one call, up to the first that is no sound image: one fault is the call's.
 
         Args:
           files: contents, each capped in size already.
 
         Returns:
-          (one result a file, uint8 pixels of the images one behind the other; they hold until the next call).
+          (one result a file, those behind a fault with the same one; uint8 pixels of the images one behind the other,
+          which hold until the next call).
         """
         results, at = [], 0
+        deadline = time.monotonic() + _TIMEOUT_S
         for content in files:
-            result = self._ask(content, at)
+            started = time.monotonic()
+            result = self._ask(content, at, deadline)
             self._n_images += 1
-            if result.fault or self._n_images >= MAX_IMAGES:
+            self._busy_s += time.monotonic() - started
+            if result.fault or self._n_images >= MAX_IMAGES or self._busy_s > _FRESH_AFTER_S:
                 self.stop()
             results.append(result)
             at += result.n_bytes
+            if result.fault:
+                results += [Decoded(fault=result.fault)] * (len(files) - len(results))
+                break
         return results, memoryview(self._outbox)[:at]
 
     def tidy(self, n_bytes: int) -> None:

@@ -139,6 +139,12 @@ frames[0].save('path_to_output_image.jpg', 'GIF', save_all=True, append_images=f
 import io, PIL.Image
 b = io.BytesIO(); PIL.Image.effect_noise((90, 90), 50).save(b, 'JPEG')
 open('path_to_output_image.jpg', 'wb').write(b.getvalue()[:-400])
+## a JPEG of half a million scans | error, limit
+import io, PIL.Image
+b = io.BytesIO(); PIL.Image.new('RGB', (90, 90)).save(b, 'JPEG', progressive=True)
+data = b.getvalue(); last = data.rindex(b'\xff\xda')
+scans = (T['file_bytes'] - len(data)) // (len(data) - 2 - last) * data[last:-2]
+open('path_to_output_image.jpg', 'wb').write(data[:-2] + scans + data[-2:])
 ## PostScript | error
 open('path_to_output_image.jpg', 'wb').write(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n')
 ## SVG with an outside file | error
