@@ -6,6 +6,7 @@ describes.
 
 import dataclasses
 import pathlib
+import re
 import tempfile
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from jax.experimental import topologies
 
 from arft_jax import build, hlo_costs, layout
 from arft_jax.compile_programs import GIB, GIVEN, lowered, resident_gib
-from arft_jax.compile_report import REMEDIES
+from arft_jax.compile_report import problem, remedies
 from arft_jax.config_checks import validate
 from arft_jax.gpu_targets import gpu_target
 from arft_jax.sharding import Placement, make_mesh
@@ -34,7 +35,9 @@ class Figures:
     Args:
       program: its name.
       seconds: to lower and compile.
-      argument_gib, temporary_gib, peak_gib: memory; the peak counts what the program is given, donated buffers once.
+      argument_gib, temporary_gib: memory; None: the program was too large for the compiler to make.
+      peak_gib: with what the program is given, donated buffers once; of a program that was not made the part that the
+        compiler tells, None where it tells nothing.
       flops: of one call, in products (:mod:`arft_jax.hlo_costs`); None: the compiler does not print the program.
       sent_bytes: to other devices in one call, by kind of exchange; None: as before.
       exchanges: how often each kind is run; None: as before.
@@ -43,9 +46,9 @@ class Figures:
 
     program: str
     seconds: float
-    argument_gib: float
-    temporary_gib: float
-    peak_gib: float
+    argument_gib: float | None
+    temporary_gib: float | None
+    peak_gib: float | None
     flops: float | None
     sent_bytes: dict[str, float] | None
     exchanges: dict[str, float] | None
@@ -103,7 +106,12 @@ def _own_placement(config, placement: Placement) -> Placement:
 
 
 def _figures(config, name: str, program: Any, placement: Placement, begin: float) -> Figures:
-    compiled, text = _compiled(program, placement)
+    try:
+        compiled, text = _compiled(program, placement)
+    except jax.errors.JaxRuntimeError as error:
+        if not _is_out_of_memory(str(error)):
+            raise
+        return Figures(name, time.perf_counter() - begin, None, None, _told_gib(str(error)), None, None, None, [])
     seconds, memory = time.perf_counter() - begin, compiled.memory_analysis()
     given = memory.argument_size_in_bytes
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -115,6 +123,20 @@ def _figures(config, name: str, program: Any, placement: Placement, begin: float
         name, seconds, given / GIB, memory.temp_size_in_bytes / GIB, (given + made + memory.temp_size_in_bytes) / GIB,
         *told,
     )  # fmt: skip
+
+
+def _is_out_of_memory(message: str) -> bool:
+    """Of the device's memory, not of a kernel's scratch pad (vmem): that no config key helps."""
+    return "RESOURCE_EXHAUSTED" in message and "hbm" in message.lower()
+
+
+def _told_gib(message: str) -> float | None:
+    """The memory that a failed compilation says it wanted; None: it does not say.
+
+    "Used 20.15G of 15.75G hbm" is 20.15, "HLO temporaries (512.00M) exceeds" is 0.5 and leaves the arguments out.
+    """
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", message)
+    return found and float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) - 2)
 
 
 def _compiled(program: Any, placement: Placement) -> tuple[Any, str | None]:
@@ -149,7 +171,8 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
 
     Returns:
       ``hardware``, ``devices``, ``memory_gib`` of one (None: unknown), ``programs`` (:class:`Figures` as dicts, with
-      ``fits``), ``problems``: one sentence for each program that does not fit, naming the keys that would help.
+      ``beside_gib``, what else the run keeps meanwhile, and ``fits``), ``problems``: one sentence for each program that
+      does not fit, naming the keys that would help.
 
     Raises:
       ValueError: a bad config or hardware that the compiler does not know.
@@ -167,12 +190,11 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     for name, program in lowered(config, placement, own):
         figures = _figures(config, name, program, placement, begin)
         beside = sum(gib for what, gib in resident.items() if what not in GIVEN[name])
-        need = figures.peak_gib + beside
-        fits = memory is None or need <= memory
+        was_made = figures.argument_gib is not None
+        fits = was_made and (memory is None or figures.peak_gib + beside <= memory)
         rows.append(dataclasses.asdict(figures) | {"beside_gib": beside, "fits": fits})
         if not fits:
-            keys = ", ".join(f"config.{key}" for key in REMEDIES[name])
-            problems.append(f"{name} needs {need:.1f} GiB of {memory:.1f}: change {keys}")
+            problems.append(problem(rows[-1], memory, remedies(name, config, placement, own)))
         if on_program is not None:
             on_program(rows[-1])
         begin = time.perf_counter()

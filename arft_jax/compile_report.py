@@ -1,11 +1,12 @@
 """What is said of compiled programs: the table, and what would help where one does not fit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arft_jax.compile_programs import GIB
+from arft_jax.sharding import Placement
 
-# What to change where a program does not fit.
+# What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
 REMEDIES = {
     "reshard": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "encode": ("rollout.tensor", "rollout.n_patches"),
@@ -27,18 +28,50 @@ def row_printer() -> Callable[[Mapping[str, Any]], None]:
     def show(row: Mapping[str, Any]) -> None:
         if head:
             print(head.pop())
+        peak = row["peak_gib"]
+        memory = (row["argument_gib"], row["temporary_gib"], row["beside_gib"], peak and peak + row["beside_gib"])
         flops = "-" if row["flops"] is None else f"{row['flops'] / 1e9:.1f}"
         kinds = row["sent_bytes"]
         sent = "-" if kinds is None else f"{sum(kinds.values()) / GIB:.3g}"
         by_kind = ", ".join(f"{kind} {x / GIB:.3g}" for kind, x in (kinds or {}).items())
         print(
-            f"{row['program']:8s} {row['seconds']:7.1f} s {row['argument_gib']:10.2f} {row['temporary_gib']:10.2f} "
-            f"{row['beside_gib']:8.2f} {row['peak_gib'] + row['beside_gib']:8.2f}  {flops:>10s} {sent:>9s}  {by_kind}"
+            f"{row['program']:10s} {row['seconds']:5.1f} s "
+            + " ".join(f"{'-' if x is None else f'{x:.2f}':>{n}s}" for x, n in zip(memory, (10, 10, 8, 8), strict=True))
+            + f"  {flops:>10s} {sent:>9s}  {by_kind}"
             + ("" if row["fits"] else "  DOES NOT FIT"),
             flush=True,
         )
 
     return show
+
+
+def remedies(name: str, config, placement: Placement, own: Placement) -> list[str]:
+    """The config keys that would make a program smaller; none that is as far as it goes already.
+
+    Args:
+      name: of the program.
+      config: of the run.
+      placement: of training.
+      own: of a rollout, on the devices of one process.
+    """
+    done = {
+        "model.remat": config.model.remat,
+        "mesh.fsdp": placement.mesh.shape["fsdp"] == placement.mesh.size,
+        "rollout.tensor": own.mesh.shape["tensor"] == own.mesh.size,
+        "train.rows_per_update": config.train.rows_per_update == placement.n_lanes,
+        "warm_start.rows": config.warm_start.rows == placement.n_lanes,
+    }
+    return [key for key in REMEDIES[name] if not done.get(key)]
+
+
+def problem(row: Mapping[str, Any], memory_gib: float | None, keys: Sequence[str]) -> str:
+    """One sentence on a program that does not fit: what it needs, and what to change."""
+    need = "more memory than there is"
+    if row["peak_gib"] is not None:
+        least = "" if row["argument_gib"] is not None else "at least "
+        of = "" if memory_gib is None else f" of {memory_gib:.1f}"
+        need = f"{least}{row['peak_gib'] + row['beside_gib']:.1f} GiB{of}"
+    return f"{row['program']} needs {need}: change {', '.join(f'config.{key}' for key in keys)}"
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -66,6 +66,55 @@ def test_a_program_that_does_not_fit_is_told_with_the_keys_that_help(config, mon
     assert json.loads(json.dumps(result)) == result
 
 
+TOO_LARGE = {
+    # of libtpu 0.0.52, and of older ones
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+    "temporaries (52.75G) exceeds available HBM (15.75G). HLO module: jit__update.": 52.75,
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 16640.00M of "
+    "15.75G hbm. Exceeded hbm capacity by 516.00M.": 16.25,
+    "RESOURCE_EXHAUSTED: Attempting to allocate more HBM than there is.": None,
+}
+
+
+class _Uncompilable:
+    """A program that the compiler refuses with this message."""
+
+    def __init__(self, message: str):
+        self._message = message
+
+    def compile(self):
+        raise compile_check.jax.errors.JaxRuntimeError(self._message)
+
+
+@pytest.mark.parametrize(("message", "told"), TOO_LARGE.items())
+def test_a_program_too_large_to_be_made_is_told_and_the_others_are_compiled(config, monkeypatch, capsys, message, told):
+    devices, real = compile_check.jax.devices(), compile_check.lowered
+    monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 15.75))
+
+    def lowered(*args):
+        yield "update", _Uncompilable(message)
+        yield next(real(*args))
+
+    monkeypatch.setattr(compile_check, "lowered", lowered)
+    result = compile_check.check(config, on_program=compile_report.row_printer())
+    update, other = result["programs"]
+    assert (update["program"], update["fits"], update["peak_gib"]) == ("update", False, told)
+    assert (other["program"], other["fits"]) == ("encode", True)
+    need = "more memory than there is" if told is None else f"at least {told + update['beside_gib']:.1f} GiB of 15.8"
+    assert [p.partition(": change config.")[0] for p in result["problems"]] == [f"update needs {need}"]
+    assert capsys.readouterr().out.splitlines()[1].endswith("DOES NOT FIT") and json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["INTERNAL: Mosaic failed to compile", "RESOURCE_EXHAUSTED: E1001: Ran out of memory in memory space vmem."],
+)
+def test_what_no_key_would_help_is_not_taken_for_a_lack_of_memory(config, monkeypatch, message):
+    monkeypatch.setattr(compile_check, "lowered", lambda *_: [("update", _Uncompilable(message))])
+    with pytest.raises(compile_check.jax.errors.JaxRuntimeError, match=message[:9]):
+        compile_check.check(config)
+
+
 @pytest.mark.parametrize("hardware", ["tpu", "tpu v9:2x2", "v5e:2x2", "gpu h100"])
 def test_hardware_of_another_form_is_refused(config, hardware):
     with pytest.raises(ValueError, match=rf"hardware must be like .*got '{hardware}' \(config.hardware\)"):
