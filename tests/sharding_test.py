@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from arft_jax import build, sharding
@@ -268,3 +269,42 @@ def test_the_kernel_that_the_config_names_reaches_both_towers():
     patches = jax.ShapeDtypeStruct((1, 64, sizes.vision.patch_dim), jnp.float32)
     for function, shapes in (encode, [patches]), (hidden, [embeds, positions, ids]):
         assert "pallas_call" in str(jax.make_jaxpr(function)(params, *shapes)), function
+
+
+def _constraints(jaxpr):
+    """Specs of every constraint on an activation, in the order of the program, a scanned layer's once."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "sharding_constraint":
+            found.append(tuple(eqn.params["sharding"].spec))
+        for inner in jaxprs_in_params(eqn.params):
+            found += _constraints(inner)
+    return found
+
+
+def test_both_towers_say_where_their_activations_lie():
+    """On data=2, fsdp=2, tensor=2: rows over the lanes, heads, MLP and vocabulary over tensor."""
+    config = default_config()
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    graphdef, params = abstract_params(build.model_maker(config, sizes, sharding.Placement(MESH)))
+    layout = jax.tree.map(lambda x: jnp.stack([x] * 4), pack_layout([(1, 8, 8)], 64, 1, 112, 14, 2))
+
+    def encode(model, patches):
+        return model.encode(patches, layout)
+
+    def read(model, tokens, features, index, positions):
+        return model.logits(model.hidden(model.embed(tokens, features, index), positions, tokens))
+
+    def specs(function, *shapes):
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+        run = jax.make_jaxpr(lambda p, *x: function(nnx.merge(graphdef, p), *x))
+        return _constraints(run(params, *shapes).jaxpr)
+
+    rows, ids = ("data", "fsdp"), ((4, 16), jnp.int32)
+    heads, mlp, stream = (rows, None, "tensor", None), (rows, None, "tensor"), (rows, None, None)
+    layer = [heads, heads, heads, heads, mlp, stream]  # q, k, v, what was attended, the MLP within, the sum
+    features, positions = ((8, sizes.text.dim), jnp.float32), ((4, 3, 16), jnp.int32)
+    got = specs(read, ids, features, ids, positions)
+    assert got == [stream, stream, *layer, mlp]  # tokens, features put in place, one layer for all, logits
+    patches = ((4, 64, sizes.vision.patch_dim), jnp.float32)
+    assert specs(encode, patches) == [(rows, None, None, "tensor", None), mlp, stream]
