@@ -132,15 +132,36 @@ def is_over(folder_fd: int, max_bytes: int, max_entries: int) -> bool:
     return n_bytes > max_bytes or n_entries > max_entries
 
 
-def held_bytes(pid: int) -> int:
-    """Bytes of deleted files that a running process keeps open: no folder shows them."""
+def _mapped_inodes(pid: int, folder: str) -> set[int]:
+    """Deleted files of a folder that a running process has mapped into its memory, by inode."""
+    gone, prefix, found = b" (deleted)", os.fsencode(folder) + b"/", set()
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as f:
+        maps = f.readall()
+    if gone in maps:  # rarely
+        for line in maps.split(b"\n"):  # the kernel writes a line's end in a name as \012
+            fields = line.split(None, 5)  # address, rights, offset, device, inode, path
+            if len(fields) == 6 and fields[5].startswith(prefix) and line.endswith(gone):
+                found.add(int(fields[4]))
+    return found
+
+
+def held_bytes(pid: int, folder_fd: int, max_file_bytes: int) -> int:
+    """Bytes of deleted files of a folder that a running process keeps, open or mapped: no folder shows them.
+
+    Args:
+      pid: the process.
+      folder_fd: the folder.
+      max_file_bytes: what a file counts for that is mapped and not open: nobody can see how large it is.
+    """
     sizes = {}
     try:
         with os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
                 info = entry.stat()
                 if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
-                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+                    sizes[info.st_ino] = info.st_blocks * 512
+        for inode in _mapped_inodes(pid, os.readlink(f"/proc/self/fd/{folder_fd}")):
+            sizes.setdefault(inode, max_file_bytes)
     except OSError:
         pass  # it ends just now, or there is no /proc: then a quota holds
     return sum(sizes.values())

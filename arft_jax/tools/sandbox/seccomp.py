@@ -57,6 +57,7 @@ ANSWERS = {  # calls that are not made, and the errno that is answered: 0 preten
 }
 
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080
+_CLONE_FILES = 0x400  # a thread with descriptors of its own could keep deleted files that the watch does not see
 _PROT_EXEC = 4
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _OPEN_MODES = (0, 1, 2, _O_TRUNC | 1, _O_TRUNC | 2)
@@ -81,8 +82,9 @@ def _rules(pid: int) -> dict[str, tuple[tuple[Test, ...], int]]:
     """Calls that pass where all tests hold, and the errno where not."""
     to_self = (Test(0, (pid,)),), errno.EPERM
     no_code = (Test(2, (0,), _PROT_EXEC),), errno.EPERM
+    thread = _CLONE_THREAD | _CLONE_FILES
     return {
-        "clone": ((Test(0, (_CLONE_THREAD,), _CLONE_THREAD | _CLONE_NAMESPACES),), errno.EPERM),
+        "clone": ((Test(0, (thread,), thread | _CLONE_NAMESPACES),), errno.EPERM),
         "kill": to_self,
         "tgkill": to_self,
         "mmap": no_code,

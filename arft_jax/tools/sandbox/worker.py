@@ -81,7 +81,10 @@ def _is_full(waiting: spare.Spare, home: spare.Home, n_given: int) -> bool:
     limits = home.limits
     if scratch_lib.is_over(waiting.folder_fd, n_given + limits.max_scratch_bytes, limits.max_scratch_entries):
         return True
-    return not home.isolated and scratch_lib.held_bytes(waiting.pid) > limits.max_scratch_bytes
+    if home.isolated:  # the quota counts deleted files too
+        return False
+    held = scratch_lib.held_bytes(waiting.pid, waiting.folder_fd, limits.max_file_bytes)
+    return held > limits.max_scratch_bytes
 
 
 def _watch(

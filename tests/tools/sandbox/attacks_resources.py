@@ -157,6 +157,20 @@ while True:
     fd = os.open('a', os.O_RDWR | os.O_CREAT); os.unlink('a'); fds.append(fd)
     for _ in range(7): os.write(fd, bytes(1 << 20))
     if len(fds) * (7 << 20) > T['scratch_bytes'] * 2.5: breach(len(fds))
+## disk: deleted files of which one page stays mapped | error, limit
+libc.mmap.restype = ctypes.c_void_p
+n = 0
+while True:
+    fd = os.open('a', os.O_RDWR | os.O_CREAT)
+    for _ in range(7): os.write(fd, bytes(1 << 20))
+    libc.mmap(None, ctypes.c_size_t(4096), 1, 1, fd, ctypes.c_long(0)); os.close(fd); os.unlink('a'); n += 1
+    if n * (7 << 20) > T['scratch_bytes'] * 3: breach(n)
+    time.sleep(0.01)
+## disk: deleted files in a thread's own descriptors | error
+stack = ctypes.create_string_buffer(1 << 16)
+top = ctypes.c_void_p(ctypes.addressof(stack) + 65520)
+must(libc.clone(libc.pause, top, 0x10000 | 0x800 | 0x100, None))  # CLONE_THREAD, _SIGHAND, _VM and not _FILES
+breach()
 ## disk: below a path too long to open | limit
 for _ in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)
 for i in range(200):

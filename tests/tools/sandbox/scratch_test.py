@@ -1,5 +1,6 @@
 """Removal and collection hold against what a hostile call leaves."""
 
+import ctypes
 import os
 import pathlib
 import sys
@@ -77,13 +78,32 @@ def test_fullness_sees_what_lies_below_a_path_too_long_to_open(tmp_path, folder_
     scratch.remove(str(tmp_path))
 
 
-def test_deleted_files_that_a_process_holds_are_counted(tmp_path):
-    with open(tmp_path / "gone", "wb") as f:
+def test_deleted_files_that_a_process_holds_are_counted(tmp_path, folder_fd):
+    with open(tmp_path / "gone", "w+b") as f:
         f.write(bytes(100_000))
         f.flush()
-        before = scratch.held_bytes(os.getpid())
+        before = scratch.held_bytes(os.getpid(), folder_fd, 1 << 30)
         os.unlink(f.name)
-        assert scratch.held_bytes(os.getpid()) - before >= 100_000
+        assert 100_000 <= scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) - before < 200_000
+
+
+def test_a_deleted_file_of_which_a_page_is_mapped_counts_as_the_largest_that_there_may_be(tmp_path, folder_fd):
+    """The kernel tells its size to nobody without rights."""
+    map_page, unmap = ctypes.CDLL(None).mmap, ctypes.CDLL(None).munmap
+    map_page.restype = ctypes.c_void_p
+    before, pages = scratch.held_bytes(os.getpid(), folder_fd, 1 << 30), []
+    for name in ("a", "b \r (deleted)\n"):
+        (tmp_path / name).write_bytes(bytes(10_000))
+        fd = os.open(tmp_path / name, os.O_RDWR)
+        for _ in range(2):  # two mappings of a file are one file
+            pages.append(map_page(None, ctypes.c_size_t(4096), 1, 1, fd, ctypes.c_long(0)))
+        os.close(fd)
+        assert scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) - before == (len(pages) // 2 - 1) << 30
+        os.unlink(tmp_path / name)
+        assert scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) - before == (len(pages) // 2) << 30
+    for page in pages:
+        unmap(ctypes.c_void_p(page), ctypes.c_size_t(4096))
+    assert scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) == before
 
 
 def test_outputs_come_in_the_order_of_their_numbers(tmp_path, folder_fd):
