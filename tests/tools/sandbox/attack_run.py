@@ -7,11 +7,13 @@ left. ``weak`` names a defence to leave out (weak_worker.py).
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,8 @@ import numpy as np
 import PIL.Image
 import weaken
 
-from arft_jax.tools.sandbox import PythonSandbox, kernel, scratch
+from arft_jax.tools.sandbox import PythonSandbox, confine, kernel, scratch
+from arft_jax.tools.sandbox.syscalls import NUMBERS
 from arft_jax.trajectory import Image, ToolStatus
 
 MEMORY_MB, MAX_IMAGE_PX, TIMEOUT_S = 256, 10_000, 1.0
@@ -34,23 +37,61 @@ NEXT = (
     "x = PIL.Image.open('path_to_input_image.jpg')\nprint(numpy.add(6, 36), len('ab'), round(random.random(), 6))\n"
     "x.save('path_to_output_image.jpg', 'PNG')\n"
 )
+CREDENTIALS = (
+    ".aws/credentials", ".config/gcloud/application_default_credentials.json", ".netrc", ".ssh/id_rsa", ".kube/config",
+    ".bash_history",
+)  # fmt: skip
 
 
-@contextlib.contextmanager
-def targets(user):
-    """Files, sockets and a process that attacks aim at; yields their names and a check that they are whole."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="arft-targets-"))
-    inner = folder / "outside"
+def handle_of(path):
+    """A file's handle, by which root opens it past all folders; empty: its file system has none."""
+    buffer = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
+    number, mount_id = NUMBERS[os.uname().machine]["name_to_handle_at"], ctypes.c_int()
+    with contextlib.suppress(OSError):
+        kernel.syscall("name_to_handle_at", number, -100, os.fsencode(path), buffer, ctypes.byref(mount_id), 0)
+        return buffer.raw.hex()
+    return ""
+
+
+def writable_memory(pid):
+    """Address in a process that it may read and write: the far end of its stack, which it does not use."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as f:
+        return next(int(line.partition("-")[0], 16) for line in f if "[stack]" in line)
+
+
+def lay_out(folder):
+    """Makes the files that attacks aim at; returns their names."""
+    inner, readable = folder / "outside", folder / "lib" / "readable"
     for path in (inner, inner / "empty", folder / "lib"):
         path.mkdir()
     (inner / "secret").write_text("top secret")
-    (folder / "lib" / "readable").write_text("may be read")
+    readable.write_text("may be read")
     with contextlib.suppress(OSError):  # a file system without extended attributes
-        os.setxattr(folder / "lib" / "readable", "user.bait", b"1")
+        os.setxattr(readable, "user.bait", b"1")
     PIL.Image.new("RGB", (9, 9)).save(inner / "picture.png")
+    np.save(inner / "array.npy", np.arange(9))
+    credentials = [folder / "home" / name for name in CREDENTIALS]
+    for path in credentials:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("key")
+    return {
+        "folder": str(inner), "secret": str(inner / "secret"), "picture": str(inner / "picture.png"),
+        "array": str(inner / "array.npy"), "readable": str(readable), "credentials": list(map(str, credentials)),
+        "handle": handle_of(inner / "secret"),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def targets():
+    """Files, sockets and a process that attacks aim at; yields their names and a check that they are whole.
+
+    The files lie in the file system of level L0's calls: a link or a new name would reach from one to the other.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="arft-targets-", dir=scratch.choose_root()))
+    files, (near_end, far_end) = lay_out(folder), os.openpty()
     victim = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(3600)"], start_new_session=True)
     listeners = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
-    listeners[1].bind(str(inner / "unix"))
+    listeners[1].bind(str(folder / "outside" / "unix"))
     listeners[2].bind("\0" + folder.name)
     for listener in listeners:
         listener.listen()
@@ -72,34 +113,34 @@ def targets(user):
         return found
 
     names = {
-        "folder": str(inner), "secret": str(inner / "secret"), "picture": str(inner / "picture.png"),
-        "readable": str(folder / "lib" / "readable"), "port": listeners[0].getsockname()[1],
-        "unix": str(inner / "unix"), "abstract": folder.name, "victim": victim.pid, "victim_group": victim.pid,
-        "trainer": os.getpid(), "home": str(folder),
+        "port": listeners[0].getsockname()[1], "unix": listeners[1].getsockname(), "abstract": folder.name,
+        "victim": victim.pid, "victim_group": victim.pid, "victim_memory": writable_memory(victim.pid),
+        "trainer": os.getpid(), "terminal": os.ttyname(far_end), "scratch_root": scratch.choose_root(),
     }  # fmt: skip
     try:
-        yield TARGETS | names, str(folder / "lib"), damage
+        yield TARGETS | files | names, str(folder / "lib"), damage
     finally:
         victim.kill()
         victim.wait()
+        os.close(near_end)
+        os.close(far_end)
         for listener in listeners:
             listener.close()
         scratch.remove(str(folder))
 
 
 def become(user):
-    """Goes on as another user, with the interpreter still in reach where root's home holds it."""
-    prefix = pathlib.Path(sys.base_prefix)
-    if str(prefix).startswith("/root/"):
+    """Goes on as another user, with the interpreter and its packages still in reach where root's home holds them."""
+    prefixes = {pathlib.Path(prefix) for prefix in (sys.base_prefix, sys.prefix) if prefix.startswith("/root/")}
+    if prefixes:
         kernel.unshare(0x20000)
         kernel.mount(None, "/", None, 16384 | 1 << 18)
         fd = os.open("/root", os.O_PATH)
         kernel.mount("tmpfs", "/root", "tmpfs", 0, "mode=755")
-        prefix.mkdir(parents=True)
-        top = pathlib.Path(*prefix.parts[:3])
-        kernel.mount(f"/proc/self/fd/{fd}/{prefix.relative_to('/root')}", str(prefix), None, 4096 | 16384)
+        for prefix in sorted(prefixes):  # one may hold the other
+            prefix.mkdir(parents=True, exist_ok=True)
+            kernel.mount(f"/proc/self/fd/{fd}/{prefix.relative_to('/root')}", str(prefix), None, 4096 | 16384)
         os.close(fd)
-        assert top.exists()
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -114,9 +155,23 @@ def left_overs():
     return sorted(name for root in roots for name in os.listdir(root) if name.startswith(ours))
 
 
-def children():
-    with open(f"/proc/self/task/{os.getpid()}/children") as f:
-        return f.read().split()
+def family(pid):
+    """Pids, as text, of a process and of all below it; what ends meanwhile is left out."""
+    found = [str(pid)]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as f:
+                    found += f.read().split()
+    return [pid for pid in found if os.path.exists(f"/proc/{pid}/statm")]
+
+
+def left_processes(before):
+    """Pids below this process that were not there before. Needs :func:`confine.be_reaper`: orphans fall to us."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:  # adopted and dead
+            pass
+    return [f"process {pid}" for pid in family(os.getpid()) if pid not in before]
 
 
 def attack_all(box, chosen, names, damage):
@@ -149,15 +204,19 @@ def main():
     if config.get("deny_namespaces"):
         weaken.deny_namespaces()
     weaken.choose(config.get("weak", ""), config.get("abi", 0))
+    confine.be_reaper()
     chosen = [a for a in attacks.read_all() if not config.get("names") or a.name in config["names"]]
-    with targets(config.get("user")) as (names, readable, damage):
-        alive, descriptors = children(), sorted(os.listdir("/proc/self/fd"))
+    unknown = set(config.get("names", ())) - {attack.name for attack in chosen}
+    if unknown:
+        raise ValueError(f"no such attacks: {sorted(unknown)}")
+    with targets() as (names, readable, damage):
+        alive, descriptors = family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
         with PythonSandbox(1, TIMEOUT_S, MEMORY_MB, 1000, MAX_IMAGE_PX, config["level"], readable=[readable]) as box:
             print(json.dumps({"line": box.line, "level": box.level}), flush=True)
             chosen = [attack for attack in chosen if attack.level in ("", box.level)]
             attack_all(box, chosen, names, damage)
         time.sleep(0.05)
-        left = [f"process {pid}" for pid in children() if pid not in alive] + left_overs()
+        left = left_processes(alive) + left_overs()
         if sorted(os.listdir("/proc/self/fd")) != descriptors:
             left.append("descriptors")
     print(json.dumps({"left": left}), flush=True)

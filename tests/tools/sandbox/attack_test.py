@@ -14,16 +14,17 @@ NOBODY = 65534
 # One of each kind that is over at once; all of them under -m slow.
 QUICK = """
 fork|start a program|clone into new namespaces|heap at once|memfd|shared mapping|descriptors|disk: one sparse file|
-limits of the parent raised|read a secret|read passwd|list the temporary folder|environment has no secret|
-environment of the trainer|memory of the parent|descriptors of the trainer|shared memory folder|write a new file|
-truncate a file|truncate a readable file by access mode three|write a readable file|unlink a file|rename a file out|
-change a mode outside|extended attribute read|symbolic link|path with dots|another call's folder|device node|
-tamper with site-packages|read the repository|load a shared object|machine code in memory|see what the host has|
-tcp to loopback|udp to loopback|unix socket by path|unix socket by abstract name|netlink|socket pair|io_uring|
-sockets by every inherited descriptor|kill the parent|kill a process of the same user|kill by the owner of a descriptor|
-see the processes of the host|trace the parent|user namespace|mount|bpf|another filter|null dereference|exit codes|
-closed descriptors|a false reply on every descriptor|hostile exception|patched exit|patched modules|walk the frames|
-pickles in the outputs|bomb: sizes in the header alone|truncated JPEG|leave a file for the next call
+limits of the parent raised|read a secret|read passwd|list the temporary folder|cloud credentials|
+environment has no secret|environment of the trainer|memory of the parent|descriptors of the trainer|
+shared memory folder|write a new file|truncate a file|truncate a readable file by access mode three|
+write a readable file|unlink a file|rename a file out|change a mode outside|extended attribute read|symbolic link|
+path with dots|folders of the calls|device node|tamper with site-packages|read the repository|load a shared object|
+machine code in memory|see what the host has|tcp to loopback|udp to loopback|unix socket by path|
+unix socket by abstract name|netlink|socket pair|io_uring|sockets by every inherited descriptor|kill the parent|
+kill a process of the same user|kill by the owner of a descriptor|see the processes of the host|trace the parent|
+user namespace|mount|bpf|another filter|null dereference|exit codes|closed descriptors|
+a false reply on every descriptor|hostile exception|patched exit|patched modules|walk the frames|
+pickles in the outputs|bomb: sizes in the header alone|bomb read by cv2|truncated JPEG|leave a file for the next call
 """
 CONFIGURATIONS = {
     "L1": {"level": "L1"},
@@ -34,6 +35,7 @@ CONFIGURATIONS = {
     "L0, unprivileged": {"level": "L0", "user": NOBODY},
     "all at once": {"level": "auto", "user": NOBODY, "deny_namespaces": True, "abi": 1},
 }
+ONLY_L1 = {"see what the host has", "see the processes of the host"}
 # Defence that is taken away: (attack that then gets through, level). Landlock is held at version 1, so that newer
 # versions do not stand in for what the filter refuses. "call:" lets system calls pass without a condition.
 ABLATIONS = {
@@ -65,6 +67,10 @@ ABLATIONS = {
     "call:unshare": ("user namespace", "L0"),
     "call:ptrace": ("be traced", "L0"),
     "call:inotify_init1": ("watch files", "L0"),
+    "call:ioctl": ("signals on input, through ioctl", "L0"),
+    "call:timer_create": ("kill by a timer", "L0"),
+    "call:mincore": ("page cache of a file", "L0"),
+    "call:seccomp": ("another filter", "L0"),
 }
 
 
@@ -86,7 +92,7 @@ def test_a_choice_of_attacks_is_contained_at_the_level_that_holds_here():
     names = QUICK.replace("\n", "").split("|")
     first, outcomes, left = run_attacks({"level": "auto", "names": names})
     assert first["level"] in ("L1", "L0")
-    assert len(outcomes) >= len(names) - 2  # two withstand at L1 alone
+    assert set(outcomes) == set(names) - (set() if first["level"] == "L1" else ONLY_L1)
     assert {name: outcome["faults"] for name, outcome in outcomes.items() if outcome["faults"]} == {}
     assert left == []
 

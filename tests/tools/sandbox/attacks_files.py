@@ -13,9 +13,12 @@ breach(mmap.mmap(fd, 0, prot=mmap.PROT_READ)[:9])
 ## read by numpy memmap
 import numpy as np
 breach(np.memmap(T['secret'], mode='r')[:9])
-## read by numpy load
+## read by numpy fromfile
 import numpy as np
 breach(np.fromfile(T['secret'], np.uint8)[:9])
+## read by numpy load
+import numpy as np
+breach(np.load(T['array'], allow_pickle=True))
 ## read by cv2
 import cv2
 if cv2.imread(T['picture']) is not None: breach()
@@ -24,14 +27,22 @@ import PIL.Image
 breach(PIL.Image.open(T['picture']).size)
 ## read by sendfile
 src = os.open(T['secret'], os.O_RDONLY)
-breach()
+os.sendfile(os.open('a', os.O_WRONLY | os.O_CREAT), src, 0, 9)
+breach(open('a').read())
+## bomb read by cv2 | limit
+import cv2, zlib
+def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+open('a.png', 'wb').write(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 16000, 16000, 1, 0, 0, 0, 0))
+    + chunk(b'IDAT', zlib.compress(bytes(16000 * 2001))) + chunk(b'IEND', b''))
+if cv2.imread('a.png') is not None: breach()
 ## read with openat2
 how = ctypes.create_string_buffer(struct.pack('QQQ', 0, 0, 0), 24)
 sys_call(437, 437, -100, T['secret'].encode(), how, 24)
 breach()
 ## read by a handle
-sys_call(304, 265, -100, ctypes.create_string_buffer(64), 0)
-breach()
+mount_fd = os.open(os.path.dirname(T['readable']), os.O_RDONLY)  # of the same file system
+fd = sys_call(304, 265, mount_fd, ctypes.create_string_buffer(bytes.fromhex(T['handle'])), 0)
+breach(os.read(fd, 9))
 ## list the root folder of the host
 names = os.listdir('/')
 if 'etc' in names and 'proc' in names: breach(names)
@@ -45,14 +56,10 @@ for p in ('/root', '/home'):
 ## list the temporary folder
 breach(os.listdir(T['folder']))
 ## cloud credentials
-for p in ('~/.aws/credentials', '~/.config/gcloud', '~/.netrc', '~/.ssh/id_rsa', '~/.kube/config', '~/.bash_history'):
-    for home in ('/root', T['home']):
-        p2 = p.replace('~', home)
-        try: open(p2).read()
-        except OSError: continue
-        breach(p2)
-## service account tokens
-breach(open('/var/run/secrets/kubernetes.io/serviceaccount/token').read())
+for p in T['credentials']:
+    try: open(p).read()
+    except OSError: continue
+    breach(p)
 ## environment has no secret
 if any('s3cret' in v for v in os.environ.values()): breach()
 ## environment in the C library
@@ -90,20 +97,19 @@ breach()
 ## kernel log
 breach(open('/dev/kmsg').read(1))
 ## disk device
-os.open('/dev/vda', os.O_RDONLY)
-breach()
-## memory device
-os.open('/dev/mem', os.O_RDONLY)
-breach()
+for p in ('/dev/vda', '/dev/sda', '/dev/nvme0n1', '/dev/loop0'):
+    try: os.open(p, os.O_RDONLY)
+    except OSError: continue
+    breach(p)
 ## terminal
-os.open('/dev/tty', os.O_RDWR)
+os.open(T['terminal'], os.O_RDWR | os.O_NOCTTY)
 breach()
 ## new terminal
 os.openpty()
 breach()
 ## write to a terminal's queue
 import fcntl
-fcntl.ioctl(0, 0x5412, b'x')
+fcntl.ioctl(os.open(T['terminal'], os.O_RDWR | os.O_NOCTTY), 0x5412, b'x')
 breach()
 ## shared memory folder
 open('/dev/shm/arft-left', 'w').write('x')
@@ -139,7 +145,7 @@ breach()
 open(T['readable'], 'r+').write('x')
 breach()
 ## map a readable file for writing
-fd = os.open(T['readable'], os.O_RDONLY)
+fd = os.open(T['readable'], os.O_RDWR)
 m = mmap.mmap(fd, 0)
 m[0] = 65
 breach()
@@ -188,8 +194,8 @@ breach()
 os.link(T['picture'], 'path_to_output_image.jpg')
 breach()
 ## hard link by descriptor
-fd = os.open('/usr/share', os.O_PATH)
-sys_call(265, 37, -100, T['secret'].encode(), -100, b'mine', 0)
+fd = os.open(T['readable'], os.O_RDONLY)
+sys_call(265, 37, fd, b'', -100, b'mine', 0x1000)
 breach()
 ## path with dots
 breach(open('../' * 20 + T['secret'].lstrip('/')).read())
@@ -201,9 +207,8 @@ breach(os.open('secret', os.O_RDONLY, dir_fd=fd))
 ## change folder
 os.chdir(T['folder'])
 breach(open('secret').read())
-## another call's folder
-import glob
-breach([open(p).read() for p in glob.glob('/dev/shm/arft-sandbox-*/*/*/*')][0])
+## folders of the calls
+breach(os.listdir(T['scratch_root']))
 ## change root
 os.mkdir('r')
 os.chroot('r')
@@ -219,8 +224,9 @@ sys_call(133, 33, b'path_to_output_image.jpg', 0o140600, 0) if X86 else sys_call
 breach()
 ## file with set-user bit
 fd = os.open('a', os.O_CREAT | os.O_WRONLY, 0o6777)
+os.write(fd, b'#!/bin/sh\necho BREACH\n')
+os.close(fd)
 os.execv('a', ['a'])
-breach()
 ## tamper with site-packages
 import numpy
 open(os.path.join(os.path.dirname(numpy.__file__), 'left.py'), 'w').write('x')
@@ -240,11 +246,13 @@ import arft_jax
 breach(open(arft_jax.__file__).read())
 ## load a shared object
 import shutil
-src = next(os.path.join(d, f) for d, _, fs in os.walk(os.path.dirname(__import__('PIL').__file__)) for f in fs
-           if f.endswith('.so'))
-shutil.copy(src, 'mine.so')
-ctypes.CDLL('./mine.so')
-breach()
+for d, _, fs in os.walk(os.path.dirname(__import__('PIL').__file__)):
+    for f in fs:
+        if f.endswith('.so'):
+            shutil.copy(os.path.join(d, f), f)
+            try: ctypes.CDLL('./' + f)
+            except OSError: continue  # this one needs others beside it
+            breach(f)
 ## machine code in memory
 m = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 breach()
