@@ -61,7 +61,9 @@ def make_home(
         os.mkdir(folder, 0o700)
     if not plan.seccomp:
         limits = dataclasses.replace(limits, forbids_processes=True)
-    hold = confine.Confinement(plan, plan.readable, [namespaces.SCRATCH_RULE if isolated else folder])
+    # Programs write what they do not want to os.devnull.
+    writable = [namespaces.SCRATCH_RULE if isolated else folder, os.devnull]
+    hold = confine.Confinement(plan, plan.readable, writable)
     without_files = confine.Confinement(plan, (), ())
     decoder = decoder_lib.Decoder(without_files, base_bytes, limits.max_file_bytes, max_image_px)
     return Home(folder, isolated, limits, plan, hold, decoder, base_bytes)

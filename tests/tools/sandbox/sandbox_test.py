@@ -187,6 +187,16 @@ def test_fork_and_exec_are_refused(sandbox, image, source):
     assert result.text.startswith("PermissionError") and "1" in result.text
 
 
+@pytest.mark.parametrize("level", ["auto", "L0"])
+def test_output_that_is_not_wanted_goes_to_the_null_device(image, level):
+    code = (
+        "import contextlib, os\nwith open(os.devnull, 'w') as f, contextlib.redirect_stdout(f):\n    print('x' * 9999)\n"
+        "open(os.devnull, 'a').write('x')\nprint(open(os.devnull).read() == '')"
+    )
+    with PythonSandbox(n_workers=1, timeout_s=30.0, level=level) as box:
+        assert box.run(code, image).text == "True"
+
+
 def test_threads_still_work(sandbox, image):
     code = "import threading\nt = threading.Thread(target=print, args=('hi',))\nt.start()\nt.join()"
     assert sandbox.run(code, image).text == "hi"
