@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from arft_jax import protocol, rollout_trace
 from arft_jax.data import chat
@@ -21,7 +22,7 @@ from arft_jax.rollout_row import Feed, Row
 from arft_jax.rollout_trace import Costs
 from arft_jax.steps.sampler import Report
 from arft_jax.steps.state import BUDGET, FREE, RUNNING, STOPPED
-from arft_jax.trajectory import Status, ToolStatus, Trajectory
+from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
 
 
 @dataclasses.dataclass
@@ -222,7 +223,7 @@ class Session:
         with self.costs.waiting("tool_wait_s"):
             ready = concurrent.futures.wait(self.waiting, timeout=timeout, return_when=mode).done
         for future in ready:
-            self._observe(self.rows[self.waiting.pop(future)], future.result())
+            self._observe(self.rows[self.waiting.pop(future)], _answer(future))
 
     def _observe(self, row: Row, observation) -> None:
         observation = row.attach(observation)
@@ -322,7 +323,7 @@ class Session:
         elif code == BUDGET and isinstance(action, protocol.Malformed):
             self._finish(row, Status.TOKENS if row.length >= limits.max_tokens else Status.TURN_TOKENS)
         elif isinstance(action, protocol.Malformed):
-            self._finish(row, Status.MALFORMED)
+            self._finish(row, Status.NO_ACTION if row.last_token[0] == eos else Status.MALFORMED)
         elif len(row.turns) >= self.max_turns:
             self._finish(row, Status.TURN_LIMIT)
         else:
@@ -338,3 +339,13 @@ class Session:
         self.free.append(row.slot)
         if self._on_finish is not None:
             self._on_finish(trajectory)
+
+
+def _answer(future: concurrent.futures.Future) -> Observation:
+    """What a tool returned; a call that was cancelled or raised, which none should, is a fault of ours."""
+    if future.cancelled():
+        return Observation("the call was cancelled", (), ToolStatus.INFRA)
+    if (fault := future.exception()) is not None:
+        logging.error("a tool call raised: %r", fault, exc_info=fault)
+        return Observation(f"the call raised {type(fault).__name__}", (), ToolStatus.INFRA)
+    return future.result()

@@ -19,7 +19,8 @@ class Status(enum.StrEnum):
     """Why a trajectory ended."""
 
     ANSWERED = "answered"  # an <answer> closed it
-    MALFORMED = "malformed"  # a turn that is no action of the protocol
+    MALFORMED = "malformed"  # a turn that is no action of the protocol, ended by a stop tag
+    NO_ACTION = "no_action"  # the end token behind a turn that is no action
     TURN_LIMIT = "turn_limit"  # max_turns turns and no answer
     TURN_TOKENS = "turn_tokens"  # a turn reached max_turn_tokens without a stop tag
     TOKENS = "tokens"  # the trajectory's token budget is spent, at a whole observation

@@ -1,5 +1,6 @@
 """The slot scheduler with a scripted policy: how every kind of trajectory ends, and what the tools are asked."""
 
+import concurrent.futures
 import dataclasses
 import importlib.resources
 import json
@@ -81,7 +82,7 @@ def test_a_stop_tag_ends_a_turn_though_its_token_says_more(stage):
 def test_the_end_token_ends_a_turn_and_is_in_the_loss_but_not_in_the_text(stage):
     eos = stage.tokenizer.eos_id
     t = only(stage.play([(tiny.tiny_task(1), [[*stage.ids("I give up"), eos, *stage.ids(ANSWER)]])], say()))
-    assert (t.status, t.turns[0].text, t.tokens[-1]) == (Status.MALFORMED, "I give up", eos)
+    assert (t.status, t.turns[0].text, t.tokens[-1]) == (Status.NO_ACTION, "I give up", eos)
     assert t.loss_mask[-1] and t.answer is None
 
 
@@ -100,6 +101,26 @@ def test_a_turn_that_is_no_action_ends_as_malformed(stage, turn):
     t = only(stage.play([(tiny.tiny_task(1, "coding"), [turn, ANSWER])], tools))
     assert t.status is Status.MALFORMED and t.turns[0].text == turn and not tools.calls
     assert isinstance(t.turns[0].action, protocol.Malformed) and t.turns[0].call is None
+
+
+def test_a_tool_that_raises_or_is_cancelled_ends_its_own_row_alone_as_a_fault_of_ours(stage):
+    class Faulty(tiny.InstantTools):
+        def submit(self, task, action, images, spent_s=0.0):
+            future = super().submit(task, action, images, spent_s)
+            if action.query == "red fox":
+                return future
+            broken = concurrent.futures.Future()
+            if action.query == "raise":
+                broken.set_exception(RuntimeError("no such tool"))
+            else:
+                broken.cancel()
+                broken.set_running_or_notify_cancel()  # as an executor does
+            return broken
+
+    scripts = [[SEARCH, ANSWER], *([SEARCH.replace("red fox", word), ANSWER] for word in ("raise", "cancel"))]
+    rows = stage.play([(tiny.tiny_task(i), turns) for i, turns in enumerate(scripts)], Faulty(say().answer))
+    ended = [t.status for group in rows for t in group]
+    assert ended == [Status.ANSWERED, Status.INFRA, Status.INFRA]
 
 
 def test_the_turn_limit_ends_before_the_last_call_is_made(stage):
