@@ -16,7 +16,7 @@ from arft_jax import layout, protocol
 from arft_jax.config import SEARCHING_TASKS
 from arft_jax.data import chat, mat, minilm, recorded_steps, search_corpus, source
 from arft_jax.data.batch import VisionBucket
-from arft_jax.data.images import ImageProcessor
+from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
@@ -171,7 +171,8 @@ def check(config) -> None:
         _, params = abstract_params(model_maker(config, sizes, placement))
         check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
     mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
-    tasks = source.load_splits(mine, data_dir(config), seed=config.seed, n_train=config.data.n_train)
+    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
+    tasks = source.load_splits(mine, data_dir(config), **options)
     check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 
@@ -331,15 +332,19 @@ def index_path(config) -> pathlib.Path:
     return folder / f"mini_search-{config.seed}.index"
 
 
-def load_data(config) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
+def load_data(config, quarantine: Quarantine) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
     """Tasks by name and split and the search index that they are asked over; what is made is made on first use.
+
+    Args:
+      quarantine: counts the training images that a stand-in replaces.
 
     Returns:
       ``{name: {"train": [...], "test": [...]}}`` and the path of the index, which exists where searching is
       local; None where nothing searches.
     """
     folder, path = data_dir(config), index_path(config)
-    tasks = source.load_splits(config.data.tasks, folder, seed=config.seed, n_train=config.data.n_train)
+    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=quarantine)
+    tasks = source.load_splits(config.data.tasks, folder, **options)
     if config.tools.search.backend == "local" and {"mat_search", "mat_training_search"} & tasks.keys():
         search_corpus.index_corpus(folder / mat.CORPUS, path)
     elif "mini_search" in tasks:

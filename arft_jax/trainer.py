@@ -4,7 +4,7 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   1. Tools run during training, over several turns, with images in every turn.
   2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
-  4. A group in which a tool failed by our fault is dropped whole.
+  4. A group in which a tool failed by our fault, or whose image is damaged, is dropped whole.
   5. Where asked for, slow groups go on in the next step's rollout and importance weights correct for it.
 
 Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from arft_jax import build, layout, toolset
+from arft_jax import build, layout, toolset, trainer_rollout
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble, pack_rows
+from arft_jax.data.images import Quarantine
 from arft_jax.data.pipeline import task_stream
 from arft_jax.data.synthetic.chains import practice_chains, record_chains
 from arft_jax.evaluator import Evaluation, evaluate
@@ -66,6 +67,8 @@ class Run:
     seconds: float = 0.0  # spent in earlier sessions of this run
     begin: float = 0.0
     embed: Any = None  # of recorded queries
+    quarantine: Quarantine = dataclasses.field(default_factory=Quarantine)  # of training images
+    n_told: int = 0  # of its messages
     resumed: list = dataclasses.field(default_factory=list)  # carried groups of a checkpoint, to be begun anew
     rolled_out: Any = None  # the policy as the engine reads it; None: not moved there yet
 
@@ -161,7 +164,8 @@ def train(config) -> dict:
 def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     parts = build.build(config)
     optimizer = build.optimizer(config)
-    tasks, index_path = hosts.in_turn(lambda: build.load_data(config))
+    quarantine = Quarantine()
+    tasks, index_path = hosts.in_turn(lambda: build.load_data(config, quarantine))
     check_prompts(config, tasks, parts.tokenizer, parts.patches.processor, parts.bucket)
     toolbox = stack.enter_context(toolset.open_toolbox(config, index_path))
     hosts.say(toolbox.line)
@@ -178,9 +182,10 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
         allowed=hosts.put(np.asarray(jax.device_get(parts.rules.allowed)), parts.placement.whole),
         streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
-        embed=build.query_embedding(config),
+        embed=build.query_embedding(config), quarantine=quarantine,
     )  # fmt: skip
     stack.enter_context(run.stop)
+    trainer_rollout.tell_quarantined(run)
     if found is not None:
         run.step, _, host = found
         run.seconds = host["seconds"]
@@ -249,7 +254,7 @@ def _grpo(run: Run) -> None:
         trajectories = _rollout(run, step)
         rollout_s = time.perf_counter() - begin
         # ---------------------------------------------------------- advantages
-        valid = _valid_rows(trajectories, config.rollout.group_size)
+        valid = trainer_rollout.valid_rows(trajectories, config.rollout.group_size)
         rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
         adv, adv_stats = jax.device_get(advantages(*run.put((rewards, valid))))
         # -------------------------------------------------------------- update
@@ -267,6 +272,7 @@ def _grpo(run: Run) -> None:
         row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
         row |= {name: float(value) for name, value in adv_stats.items()}
         row |= rollout_metrics(trajectories, step - 1 if config.rollout.carry_over > 0 else None)
+        row["data/quarantined"] = float(run.quarantine.n_images)
         row |= tool_metrics(tool_figures, run.toolbox.metrics())
         row["tokens_per_s"] = sum(len(tr.tokens) for tr in trajectories) / seconds
         row |= hosts.mean_of({name: value for name, value in row.items() if name not in ("phase", "step")})
@@ -286,17 +292,11 @@ def _rollout(run: Run, step: int) -> list[Trajectory]:
     """One step's trajectories, scored; row p*G + g."""
     groups = roll_out(run, step)
     weights = build.reward_weights(run.config)
-    rows = [tr for group in groups for tr in group]
+    rows = trainer_rollout.mask_bad_images(run, [tr for group in groups for tr in group])
     return [
         tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights, run.embed))
         for tr in rows
     ]
-
-
-def _valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
-    """bool[B]: False on every row of a group in which a tool failed by our fault."""
-    good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
-    return np.repeat(good.all(axis=1), group_size)
 
 
 def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, rows: list | None = None):

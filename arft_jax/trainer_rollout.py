@@ -11,14 +11,16 @@ that they had. With equal weights that gives the same trajectories; otherwise th
 than in a run that was not broken.
 """
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
 
+from arft_jax.data.image_files import FileImage
 from arft_jax.io import hosts
 from arft_jax.rollout import Request
-from arft_jax.trajectory import Trajectory
+from arft_jax.trajectory import Status, Task, Trajectory
 
 
 def share(n_items: int) -> slice:
@@ -56,6 +58,33 @@ def roll_out(run, step: int) -> list[list[Trajectory]]:
         return engine.run(run.policy(), requests, run.toolbox, **options)
     options |= dict(n_groups=n_groups, max_age=r.max_staleness, rebuild=r.refresh == "rebuild")
     return engine.run_on(run.policy(), requests, run.toolbox, **options)
+
+
+def mask_bad_images(run, trajectories: list[Trajectory]) -> list[Trajectory]:
+    """Those that were shown a stand-in for a bad file end by a fault of ours; each such file is named once.
+
+    A file that is damaged behind its header is known when its task is first rolled out. The whole group is then left
+    out, as where a tool failed: what the policy says of a grey picture is worth nothing.
+    """
+    tell_quarantined(run)
+    return [dataclasses.replace(tr, status=Status.INFRA) if _has_bad_image(tr.task) else tr for tr in trajectories]
+
+
+def _has_bad_image(task: Task) -> bool:
+    return any(isinstance(image, FileImage) and image.is_bad for image in task.images)
+
+
+def tell_quarantined(run) -> None:
+    """One line for each file that was put away since the last call; the quarantine remembers the first of them."""
+    for message in run.quarantine.messages[run.n_told :]:
+        print(f"a grey picture takes the place of a training image, its groups are left out: {message}", flush=True)
+    run.n_told = len(run.quarantine.messages)
+
+
+def valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
+    """bool[B]: False on every row of a group in which a tool failed, or an image was bad, by our fault."""
+    good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
+    return np.repeat(good.all(axis=1), group_size)
 
 
 def _request(run, names: list[str], number: int, rng: np.ndarray | None = None) -> Request:

@@ -10,6 +10,7 @@ import pytest
 from arft_jax import build, layout, protocol
 from arft_jax.config import default_config
 from arft_jax.data import mat
+from arft_jax.data.images import Quarantine
 from arft_jax.data.tiny_data import make_tiny_data
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
@@ -94,13 +95,13 @@ def test_own_data_gives_tasks_and_the_index_that_answers_them(config, tmp_path):
     config.system_prompt = "short"
     build.check(config)
     assert not build.index_path(config).exists()  # a check writes nothing
-    tasks, index = build.load_data(config)
+    tasks, index = build.load_data(config, Quarantine())
     assert {name: (len(s["train"]), len(s["test"])) for name, s in tasks.items()} == dict.fromkeys(tasks, (2, 2))
     with SearchIndex(index) as found:
         task = tasks["mat_search"]["train"][0]
         assert found.search(task.query, 1, task.corpus)[0].title == task.query
     config.data.tasks = ("mat_coding",)
-    assert build.load_data(config)[1] is None
+    assert build.load_data(config, Quarantine())[1] is None
     (tmp_path / "data" / "mat_coding" / "train.json").write_text("[{}]")
     with pytest.raises(ValueError, match="item at place 0 of .*train.json must have id, question"):
         build.check(config)
@@ -214,5 +215,5 @@ def test_a_search_service_needs_no_corpus_of_its_own(config, tmp_path):
         build.check_inputs(config)
     config.tools.search.update(backend="http", url="http://localhost:1/retrieve")
     build.check_inputs(config)
-    tasks, path = build.load_data(config)
+    tasks, path = build.load_data(config, Quarantine())
     assert len(tasks["mat_search"]["test"]) > 0 and path is not None and not path.exists()

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax import build, trainer
+from arft_jax import build, trainer, trainer_rollout
 from arft_jax.config import STEP_TASKS
 from arft_jax.config_checks import validate
 from arft_jax.data import tiny_data, tiny_steps
+from arft_jax.data.images import Quarantine
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
@@ -151,7 +152,7 @@ class Script:
         )  # fmt: skip
         config.rollout.group_size, config.train.prompts = 2, 1
         self.tasks = {config.data.tasks[0]: {"train": [self.task], "test": [self.task]}}
-        self.embed = None
+        self.embed, self.quarantine, self.n_told = None, Quarantine(), 0
         self.streams = {name: iter([0, 0]) for name in self.tasks}
         self.parts = types.SimpleNamespace(engine=stage.engine)
         self.toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))
@@ -172,7 +173,7 @@ def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):
         assert (row.status, [turn.text for turn in row.turns]) == (Status.TURN_LIMIT, [PROBLEM])
         assert row.turns[0].observation is None and not row.observation_mask.any()
         assert row.rewards["total"] == 2.0  # scored though the row ended with a call that nobody served
-    assert trainer._valid_rows(rows, 2).all()
+    assert trainer_rollout.valid_rows(rows, 2).all()
 
 
 def test_evaluation_of_the_same_policy_has_its_own_turn_limit_and_live_tools(script):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import build, protocol, trainer
+from arft_jax import build, protocol, trainer, trainer_rollout
 from arft_jax.config import default_config
 from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_documents
@@ -41,7 +41,7 @@ def _score(trajectory, weights, embed=None):
     return {"format": 0.0, "f1": value, "em": 0.0, "problem": 0.0, "accuracy": value, "total": value}
 
 
-def _load_data(config):
+def _load_data(config, quarantine):
     """Four training and two test items of each set, and the real index."""
     tasks = {
         "mini_coding": {
@@ -137,6 +137,7 @@ def test_a_run_finishes_and_leaves_results_metrics_trajectories_and_a_report(run
         *(("warm_start", i, i) for i in range(1, WARM + 1)), *(("grpo", i, WARM + i) for i in range(1, GRPO + 1))
     ]  # fmt: skip
     assert all(row["skipped"] == 0 and row["grad_norm"] > 0 for row in rows)
+    assert all(row["data/quarantined"] == 0 for row in rows[WARM:])
     assert all(row["gap_max"] < 1e-4 for row in rows[WARM:]) and all(row["tool_calls"] >= 1 for row in rows[WARM:])
     for row in rows[WARM:]:  # the rows' calls are the step's: served or tips
         served = row["tool/python/ok"] + row["tool/search/ok"]
@@ -302,8 +303,8 @@ def test_an_evaluation_has_the_context_of_the_config(monkeypatch, tmp_path, cont
 def test_a_group_with_a_fault_of_ours_is_left_out_whole():
     fine, fault = (types.SimpleNamespace(status=status) for status in (Status.ANSWERED, Status.INFRA))
     rows = [fine, fine, fault, fine, fine, fault, fine, fine]
-    assert trainer._valid_rows(rows, 2).tolist() == [True, True, False, False, False, False, True, True]
-    assert trainer._valid_rows(rows, 4).tolist() == [False] * 8
+    assert trainer_rollout.valid_rows(rows, 2).tolist() == [True, True, False, False, False, False, True, True]
+    assert trainer_rollout.valid_rows(rows, 4).tolist() == [False] * 8
 
 
 def test_at_learning_rate_zero_grpo_leaves_the_params_of_the_warm_start(runs, straight, monkeypatch):

@@ -2,6 +2,10 @@
 
 A training set of thousands of photographs does not fit the host's memory. At the start only headers are read, so that a
 missing or unreadable file is known before any compute; pixels are decoded when a rollout, a tool or a page asks.
+
+Where a quarantine is given (training data), a file that the door for images refuses, at the start or when it is
+decoded, is replaced by a uniform grey image: of the header's size where that was read, else of a stand-in's. It is
+counted once, and what shows it is no fault of the policy.
 """
 
 import os
@@ -13,7 +17,7 @@ from collections import OrderedDict
 import numpy as np
 import PIL.Image
 
-from arft_jax.data.images import check_size, decode_image
+from arft_jax.data.images import STAND_IN_GREY, STAND_IN_PX, BadImage, Quarantine, check_size, decode_image
 from arft_jax.trajectory import Image
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -78,23 +82,69 @@ def _told_by_header(path: str | os.PathLike) -> tuple[int, int] | None:
 
 
 class ImageFiles:
-    """Decodes files when asked and keeps the last used, up to ``max_bytes`` of pixels. Threads may share it."""
+    """Decodes files when asked and keeps the last used, up to ``max_bytes`` of pixels. Threads may share it.
 
-    def __init__(self, max_bytes: int = 256 << 20):
-        self.max_bytes = max_bytes
+    Args:
+      max_bytes: of pixels.
+      quarantine: counts the files that a grey image replaces; None: they are refused.
+    """
+
+    def __init__(self, max_bytes: int = 256 << 20, quarantine: Quarantine | None = None):
+        self.max_bytes, self._quarantine = max_bytes, quarantine
+        self._bad: set[pathlib.Path] = set()
+        self._good: set[pathlib.Path] = set()
         self._kept: OrderedDict[pathlib.Path, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def pixels(self, path: pathlib.Path) -> np.ndarray:
-        """uint8[height, width, 3] of a file.
+    def is_bad(self, path: pathlib.Path) -> bool:
+        """Whether a grey image takes the file's place."""
+        return path in self._bad
+
+    def size(self, path: pathlib.Path) -> tuple[int, int]:
+        """(height, width) as :func:`header_size`, or of the stand-in for a file that it refuses.
 
         Raises:
-          ValueError: it cannot be decoded.
+          ValueError: no readable header, and no quarantine.
+        """
+        with self._lock:
+            if path not in self._bad:
+                try:
+                    return header_size(path)
+                except BadImage as error:
+                    self._put_away(path, error)
+            return STAND_IN_PX, STAND_IN_PX
+
+    def _put_away(self, path: pathlib.Path, error: BadImage) -> None:
+        """Marks a file as bad; raises the error without a quarantine, or where rows have seen its true pixels."""
+        if self._quarantine is None or path in self._good:
+            raise error
+        self._quarantine.add(error)
+        self._bad.add(path)
+
+    def _decode(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+        if path not in self._bad:
+            try:
+                pixels = decode_image(path).pixels
+                self._good.add(path)
+                return pixels
+            except BadImage as error:
+                self._put_away(path, error)
+        return np.full((*size, 3), STAND_IN_GREY, np.uint8)
+
+    def pixels(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+        """uint8[height, width, 3] of a file.
+
+        Args:
+          path: the file.
+          size: (height, width) of what takes its place where it is bad.
+
+        Raises:
+          ValueError: it cannot be decoded, and there is no quarantine or it could be before.
         """
         with self._lock:  # held while decoding: the peak is one image above the bound
             if path not in self._kept:
-                pixels = decode_image(path).pixels
+                pixels = self._decode(path, size)
                 pixels.setflags(write=False)  # shared
                 self._kept[path] = pixels
                 self._bytes += pixels.nbytes
@@ -115,11 +165,11 @@ class FileImage(Image):
       owner: whose image it is, for errors.
 
     Raises:
-      ValueError: no readable header.
+      ValueError: no readable header, where the files have no quarantine.
     """
 
     def __init__(self, files: ImageFiles, path: pathlib.Path, name: str, owner: str):
-        values = dict(name=name, _files=files, _path=path, _owner=owner, _size=header_size(path), _sha256="")
+        values = dict(name=name, _files=files, _path=path, _owner=owner, _size=files.size(path), _sha256="")
         for key, value in values.items():
             object.__setattr__(self, key, value)  # an Image is frozen
 
@@ -131,10 +181,10 @@ class FileImage(Image):
         """uint8[height, width, 3], read-only.
 
         Raises:
-          ValueError: the file is damaged behind its header, or is no more what it was at the start.
+          ValueError: the file is damaged behind its header and there is no quarantine, or it is no more what it was.
         """
         try:
-            pixels = self._files.pixels(self._path)
+            pixels = self._files.pixels(self._path, self._size)
         except ValueError as error:
             raise ValueError(f"{self._owner}: {error}") from error
         if pixels.shape[:2] != self._size:
@@ -143,6 +193,11 @@ class FileImage(Image):
                 f"{self._size[0]}x{self._size[1]} and is {pixels.shape[0]}x{pixels.shape[1]}"
             )
         return pixels
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a grey image takes its place; damage behind the header is known once the file is decoded."""
+        return self._files.is_bad(self._path)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -22,6 +22,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
+from arft_jax.data.images import Quarantine
 from arft_jax.trajectory import Task
 
 NAMES = ("mat_coding", "mat_search")
@@ -63,7 +64,13 @@ def missing_files(names: Sequence[str], data_dir: str, searches_here: bool = Tru
     return [f"data.dir must be a directory with {', '.join(needed)} and their images: {got} (config.data.dir)"]
 
 
-def load_split(name: str, split: str, data_dir: str | os.PathLike, n_rows: int | None = None) -> list[Task]:
+def load_split(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    n_rows: int | None = None,
+    quarantine: Quarantine | None = None,
+) -> list[Task]:
     """The tasks of one split, in the order of the file; images stay on disk.
 
     Args:
@@ -71,12 +78,13 @@ def load_split(name: str, split: str, data_dir: str | os.PathLike, n_rows: int |
       split: train or test.
       data_dir: the directory described above.
       n_rows: at most so many; None: all.
+      quarantine: counts the images that a stand-in replaces (image_files.py); None: they are refused.
 
     Raises:
       ValueError: an unreadable file, no items, or an item that is not of the layout; the item is named.
     """
     read = {"mat_coding": load_mat_coding, "mat_search": load_mat_search}[name]
-    return read(*split_files(name, split, data_dir), n_rows)
+    return read(*split_files(name, split, data_dir), n_rows, quarantine)
 
 
 def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict]:
@@ -121,10 +129,16 @@ def _level(item: dict, default: str = "") -> str:
 
 
 def _read_tasks(
-    name: str, make: Callable, json_path: str | os.PathLike, image_dir: str | os.PathLike, n_rows: int | None
+    name: str,
+    make: Callable,
+    json_path: str | os.PathLike,
+    image_dir: str | os.PathLike,
+    n_rows: int | None,
+    quarantine: Quarantine | None,
 ) -> list[Task]:
     """``make(item, place, n_items, open_image)`` of every item; its errors are given the item's name."""
-    items, root, files = _read_items(json_path, _KEYS[name]), pathlib.Path(image_dir), ImageFiles()
+    items, root = _read_items(json_path, _KEYS[name]), pathlib.Path(image_dir)
+    files = ImageFiles(quarantine=quarantine)
     tasks = []
     for place, item in enumerate(items[:n_rows]):
         owner = f"item {item['id']} of {json_path}"
@@ -140,7 +154,10 @@ def _read_tasks(
 
 
 def load_mat_coding(
-    json_path: str | os.PathLike, image_dir: str | os.PathLike, n_rows: int | None = None
+    json_path: str | os.PathLike,
+    image_dir: str | os.PathLike,
+    n_rows: int | None = None,
+    quarantine: Quarantine | None = None,
 ) -> list[Task]:
     """Tasks of ``MAT-Coding.json``: the processed image is shown, but the original where type[0] is crop.
 
@@ -161,11 +178,14 @@ def load_mat_coding(
             split=_level(item),
         )
 
-    return _read_tasks("mat_coding", make, json_path, image_dir, n_rows)
+    return _read_tasks("mat_coding", make, json_path, image_dir, n_rows, quarantine)
 
 
 def load_mat_search(
-    json_path: str | os.PathLike, image_dir: str | os.PathLike, n_rows: int | None = None
+    json_path: str | os.PathLike,
+    image_dir: str | os.PathLike,
+    n_rows: int | None = None,
+    quarantine: Quarantine | None = None,
 ) -> list[Task]:
     """Tasks of ``MAT-Search.json``; the first half of the items (75 of 150) are the simple ones.
 
@@ -185,4 +205,4 @@ def load_mat_search(
             query=_text(item, "query"),
         )
 
-    return _read_tasks("mat_search", make, json_path, image_dir, n_rows)
+    return _read_tasks("mat_search", make, json_path, image_dir, n_rows, quarantine)

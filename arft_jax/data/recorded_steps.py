@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from arft_jax.data import mat
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
+from arft_jax.data.images import Quarantine
 from arft_jax.rewards.recorded import step_of
 from arft_jax.trajectory import Task
 
@@ -53,7 +54,13 @@ def missing_files(names: Sequence[str], data_dir: str) -> list[str]:
     return [f"data.dir must be a directory with {', '.join(needed)} and their images: {got} (config.data.dir)"]
 
 
-def load_split(name: str, split: str, data_dir: str | os.PathLike, n_rows: int | None = None) -> list[Task]:
+def load_split(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    n_rows: int | None = None,
+    quarantine: Quarantine | None = None,
+) -> list[Task]:
     """The tasks of one split, in the order of the file; images stay on disk.
 
     Args:
@@ -61,15 +68,16 @@ def load_split(name: str, split: str, data_dir: str | os.PathLike, n_rows: int |
       split: ``train``: recorded steps, each with its ``target``. ``test``: those of mat_coding or mat_search.
       data_dir: the directory described above.
       n_rows: at most so many; None: all.
+      quarantine: counts the images that a stand-in replaces (image_files.py); None: they are refused.
 
     Raises:
       ValueError: an unreadable file, no rows, or a row that is not of the layout; the row is named.
     """
     if split == "test":
-        return mat.load_split(_TEST[name], "test", data_dir, n_rows)
+        return mat.load_split(_TEST[name], "test", data_dir, n_rows, quarantine)
     path = training_file(name, data_dir)
     images = path.parent / f"{path.stem}_images"
-    images, files, tasks = images if images.is_dir() else path.parent, ImageFiles(), []
+    images, files, tasks = images if images.is_dir() else path.parent, ImageFiles(quarantine=quarantine), []
     for place, row in enumerate(_read_rows(path)[:n_rows]):
         owner = f"row {place} of {path}"
         try:

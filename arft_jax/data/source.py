@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import absl.logging
 
 from arft_jax.data import mat, recorded_steps
-from arft_jax.data.images import decode_image
+from arft_jax.data.images import Quarantine, decode_image
 from arft_jax.trajectory import Task
 
 NAMES = ("mini_coding", "mini_search", *mat.NAMES, *recorded_steps.NAMES)
@@ -36,7 +36,15 @@ def _quiet():
         absl.logging.set_verbosity(level)
 
 
-def load_tasks(name: str, split: str, data_dir: str | os.PathLike, *, seed: int = 0, n_train: int = 2000) -> list[Task]:
+def load_tasks(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    *,
+    seed: int = 0,
+    n_train: int = 2000,
+    quarantine: Quarantine | None = None,
+) -> list[Task]:
     """All tasks of a split, in the order of the file or of their index.
 
     Args:
@@ -48,6 +56,9 @@ def load_tasks(name: str, split: str, data_dir: str | os.PathLike, *, seed: int 
       seed: of the mini tasks' generator.
       n_train: training rows at most; the mini tasks have that many. A test split is always read whole.
 
+      quarantine: counts the training images that a stand-in replaces (image_files.py); None: they are refused. An image
+        of a test split always is: a benchmark without it would be another.
+
     Raises:
       ValueError: an unknown name or split; files that are not of the MAT layout.
     """
@@ -57,10 +68,14 @@ def load_tasks(name: str, split: str, data_dir: str | os.PathLike, *, seed: int 
         raise ValueError(f"split must be one of {SPLITS}: got {split!r}")
     if n_train < 1:
         raise ValueError(f"n_train must be positive: got {n_train} (config.data.n_train)")
-    if name in mat.NAMES:
-        return mat.load_split(name, split, data_dir, n_train if split == "train" else None)
-    if name in recorded_steps.NAMES:
-        return recorded_steps.load_split(name, split, data_dir, n_train if split == "train" else None)
+    if name in (*mat.NAMES, *recorded_steps.NAMES):
+        load = mat.load_split if name in mat.NAMES else recorded_steps.load_split
+        tasks = load(name, split, data_dir, *((n_train, quarantine) if split == "train" else ()))
+        if all(image.is_bad for task in tasks for image in task.images):
+            raise ValueError(
+                f"some image of {name}/{split} must be readable: {quarantine.messages[-1]} (config.data.dir)"
+            )
+        return tasks
     import tensorflow_datasets as tfds  # takes seconds
 
     from arft_jax.data.builders import mini_coding, mini_search
@@ -79,13 +94,16 @@ def load_tasks(name: str, split: str, data_dir: str | os.PathLike, *, seed: int 
 
 
 def load_splits(
-    names: Sequence[str], data_dir: str | os.PathLike, *, seed: int, n_train: int
+    names: Sequence[str],
+    data_dir: str | os.PathLike,
+    *,
+    seed: int,
+    n_train: int,
+    quarantine: Quarantine | None = None,
 ) -> dict[str, dict[str, list[Task]]]:
     """``{name: {"train": [...], "test": [...]}}``, each as :func:`load_tasks` gives it."""
-    return {
-        name: {split: load_tasks(name, split, data_dir, seed=seed, n_train=n_train) for split in SPLITS}
-        for name in names
-    }
+    options = dict(seed=seed, n_train=n_train, quarantine=quarantine)
+    return {name: {split: load_tasks(name, split, data_dir, **options) for split in SPLITS} for name in names}
 
 
 def _coding_task(row: dict) -> Task:

@@ -8,7 +8,7 @@ import pytest
 
 from arft_jax.data import image_files
 from arft_jax.data.image_files import FileImage, ImageFiles, header_size, safe_path
-from arft_jax.data.images import decode_image
+from arft_jax.data.images import STAND_IN_GREY, Quarantine, decode_image, stand_in
 
 
 def picture(path, height=20, width=30, value=0, **save):
@@ -87,6 +87,49 @@ def test_a_file_that_cannot_be_read_is_refused_at_once_and_a_damaged_one_when_us
     image = FileImage(ImageFiles(), tmp_path / "cut.png", "image_1", "item 5 of x.json")
     with pytest.raises(ValueError, match=r"item 5 of x.json: image must be readable: got .*cut.png"):
         _ = image.sha256
+
+
+def cut(path):
+    """A PNG of 50x60 whose pixels are cut short."""
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def test_behind_a_quarantine_a_bad_file_is_grey_of_its_headers_size_and_counted_once(tmp_path, decoded):
+    quarantine = Quarantine()
+    files = ImageFiles(max_bytes=1, quarantine=quarantine)  # nothing is kept: each look decodes anew
+    a, b = (FileImage(files, cut(tmp_path / "cut.png"), "image_1", item) for item in ("item 1", "item 2"))
+    good = FileImage(files, picture(tmp_path / "good.png"), "image_1", "item 3")
+    assert (a.size, a.is_bad, quarantine.n_images) == ((50, 60), False, 0)
+    for image in (a, b, a):
+        np.testing.assert_array_equal(image.pixels, np.full((50, 60, 3), STAND_IN_GREY, np.uint8))
+    assert a.sha256 == b.sha256 and good.pixels[0, 0, 0] == 255
+    assert a.is_bad and b.is_bad and not good.is_bad
+    assert dict(quarantine.counts) == {"damage": 1} and "cut.png" in quarantine.messages[0]
+    assert decoded == ["cut.png", "good.png"]
+
+
+def test_behind_a_quarantine_a_file_without_a_header_is_the_stand_in(tmp_path):
+    quarantine = Quarantine()
+    files = ImageFiles(quarantine=quarantine)
+    (tmp_path / "no.png").write_bytes(b"hello")
+    images = [FileImage(files, tmp_path / "no.png", "image_1", item) for item in ("item 1", "item 2")]
+    assert all(image.is_bad and image.sha256 == stand_in().sha256 for image in images)
+    assert dict(quarantine.counts) == {"format": 1}
+    with pytest.raises(ValueError, match="must exist"):  # a wrong path is no bad image
+        FileImage(files, tmp_path / "gone.png", "image_1", "item 3")
+
+
+def test_a_file_that_goes_bad_after_rows_have_seen_it_is_refused(tmp_path):
+    files = ImageFiles(max_bytes=1, quarantine=Quarantine())
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)).save(path)
+    image = FileImage(files, path, "image_1", "item 5")
+    assert image.sha256
+    cut(path)
+    with pytest.raises(ValueError, match="item 5: image must be readable: got .*a.png"):
+        _ = image.pixels
 
 
 def test_a_file_that_changes_its_size_is_no_more_the_same_image(tmp_path):

@@ -4,8 +4,10 @@ import sys
 import pytest
 
 from arft_jax.data import source
+from arft_jax.data.images import Quarantine
 from arft_jax.data.synthetic import coding, search
 from arft_jax.data.tiny_data import make_tiny_data
+from arft_jax.data.tiny_steps import write_tiny_steps
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,25 @@ def test_the_users_own_task_sets_go_through_the_same_door(tmp_path):
     }
     assert sorted(os.listdir(tmp_path / "data")) == ["mat_coding", "mat_search"]  # nothing was prepared
     assert splits["mat_coding"]["train"][0].kind == "coding"
+
+
+@pytest.mark.parametrize("name", ["mat_coding", "mat_search", "mat_training_coding"])
+def test_bad_training_images_are_quarantined_test_images_and_sets_of_nothing_else_refused(tmp_path, name):
+    folder = tmp_path / "data"
+    make_tiny_data(folder, n_train=3, n_test=2)
+    write_tiny_steps(folder, n_items=3)
+    options = dict(seed=0, n_train=100)
+    good = source.load_splits([name], folder, **options)[name]
+    first = good["train"][0].images[0]
+    first._path.write_bytes(b"<html>not found</html>")
+    quarantine = Quarantine()
+    train = source.load_splits([name], folder, quarantine=quarantine, **options)[name]["train"]
+    assert [t.images[0].is_bad for t in train] == [t.images[0]._path == first._path for t in good["train"]]
+    assert quarantine.n_images == 1 and str(first._path) in quarantine.messages[0]
+    for task in good["train"]:
+        task.images[0]._path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=rf"some image of {name}/train must be readable: .* \(config.data.dir\)"):
+        source.load_splits([name], folder, quarantine=Quarantine(), **options)
+    good["test"][0].images[0]._path.write_bytes(b"")
+    with pytest.raises(ValueError, match="image must be readable"):
+        source.load_tasks(name, "test", folder, quarantine=Quarantine())
