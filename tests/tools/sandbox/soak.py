@@ -3,15 +3,19 @@
     python tests/tools/sandbox/soak.py [calls] [level]
 
 Honest calls are checked against what they must give: an inverted image pixel by pixel, arithmetic, a state that the
-call before must not have left, an error of the program's own. Prints one JSON object; ``wrong`` and ``left`` must be
-empty, and resident memory as large at the end as after the first tenth.
+call before must not have left, an error of the program's own. Attacks must end as their tables say. The calls run in
+ten parts; after each the sandbox is looked at, idle: resident memory of all processes, and the most descriptors that a
+worker has open. Prints one JSON object; ``wrong`` and ``left`` must be empty, and memory and descriptors as many after
+the last part as after the first.
 """
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import random
+import statistics
 import sys
 import time
 
@@ -19,12 +23,13 @@ import attack_run
 import attacks
 import numpy as np
 
-from arft_jax.tools.sandbox import PythonSandbox
+from arft_jax.tools.sandbox import PythonSandbox, confine
 from arft_jax.trajectory import Image, ToolStatus
 
 N_THREADS, N_WORKERS = 8, 2
 TIMEOUT_S, MEMORY_MB, MAX_IMAGE_PX = 0.5, 256, 100_000
 HOSTILE = 0.2
+N_PARTS, N_LOOKS = 10, 5
 INVERT = """
 from PIL import Image, ImageOps
 ImageOps.invert(Image.open('path_to_input_image.jpg')).save('path_to_output_image.jpg', 'PNG')
@@ -32,24 +37,32 @@ ImageOps.invert(Image.open('path_to_input_image.jpg')).save('path_to_output_imag
 CLEAN = "import os, numpy, PIL.Image\nprint(os.listdir('.'), len('ab'), numpy.add(6, 36), hasattr(PIL, 'left'))"
 
 
-def resident_mb(pids):
-    """Resident memory of processes together, shared pages counted in each."""
+def resident_mb():
+    """Resident memory of this process and all below it, shared pages counted in each."""
     total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as f:
+    for pid in attack_run.family(os.getpid()):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", encoding="ascii") as f:
             total += int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return total / 2**20
 
 
-def family(pid):
-    """A process and all below it; what ends meanwhile is left out."""
-    found = [str(pid)]
-    for pid in found:
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as f:
-                    found += f.read().split()
-    return [pid for pid in found if os.path.exists(f"/proc/{pid}/statm")]
+def most_descriptors(box):
+    """Of the process of any worker; 0 where only root may look (a worker cannot be traced by its own user)."""
+    most = 0
+    for worker in list(box._pool.workers):
+        for pid in attack_run.family(worker.process.pid):
+            with contextlib.suppress(OSError):
+                most = max(most, len(os.listdir(f"/proc/{pid}/fd")))
+    return most
+
+
+def look(box):
+    """(resident MB, most descriptors) of the idle sandbox, medians of a few looks: workers still tidy up."""
+    seen = []
+    for _ in range(N_LOOKS):
+        time.sleep(0.05)
+        seen.append((resident_mb(), most_descriptors(box)))
+    return [round(statistics.median(values)) for values in zip(*seen, strict=True)]
 
 
 def honest(box, number):
@@ -72,17 +85,19 @@ def honest(box, number):
 
 
 def hostile(box, attack, names):
-    """As :func:`honest`, of an attack."""
+    """As :func:`honest`, of an attack. On a busy machine any of them may meet the time limit first."""
     seen = box.run(attack.code(names), attack_run.IMAGE)
-    bad = "BREACH" in seen.text or seen.status == ToolStatus.INFRA
+    is_late = seen.status == ToolStatus.LIMIT and seen.text == f"Time limit of {TIMEOUT_S:g} s reached."
+    bad = "BREACH" in seen.text or str(seen.status) not in attack.statuses and not is_late
     return [f"{attack.name}: {seen.status} {seen.text[:100]}"] if bad else []
 
 
 def soak(n_calls, level="auto"):
     """The figures of one run (see the module)."""
     dice = random.Random(n_calls)
-    with attack_run.targets(None) as (names, readable, damage):
-        alive, descriptors = set(attack_run.children()), sorted(os.listdir("/proc/self/fd"))
+    confine.be_reaper()
+    with attack_run.targets() as (names, readable, damage):
+        alive, descriptors = attack_run.family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
         with PythonSandbox(N_WORKERS, TIMEOUT_S, MEMORY_MB, 1000, MAX_IMAGE_PX, level, readable=[readable]) as box:
             chosen = [attack for attack in attacks.read_all() if attack.level in ("", box.level)]
             plan = [dice.choice(chosen) if dice.random() < HOSTILE else None for _ in range(n_calls)]
@@ -90,23 +105,20 @@ def soak(n_calls, level="auto"):
             def call(number):
                 return honest(box, number) if plan[number] is None else hostile(box, plan[number], names)
 
-            def run(numbers):
+            started, wrong, looks = time.monotonic(), [], []
+            for first, last in itertools.pairwise(n_calls * part // N_PARTS for part in range(N_PARTS + 1)):
                 with concurrent.futures.ThreadPoolExecutor(N_THREADS) as threads:
-                    faults = [fault for found in threads.map(call, numbers) for fault in found]
-                return faults, resident_mb(family(os.getpid()))
-
-            started, tenth = time.monotonic(), n_calls // 10
-            wrong, early_mb = run(range(tenth))
-            more, late_mb = run(range(tenth, n_calls))
+                    wrong += [fault for found in threads.map(call, range(first, last)) for fault in found]
+                looks.append(look(box))
             seconds, line = time.monotonic() - started, box.line
         time.sleep(0.1)
-        left = [f"process {pid}" for pid in attack_run.children() if pid not in alive] + attack_run.left_overs()
+        left = attack_run.left_processes(alive) + attack_run.left_overs()
         left += [] if sorted(os.listdir("/proc/self/fd")) == descriptors else ["descriptors"]
         left += damage()
     n_hostile = sum(attack is not None for attack in plan)
     return {
         "line": line, "calls": n_calls, "hostile": n_hostile, "attacks": len({a.name for a in plan if a is not None}),
-        "wrong": wrong + more, "left": left, "early_mb": round(early_mb), "late_mb": round(late_mb),
+        "wrong": wrong, "left": left, "memory_mb": [mb for mb, _ in looks], "descriptors": [n for _, n in looks],
         "seconds": round(seconds, 1),
     }  # fmt: skip
 
