@@ -141,6 +141,26 @@ def _check_train(config) -> list[str]:
     return problems
 
 
+def _check_images(config) -> list[str]:
+    """Whether the chunks hold an update's images where their number is bounded: every row with as many as it may have,
+    all different and of full size, one of them the prompt's and so its group's. By patches: slivers take more windows.
+    """
+    r, t, patch = config.rollout, config.train, config.model.vision_config.patch_size
+    n_processes = max(config.distributed.n_processes, 1)
+    rows, n_chunks, group = t.rows_per_update // n_processes, t.image_chunks // n_processes, r.group_size
+    if not (r.max_images > 0 and rows > 0 and group > 0 and patch > 0 and config.data.max_pixels >= patch**2):
+        return []
+    in_chunk = r.n_patches // (config.data.max_pixels // patch**2)
+    n_groups = (group - math.gcd(rows, group) + rows - 1) // group + 1  # the first may begin in the update before
+    n_images = n_groups + rows * (r.max_images - 1 if r.max_turns > 1 else 0)
+    if n_images <= n_chunks * in_chunk:
+        return []
+    return [
+        f"image_chunks must hold the images of an update: got {n_images} of {config.data.max_pixels} px in {rows} rows "
+        f"and {n_chunks} chunks of {in_chunk} (config.train.image_chunks, config.rollout.max_images)"
+    ]
+
+
 def _check_search(search, tasks: tuple[str, ...]) -> list[str]:
     problems = []
     remote = search.backend in ("http", "serper", "ddgs")
@@ -237,7 +257,7 @@ def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> lis
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems = _check_minima(config) + _check_rollout(config) + _check_train(config)
-    problems += _check_carry_over(config)
+    problems += _check_carry_over(config) + _check_images(config)
     problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
     if config.system_prompt not in ("full", "short"):

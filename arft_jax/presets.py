@@ -25,7 +25,7 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     config.warm_start.steps = 0
     config.rollout.update(
         max_turn_tokens=1024, max_tokens=8192, decode_steps=64, extend_chunk=256, n_patches=4096, n_windows=128,
-        n_features=65536,
+        n_features=65536, max_images=4,
     )  # fmt: skip
     config.train.update(steps=200, learning_rate=1e-6, image_chunks=128, logps_chunk=256)
     if variant == "smoke":

@@ -177,6 +177,21 @@ VIOLATIONS = {
 }  # fmt: skip
 
 
+def test_images_of_an_update_are_counted_by_rows_groups_and_processes():
+    # 576 patches of 36 an image: 16 in a chunk, 128 in 8. 64 rows of 8 groups: 64 * (n - 1) + 8 of n a row
+    validate(changed(rollout__max_images=2))
+    with pytest.raises(
+        ValueError, match=r"got 136 of 7056 px in 64 rows and 8 chunks of 16 \(config.train.image_chunks"
+    ):
+        validate(changed(rollout__max_images=3))
+    # 16 processes of 4 rows, half a group: 4 * (n - 1) + 1 in half of a chunk, which is none
+    with pytest.raises(ValueError, match="got 5 of 7056 px in 4 rows and 0 chunks of 16"):
+        validate(changed(rollout__max_images=2, distributed__n_processes=16))
+    # 15 rows of groups of 8 may begin with the last row of one: 3 groups
+    with pytest.raises(ValueError, match="got 18 of 7056 px in 15 rows and 1 chunks"):
+        validate(changed(rollout__max_images=2, train__rows_per_update=15, train__prompts=15, train__image_chunks=1))
+
+
 @pytest.mark.parametrize("case", VIOLATIONS)
 def test_a_violation_is_named_with_its_value_and_key(case):
     values, message = VIOLATIONS[case]

@@ -6,6 +6,8 @@ import pytest
 
 from arft_jax.config import MAT_TASKS
 from arft_jax.config_checks import validate
+from arft_jax.data.batch import VisionBucket, pack_chunks
+from arft_jax.data.images import ImageProcessor
 from arft_jax.presets import qwen_config
 from arft_jax.run_dir import flatten
 
@@ -27,6 +29,24 @@ def test_a_config_needs_two_directories_and_names_them(repo_root, name):
     assert (config.weights, config.data.dir) == ("", "")
     assert f"--config=configs/{name}.py --config.weights=DIR --config.data.dir=DIR" in doc
     assert f"Qwen2.5-VL-{config.model.size.upper()}" in doc and "arft_jax/data/mat.py" in doc
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_images_of_an_update_fit_its_chunks_at_worst_and_with_one_more_a_row_are_refused(repo_root, name):
+    config, _ = load(repo_root, name)
+    r, t = config.rollout, config.train
+    processor = ImageProcessor(config.data.min_pixels, config.data.max_pixels)
+    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    n_images = t.rows_per_update // r.group_size + t.rows_per_update * (r.max_images - 1)
+    shapes = ((1000, 1000), (900, 1600), (4000, 3000), (3000, 1000), (500, 2500), (2000, 3100))
+    grids = [processor.grid_of(*shapes[i % len(shapes)]) for i in range(n_images)]
+    assert len(pack_chunks(grids, bucket)) <= t.image_chunks
+    r.max_images += 1
+    wrong = rf"image_chunks must hold the images of an update: got {n_images + t.rows_per_update} of .* in "
+    with pytest.raises(ValueError, match=wrong + rf"{t.rows_per_update} rows and {t.image_chunks} chunks of 2 "):
+        validate(config)
+    r.max_turns = 1  # no tool brings images
+    validate(config)
 
 
 @pytest.mark.parametrize("name", NAMES)

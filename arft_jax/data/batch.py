@@ -105,7 +105,7 @@ def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
     if len(chunks) > n_chunks:
         raise ValueError(
             f"the images of a batch must fit image_chunks chunks: got {len(names)} distinct images in {len(chunks)} "
-            f"chunks, image_chunks={n_chunks} (config.train.image_chunks)"
+            f"chunks, image_chunks={n_chunks} (config.train.image_chunks, config.rollout.max_images)"
         )
     first, filled = {}, []
     for c in range(n_chunks):

@@ -121,7 +121,8 @@ def test_too_many_images_and_too_long_rows_are_refused():
 
     rows = [trajectory(4, 2, [3], row=i) for i in range(2)]
     with pytest.raises(
-        ValueError, match=r"got 4 distinct images in 4 chunks, image_chunks=3 \(config.train.image_chunks\)"
+        ValueError,
+        match=r"got 4 distinct images in 4 chunks, image_chunks=3 \(config.train.image_chunks, config.rollout.max_im",
     ):
         assemble(rows, np.zeros(2), fives, length=8, n_chunks=3, bucket=BUCKET)
     with pytest.raises(ValueError, match=r"got 4 tokens, max_tokens=3 \(config.rollout.max_tokens\)"):
