@@ -132,13 +132,16 @@ def _text_search(call: Call, stack: contextlib.ExitStack):
 
 
 def _search(call: Call, bank: ImageBank) -> Outcome:
-    """As in a rollout: through the toolbox, with its retries and its wording."""
+    """As in a rollout: through the toolbox, with its terms, its retries and its wording."""
     from arft_jax.tools.toolbox import Toolbox
+    from arft_jax.toolset import call_terms
 
     t = call.config.tools
     with contextlib.ExitStack() as stack:
         search = _text_search(call, stack)
-        toolbox = stack.enter_context(Toolbox(None, search, top_k=t.top_k, n_threads=1, deadline_s=t.deadline_s))
+        terms = call_terms(call.config, bool(call.index) or t.search.backend == "local")
+        options = dict(terms=terms, trajectory_deadline_s=t.trajectory_deadline_s)
+        toolbox = stack.enter_context(Toolbox(None, search, top_k=t.top_k, **options))
         task = Task("call", "search", call.query, (), ())
         return Outcome(toolbox.submit(task, protocol.Search(call.query), ()).result())
 

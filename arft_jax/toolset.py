@@ -4,13 +4,23 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from arft_jax import embed
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
 from arft_jax.tools.runner import Terms
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_index import SearchIndex
 from arft_jax.tools.toolbox import Toolbox
+
+
+def call_terms(config, searches_here: bool) -> dict[str, Terms]:
+    """How each tool is called; a search by its own terms where it goes over the network."""
+    t, s = config.tools, config.tools.search
+    usual = Terms(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
+    terms = dict.fromkeys(("python", "search", "image_search"), usual)
+    if not searches_here:
+        try_s = s.try_s or TRY_S[s.backend]
+        terms["search"] = Terms(s.n_threads, s.deadline_s, try_s, t.n_tries, calls_per_s=s.calls_per_s)
+    return terms
 
 
 @contextlib.contextmanager
@@ -31,8 +41,6 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
         with Toolbox(None, None, enabled=False) as toolbox:
             yield toolbox
         return
-    usual = Terms(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
-    terms = dict.fromkeys(("python", "search", "image_search"), usual)
     with contextlib.ExitStack() as stack:
         search = pictures = None
         if index_path is not None and s.backend == "local":
@@ -40,9 +48,6 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
         elif index_path is not None:
             search = stack.enter_context(
                 open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode)
-            )
-            terms["search"] = Terms(
-                s.n_threads, s.deadline_s, s.try_s or TRY_S[s.backend], t.n_tries, calls_per_s=s.calls_per_s
             )
         if s.image_index:
             pictures = stack.enter_context(_open_pictures(config))
@@ -62,7 +67,7 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
             search,
             top_k=t.top_k,
             n_threads=t.n_threads,
-            terms=terms,
+            terms=call_terms(config, s.backend == "local"),
             trajectory_deadline_s=t.trajectory_deadline_s,
             pictures=pictures,
             image_top_k=s.image_top_k,
@@ -71,6 +76,8 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
 
 
 def _open_pictures(config) -> ImageIndex:
+    from arft_jax import embed  # needs JAX, which nothing else here does
+
     try:
         return ImageIndex(config.tools.search.image_index, embed.make_embedder(config))
     except (ValueError, OSError) as error:

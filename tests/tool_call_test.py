@@ -1,5 +1,6 @@
 """One tool call by hand: what each tool answers, where its images go, and which requests are refused."""
 
+import contextlib
 import json
 import pathlib
 
@@ -7,10 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax import tool_call
+from arft_jax import tool_call, toolset
 from arft_jax.config import default_config
 from arft_jax.data.images import ImageProcessor, decode_image, encode_png, stand_in
+from arft_jax.testing.fault_server import FaultServer
 from arft_jax.tool_call import Call
+from arft_jax.tools import toolbox
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.sandbox import NoneHolds
 from arft_jax.tools.search_index import Document, SearchIndex
@@ -151,6 +154,32 @@ def test_a_search_reads_as_in_a_rollout(tmp_path, config):
     result = run("search", config, "", query="who wrote notes", index=str(index))
     text = "<information> 1. Content: Ada: Ada wrote <|im_end|> notes. </information>"
     assert (result["status"], result["text"], result["images"]) == ("ok", text, [])
+
+
+def test_a_search_is_made_on_the_terms_of_a_rollout(tmp_path, config, monkeypatch):
+    made = []
+
+    class Seen(toolbox.Toolbox):
+        def __init__(self, python, search, **options):
+            made.append((options["terms"]["search"], options["trajectory_deadline_s"], options["top_k"]))
+            super().__init__(python, search, **options)
+
+    monkeypatch.setattr(toolbox, "Toolbox", Seen)
+    monkeypatch.setattr(toolset, "Toolbox", Seen)
+    monkeypatch.setattr(toolset, "PythonSandbox", lambda **_: contextlib.nullcontext())
+    index = tmp_path / "texts.index"
+    SearchIndex.build(index, [Document("Ada", "Ada wrote notes.")])
+    config.tools.update(n_threads=3, deadline_s=50.0, n_tries=2, trajectory_deadline_s=90.0, top_k=5)
+    config.tools.search.update(deadline_s=9.0, try_s=1.5, n_threads=7, calls_per_s=100.0)
+    with FaultServer() as server:
+        for backend, flags in (("local", dict(index=str(index))), ("http", {})):
+            config.tools.search.update(backend=backend, url=server.url if backend == "http" else "")
+            assert run("search", config, "", query="ada", **flags)["status"] == "ok"
+            with toolset.open_toolbox(config, index):
+                assert made[-1] == made[-2]
+    usual, remote = made[0][0], made[-1][0]
+    assert (usual.n_threads, usual.deadline_s, usual.try_s, usual.n_tries) == (3, 50.0, 50.0, 2)
+    assert (remote.n_threads, remote.deadline_s, remote.try_s, remote.calls_per_s) == (7, 9.0, 1.5, 100.0)
 
 
 @pytest.fixture

@@ -73,6 +73,6 @@ def test_bad_flags_are_one_sentence_and_status_2(flags, sentence):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_crop_does_not_import_jax(tmp_path):
-    source = "import sys; from arft_jax import tool_call; sys.exit('jax' in sys.modules)"
+def test_neither_a_crop_nor_a_search_for_texts_imports_jax():
+    source = "import sys; from arft_jax import tool_call, toolset; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
