@@ -1,7 +1,7 @@
 """The slot scheduler: fills slots, decodes, serves pauses, refills.
 
-A group's prompt is prefilled once and forked to its rows. A row that calls a tool freezes in its slot,
-cache kept, while the others decode and the tool runs on the host; its observation is fed behind the token
+A group's prompt is prefilled once and forked to its rows as slots come free. A row that calls a tool freezes in its
+slot, cache kept, while the others decode and the tool runs on the host; its observation is fed behind the token
 that stopped it. The next segment is dispatched before the last one is read, so that the device works while the host
 parses, tokenises and makes patches. A trajectory depends on (rng, task number, row) alone: not on who shares the batch,
 on pauses, or on its place in the queue.

@@ -135,14 +135,16 @@ class Feeder:
                 self.feed(self.take_wave(feeds))
 
     def fork(self, source: int, targets: list[int]) -> None:
-        """Copies a prefilled slot into others of its group."""
+        """Copies the prompt of a slot, whatever stands behind it by now, into others of its group."""
         engine, limits = self._engine, self._engine.limits
         width = max(limits.group_size - 1, 1)
         for k in range(0, len(targets), width):
             part = targets[k : k + width]
             slots, rows = np.full(width, limits.n_slots, np.int32), np.zeros(width, np.int32)
             slots[: len(part)], rows[: len(part)] = part, [self._rows[slot].row for slot in part]
-            engine.state = engine.sampler.fork(engine.state, *engine.put((np.int32(source), slots, rows)))
+            first = self._rows[part[0]]  # rows that have not begun differ in their number alone
+            begin = np.array([first.length, first.next_position, first.limit], np.int32)
+            engine.state = engine.sampler.fork(engine.state, *engine.put((np.int32(source), slots, rows, begin)))
             self._costs.n_forks += 1
 
 

@@ -35,6 +35,7 @@ class Group:
       key: uint32[2], of its rows.
       rows: finished trajectories by row.
       left: rows that are not finished.
+      n_begun: rows that were given a slot.
       version: of the weights under which its rows began; None: they have not.
     """
 
@@ -43,6 +44,7 @@ class Group:
     key: np.ndarray
     rows: list[Trajectory | None]
     left: int
+    n_begun: int = 0
     version: int | None = None
 
 
@@ -171,10 +173,10 @@ class Session:
     def _prompt(self, request) -> chat.Segment:
         limits, name = self.engine.limits, request.task.id
         n_slots = limits.n_slots - len(self.engine.held - set(self.rows))
-        if not 0 < request.n_rows <= n_slots:
+        if min(request.n_rows, n_slots) < 1:
             raise ValueError(
-                f"a request's rows must fit the slots: got {request.n_rows} rows, {n_slots} slots "
-                "(config.rollout.n_slots)"
+                f"a request must have a row, and a slot to run in: got {request.n_rows} rows, {n_slots} slots that are "
+                "not held (config.rollout.n_slots)"
             )
         segment = self.engine.prompt(request.task)
         if len(segment.tokens) + 1 > limits.max_tokens:
@@ -198,20 +200,37 @@ class Session:
     # ---------------------------------------------------------------- slots in
 
     def admit(self) -> None:
-        """Gives free slots to waiting groups: one prefill a group, the other rows forked."""
-        while self.queue and len(self.free) >= self.groups[self.queue[0]].left:
-            i = self.queue.popleft()
+        """Gives free slots to waiting rows, in their order: one prefill a group, the other rows forked.
+
+        A group need not begin at once: its later rows take slots as they come free, and the prompt from a row of theirs
+        that is still there. Only where none is left is it prefilled again.
+        """
+        while self.queue and self.free:
+            i = self.queue[0]
             group = self.groups[i]
-            group.version, request = self.version, group.request
-            slots = [self.free.pop() for _ in range(request.n_rows)]
+            group.version = self.version if group.version is None else group.version
+            source = self._source(i)
+            first, n = group.n_begun, min(len(self.free), group.request.n_rows - group.n_begun)
+            slots = [self.free.pop() for _ in range(n)]
+            group.n_begun += n
             self._keys[slots], self._keys_put = group.key, None
-            for n, slot in enumerate(slots):
-                self.rows[slot] = Row(request.task, request.number, n, i, slot)
+            for slot, row in zip(slots, range(first, first + n), strict=True):
+                self.rows[slot] = Row(group.request.task, group.request.number, row, i, slot)
                 feed = self.engine.inject(self.rows[slot], group.segment)
-                if n == 0:
+                if source is None:
+                    source = slot
                     self.feeds.append(feed)
-            if slots[1:]:
-                self.forks.append((slots[0], slots[1:]))
+            if targets := [slot for slot in slots if slot != source]:
+                self.forks.append((source, targets))
+            if group.n_begun == group.request.n_rows:
+                self.queue.popleft()
+
+    def _source(self, group: int) -> int | None:
+        """A slot that begins with the group's prompt; where a context is rerendered, only before the second turn."""
+        for slot, row in self.rows.items():
+            if row.request == group and (self.context == "append" or not row.turns):
+                return slot
+        return None
 
     def serve(self) -> None:
         """Takes in what the tools returned; waits for one only where nothing else can go on."""

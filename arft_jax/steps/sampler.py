@@ -106,8 +106,12 @@ def _extend(graphdef, params, state: SlotState, ext: Extension, *, columns: int 
     )
 
 
-def _fork(state: SlotState, source, targets, rows) -> SlotState:
-    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group."""
+def _fork(state: SlotState, source, targets, rows, begin) -> SlotState:
+    """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group.
+
+    The rows begin at the end of the prompt that all rows of a group share, however far the source has gone on since:
+    ``begin``, int32[3], is their length, next position and limit. What the source wrote behind that is never seen.
+    """
     n_slots = state.length.shape[0]
 
     def copy(leaf, axis):
@@ -119,10 +123,10 @@ def _fork(state: SlotState, source, targets, rows) -> SlotState:
 
         return jax.lax.fori_loop(0, targets.shape[0], put, leaf)
 
-    return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, 1), targets, rows)
+    return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, 1), targets, rows, begin)
 
 
-def _fork_split(state: SlotState, source, targets, rows) -> SlotState:
+def _fork_split(state: SlotState, source, targets, rows, begin) -> SlotState:
     """:func:`_fork` where slots are split over devices.
 
     An index into them would gather every slot to every device first. A masked sum moves the one slot alone, a layer at
@@ -141,13 +145,15 @@ def _fork_split(state: SlotState, source, targets, rows) -> SlotState:
     def spread_cache(leaf):  # as a loop's carry it is changed in place
         return jax.lax.fori_loop(0, leaf.shape[0], lambda layer, kept: kept.at[layer].set(spread(kept[layer])), leaf)
 
-    return _forked(state, spread, spread_cache, targets, rows)
+    return _forked(state, spread, spread_cache, targets, rows, begin)
 
 
-def _forked(state: SlotState, by_slot, by_layer, targets, rows) -> SlotState:
+def _forked(state: SlotState, by_slot, by_layer, targets, rows, begin) -> SlotState:
     kept = dict(cache=jax.tree.map(by_layer, state.cache), features=state.features)
     rest = {name: by_slot(leaf) for name, leaf in state._asdict().items() if name not in kept}
-    rest["row"] = rest["row"].at[targets].set(rows, mode="drop")
+    own = dict(row=rows, automaton=0, status=RUNNING, stop_code=NO_STOP)
+    own |= dict(zip(("length", "next_position", "limit"), begin, strict=True))
+    rest |= {name: rest[name].at[targets].set(value, mode="drop") for name, value in own.items()}
     return SlotState(**rest, **kept)
 
 
@@ -266,9 +272,9 @@ def make_sampler(
 
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension, columns=None),
-      fork(state, source, targets, rows), decode(params, state, rules, rng, temperature, columns=None) with a static
-      temperature; each returns the new state, decode a :class:`Report` beside it, and consumes the old. ``columns`` is
-      static too: None reads the whole cache.
+      fork(state, source, targets, rows, begin), decode(params, state, rules, rng, temperature, columns=None) with a
+      static temperature; each returns the new state, decode a :class:`Report` beside it, and consumes the old.
+      ``columns`` is static too: None reads the whole cache.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
     places, told, fork = None, None, _fork

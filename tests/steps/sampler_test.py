@@ -120,6 +120,24 @@ def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
     assert_same(flat(served), flat(world.reference))
 
 
+@pytest.mark.parametrize("n_slots", [1, 2, 4, 5])
+def test_rows_of_a_group_begin_as_slots_come_free_and_are_the_same(world, n_slots, monkeypatch):
+    begun_later = []  # how far the source had gone on when it gave its prompt
+
+    def fork(feeder, source, targets, plain=rollout_feed.Feeder.fork):
+        begun_later.append(feeder._rows[source].length - feeder._rows[targets[0]].length)
+        plain(feeder, source, targets)
+
+    monkeypatch.setattr(rollout_feed.Feeder, "fork", fork)
+    engine = world.engine(n_slots=n_slots)
+    assert_same(flat(world.run(engine, world.requests)), flat(world.reference))
+    if n_slots == 1:  # nobody is left to take the prompt from
+        assert not begun_later and engine.costs.n_encodes >= N_TASKS
+    else:
+        assert any(begun_later)
+    assert not engine.held and n_slots % N_ROWS
+
+
 def test_images_that_no_bank_can_hold_are_refused(world):
     small = world.engine(n_features=5)
     with pytest.raises(ValueError, match=r"got 6 image tokens, n_features=5 \(config.rollout.n_features\)"):
@@ -251,5 +269,5 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_any_compute(world):
     with pytest.raises(ValueError, match=r"task 't8' must leave room .* max_tokens=128 \(config.rollout.max_tokens\)"):
         long = Task("t8", "search", "word " * 300, (tiny.tiny_image(1),), ("7",))
         world.run(world.base, [world.requests[0], Request(long, 0, 1)])
-    with pytest.raises(ValueError, match=r"got 7 rows, 6 slots \(config.rollout.n_slots\)"):
-        world.run(world.base, [Request(world.tasks[0], 0, 7)])
+    with pytest.raises(ValueError, match=r"got 0 rows, 6 slots that are not held \(config.rollout.n_slots\)"):
+        world.run(world.base, [Request(world.tasks[0], 0, 0)])

@@ -122,7 +122,7 @@ def test_costs_count_what_was_done(world):
     rows = flat(world.run(world.base, world.requests))
     costs = world.base.costs
     assert costs.n_sampled == sum(int(t.loss_mask.sum()) for t in rows)
-    assert costs.n_forks == N_TASKS and costs.n_segments > 4 and costs.n_extends >= N_TASKS
+    assert costs.n_forks >= N_TASKS and costs.n_segments > 4 and costs.n_extends >= N_TASKS
     assert 0 < costs.host_s < costs.total_s and costs.device_wait_s > 0
 
 
