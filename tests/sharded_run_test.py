@@ -31,6 +31,7 @@ SCRIPT = """
     jax.config.update("jax_compilation_cache_dir", cache)
     config = default_config()
     config.rollout.tensor = mesh.pop("rollout", 0)
+    config.model.lora.update(rank=mesh.pop("lora", 0), vision=True)
     config.mesh.update(mesh)
     config.model.text_config.update(
         hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -129,12 +130,16 @@ LAYOUTS = [
     pytest.param(dict(data=1, fsdp=8, tensor=1), marks=pytest.mark.slow),
     pytest.param(dict(data=8, fsdp=1, tensor=1), marks=pytest.mark.slow),
     pytest.param(dict(data=1, fsdp=4, tensor=2, rollout=4), marks=pytest.mark.slow),
+    pytest.param(dict(data=2, fsdp=4, tensor=1), marks=pytest.mark.slow),
+    pytest.param(dict(data=1, fsdp=2, tensor=4), marks=pytest.mark.slow),
+    pytest.param(dict(data=2, fsdp=2, tensor=2, lora=4), marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.parametrize("mesh", LAYOUTS, ids=str)
 def test_a_rollout_and_two_updates_on_eight_devices_equal_those_on_one(run_on, mesh):
-    [want], [got] = run_on(1, data=1, fsdp=1, tensor=1), run_on(8, **mesh)
+    same = {key: value for key, value in mesh.items() if key == "lora"}
+    [want], [got] = run_on(1, data=1, fsdp=1, tensor=1, **same), run_on(8, **mesh)
     assert int(want["images"]) == 8  # four given, four made: encode, extend, fork and decode all took part
     assert float(got["share"]) == 1 / (mesh["fsdp"] * mesh["tensor"]) and float(want["share"]) == 1
     np.testing.assert_array_equal(got["tokens"], want["tokens"])
