@@ -2,6 +2,9 @@
 
 Qwen2.5-VL writes boxes in pixels of the image as it was resized for it (arXiv 2502.13923, section 2.1.1), other models
 in thousandths of the sides, tools in pixels of the file. A box (x0, y0, x1, y1) holds the columns x0 <= x < x1.
+
+The policy reaches it from its Python code as ``crop(name, box, frame)`` in the protocol with named images
+(sandbox/helpers.py), in the frames that need no processor; ``launch/tool.py crop`` has all three.
 """
 
 import math

@@ -8,6 +8,7 @@ import pytest
 from arft_jax.data.images import ImageProcessor
 from arft_jax.tools import crop as crop_lib
 from arft_jax.tools.crop import FRAMES, crop, pixel_box
+from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.trajectory import Image, ToolStatus
 
 PROCESSOR = ImageProcessor(28 * 28, 16 * 28 * 28)
@@ -154,3 +155,30 @@ def test_the_part_is_a_copy_of_its_own():
     image = numbered(40, 40)
     part = crop(image, (0, 0, 10, 10), "original").images[0]
     assert part.pixels.base is None and part.pixels.flags.c_contiguous and part.name == ""
+
+
+def test_code_crops_named_images_as_the_tool_does():
+    image, other = numbered(48, 64), numbered(30, 200)
+    with PythonSandbox(n_workers=1, timeout_s=30.0) as sandbox:
+
+        def asked(call):
+            return sandbox.run(f"import numpy as np\nshow({call})", {"image_1": image, "image_2": other})
+
+        for name, shown in (("image_1", image), ("image_2", other)):
+            for frame, box in (
+                ("permille", (250, 500, 500.5, 750)), ("original", (3, 4, 20, 30)), ("permille", (-5, 100, 900, 2000)),
+                ("original", (60, 2, 300, 20)),
+            ):  # fmt: skip
+                want, got = crop(shown, box, frame), asked(f"crop('{name}', np.array({list(box)}), '{frame}')")
+                assert (got.status, got.text.strip()) == (ToolStatus.OK, want.text), got.text
+                np.testing.assert_array_equal(got.images[0].pixels, want.images[0].pixels)
+        for box, frame, sentence in (
+            ((5, 5, 5, 9), "original", "ValueError: The box is empty: x0 must be below x1 and y0 below y1. (line 2)"),
+            ((0, 0, 9), "permille", "ValueError: A box must be four numbers: x0, y0, x1, y1. (line 2)"),
+            ((70, 0, 90, 9), "original", "ValueError: The box lies outside of the image, which is 64 wide and 48 high"),
+            ((0, 0, 9, 9), "resized", "ValueError: frame 'resized' needs the image processor of the model (line 2)"),
+            ((0, 0, 9, 9), "percent", "ValueError: frame must be one of"),
+        ):
+            seen = asked(f"crop('image_1', {box}, '{frame}')")
+            assert seen.status == ToolStatus.ERROR and sentence in seen.text
+        assert "KeyError: 'image_9'" in asked("crop('image_9', (0, 0, 9, 9), 'original')").text

@@ -1,10 +1,12 @@
-"""What model-written code finds ready in the protocol with named images: ``images``, ``image_1``, ``show``."""
+"""What model-written code finds ready in the protocol with named images: images by name, ``show`` and ``crop``."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import PIL.Image
+
+from arft_jax.tools.crop import BadBox, pixel_box
 
 SUFFIX = ".png"
 _AS_THEY_ARE = ("RGBA", "LA", "I;16")
@@ -33,6 +35,25 @@ def _make_show() -> Callable[[object], str]:
     return show
 
 
+def _make_crop(images: Mapping[str, PIL.Image.Image]) -> Callable[[str, Sequence[float], str], PIL.Image.Image]:
+    def crop(name: str, box: Sequence[float], frame: str) -> PIL.Image.Image:
+        """Cuts the box (x0, y0, x1, y1) out of the image of that name, to be worked on or shown: show(crop(...)).
+
+        The box is in a frame of tools/crop.py, ``permille`` or ``original``; ``resized`` needs the model's processor,
+        which is not here. A box that reaches beyond the image is clipped, and a line is printed that says so.
+        """
+        width, height = images[name].size
+        try:
+            edges, remark = pixel_box(np.asarray(box).tolist(), (height, width), frame)
+        except BadBox as error:
+            raise ValueError(str(error)) from None
+        if remark:
+            print(remark)
+        return images[name].crop(edges)
+
+    return crop
+
+
 def make_globals(names: Sequence[str] | None) -> dict[str, object]:
     """Variables that the code starts with.
 
@@ -42,5 +63,5 @@ def make_globals(names: Sequence[str] | None) -> dict[str, object]:
     values: dict[str, object] = {"__name__": "__main__"}
     if names is not None:
         images = {name: PIL.Image.open(file_of(name)) for name in names}
-        values |= {"images": images, "show": _make_show(), **images}
+        values |= {"images": images, "show": _make_show(), "crop": _make_crop(images), **images}
     return values
