@@ -4,19 +4,24 @@ The passages are drawn from a seed, so that the figures can be repeated anywhere
 Mandelbrot's shift, P(rank r) ∝ 1 / (r + 2.7)^1.05, over a vocabulary of a million. That is a little harder than English
 text: some 90 words stand in over a tenth of all passages, and the rarest of a million passages stand in about six. A
 question has five of the common words of its passage and five others. Words are drawn independently: no passage has
-a topic by which a search could skip it.
+a topic by which a search could skip it. They are written to a ``.jsonl`` file and indexed from there, the way that
+launch/build_index.py goes.
 """
 
 import concurrent.futures
+import io
+import json
 import os
 import pathlib
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from arft_jax.tools import passages as passages_lib
 from arft_jax.tools.search_index import Document, SearchIndex
 
 _N_WORDS = 1_000_000
@@ -47,7 +52,8 @@ class Passages:
     Args:
       n: how many.
       seed: of the words.
-      n_kept: of how many passages, evenly spread, the word ranks are remembered in ``kept`` while they are read.
+      n_kept: of how many passages, evenly spread, the word ranks are remembered in ``kept`` while they are read;
+        ``found_in`` counts meanwhile in how many passages each word stands.
     """
 
     def __init__(self, n: int, seed: int, n_kept: int, title_words: int = 4, text_words: int = 100):
@@ -60,12 +66,17 @@ class Passages:
         self._seed = seed
         self._every = n // n_kept
         self.kept: dict[int, np.ndarray] = {}
+        self.found_in = np.zeros(_N_WORDS, np.int32)
 
     def __iter__(self) -> Iterator[Document]:
         n_words, rng = self.title_words + self.text_words, np.random.default_rng([self._seed, 0])
+        self.found_in[:] = 0
         for start in range(0, self.n, _BATCH):
             draws = rng.random((min(_BATCH, self.n - start), n_words))
             ranks = np.minimum(np.searchsorted(self._cumulative, draws), _N_WORDS - 1)
+            in_order = np.sort(ranks, axis=1)
+            is_first = np.diff(in_order, axis=1, prepend=-1) != 0
+            np.add.at(self.found_in, in_order[is_first], 1)
             for row, of_passage in enumerate(ranks, start=start):
                 if row % self._every == 0:
                     self.kept[row] = of_passage
@@ -81,7 +92,39 @@ class Passages:
 
     def rare_words(self, ranks: np.ndarray) -> str:
         """The five rarest words of a passage."""
-        return " ".join(self.words[np.unique(ranks)[-5:]])
+        return " ".join(self.words[self._rarest(ranks)])
+
+    def rare_in(self, ranks: np.ndarray) -> int:
+        """In how many of the passages read so far the least rare of these words stands."""
+        return int(self.found_in[self._rarest(ranks)].max())
+
+    @staticmethod
+    def _rarest(ranks: np.ndarray) -> np.ndarray:
+        return np.unique(ranks)[-5:]
+
+
+def write_jsonl(passages: Passages, path: str | os.PathLike[str]) -> None:
+    """Writes passages as launch/build_index.py reads them."""
+    with open(path, "w", encoding="utf-8") as f:
+        for passage in passages:
+            f.write(json.dumps({"id": passage.id, "title": passage.title, "text": passage.text}) + "\n")
+
+
+def _build(passages: Passages, path: pathlib.Path, memory_mb: int) -> dict[str, float]:
+    """Writes the passages beside ``path``, indexes the file there and removes it; returns the figures of the build."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-search-", dir=path.parent) as folder:
+        file = pathlib.Path(folder) / "passages.jsonl"
+        write_jsonl(passages, file)
+        input_mb = file.stat().st_size / 1e6
+        built = passages_lib.build_index([file], path, memory_mb=memory_mb, progress=io.StringIO())
+    return {
+        "build_s": round(built["seconds"], 1),
+        "passages_per_s": round(built["passages"] / built["seconds"]),
+        "input_mb": round(input_mb, 1),
+        "size_mb": round(built["bytes"] / 1e6, 1),
+        "build_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
 
 
 def _latencies(index: SearchIndex, questions: list[str], n_callers: int, top_k: int) -> tuple[np.ndarray, float, float]:
@@ -112,14 +155,14 @@ def run(
     """Builds an index at ``path`` and measures it; it is left there.
 
     Returns:
-      build_s, passages_per_s, size_mb, build_peak_mb (of the process); p50_ms, p99_ms, max_ms, processor_ms a question
-      and questions_per_s with n_callers, p50_ms_alone and p99_ms_alone with one; recall_at_1 and recall_at_k of known
-      passages by their rarest words; question_recall_at_k, which need not be 1: others may fit a question as well.
+      build_s, passages_per_s, input_mb (of the ``.jsonl`` file), size_mb, build_peak_mb (of the process); p50_ms,
+      p99_ms, max_ms, processor_ms a question and questions_per_s with n_callers, p50_ms_alone and p99_ms_alone with
+      one; recall_at_1 and recall_at_k, shares of known passages that their own five rarest words find, and rare_in, the
+      most passages that any of those words stands in; question_recall_at_k, which need not be 1: others may fit a
+      question as well.
     """
     passages = Passages(n_passages, seed, min(n_questions, n_passages))
-    started = time.perf_counter()
-    SearchIndex.build(path, passages, memory_mb)
-    build_s = time.perf_counter() - started
+    built = _build(passages, pathlib.Path(path), memory_mb)
     rng = np.random.default_rng([seed, 1])
     known = list(passages.kept.items())[:n_questions]
     questions = [passages.question(ranks, rng) for _, ranks in known]
@@ -138,10 +181,7 @@ def run(
 
     return {
         "passages": n_passages,
-        "build_s": round(build_s, 1),
-        "passages_per_s": round(n_passages / build_s),
-        "size_mb": round(sum(file.stat().st_size for file in pathlib.Path(path).iterdir()) / 1e6, 1),
-        "build_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        **built,
         "questions": len(questions),
         "callers": n_callers,
         "p50_ms": percentile(each, 50),
@@ -153,5 +193,6 @@ def run(
         "p99_ms_alone": percentile(alone, 99),
         "recall_at_1": share(rare, 1),
         "recall_at_k": share(rare, top_k),
+        "rare_in": max(passages.rare_in(ranks) for _, ranks in known),
         "question_recall_at_k": share(asked, top_k),
     }
