@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from arft_jax import protocol
 from arft_jax.tools.bank import name_images
+from arft_jax.tools.call import Call, Cancelled
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.image_search import find_images, means_image
 from arft_jax.tools.remote_search import RemoteSearch, check_corpus
@@ -23,6 +24,7 @@ TIP_NONE = "The image is fine. Answer directly."
 TIP_FIX = "Write code that fixes these problems."
 SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
+GIVEN_UP = "given up"
 
 _OFFERED = {"coding": (protocol.Problem, protocol.Code), "search": (protocol.Search,)}
 _TOOL_NAMES = {protocol.Problem: "diagnose", protocol.Code: "python", protocol.Search: "search"}
@@ -43,6 +45,15 @@ def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_result(Observation(text, (), status))
     return future
+
+
+def _run_code(python: PythonSandbox, source: str, images: Mapping[str, Image], call: Call) -> Observation:
+    try:
+        return python.run(source, images, call)
+    except Cancelled:
+        # Nobody waits for it. Its time went by in the policy's code or in the queue before it: no sign of a sandbox
+        # that fails, which a breaker would take an overdue call for.
+        return Observation(GIVEN_UP, (), ToolStatus.REFUSED)
 
 
 class Toolbox:
@@ -136,9 +147,8 @@ class Toolbox:
             case protocol.Problem(kinds):
                 return _resolved(tip(kinds), ToolStatus.OK)
             case protocol.Code(source) if self._python is not None:
-                python = self._python
-                named = name_images(images)
-                return self._runner.submit("python", lambda call: python.run(source, named), deadline_s=left_s)
+                work = functools.partial(_run_code, self._python, source, name_images(images))
+                return self._runner.submit("python", work, deadline_s=left_s)
             case protocol.Search(query) if self._pictures is not None and (self._search is None or means_image(query)):
                 found = functools.partial(
                     find_images, self._pictures, query, images, self._image_top_k, self._max_result_chars

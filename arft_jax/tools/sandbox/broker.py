@@ -1,5 +1,6 @@
 """The sandbox as the trainer calls it: many threads, a few workers, one verdict a call."""
 
+import queue
 import re
 import sys
 import time
@@ -8,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from arft_jax.tools.call import Call, Cancelled
 from arft_jax.tools.sandbox import levels, verdict
 from arft_jax.tools.sandbox.limits import Limits
-from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool, find_wrapper
+from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool, Worker, find_wrapper
 from arft_jax.trajectory import Image, Observation, ToolStatus
 
 MAX_SOURCE_CHARS = 200_000  # of the code and the earlier cells together
@@ -19,6 +21,7 @@ MAX_OUTPUTS = 8
 _FLOOD_FACTOR = 64  # printed bytes, as a multiple of what is kept, at which a call is ended
 _MAX_CALLS = 5000  # of one worker, then a fresh one takes its place
 _TRIES = 2
+_LOOK_S = 0.1  # how often a call that waits for a worker looks whether it is given up
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 _RESERVED = ("images", "show", "output_")
 
@@ -156,13 +159,27 @@ class PythonSandbox:
             return
         raise levels.NoneHolds(levels.remedy(faults))
 
-    def _attempt(self, header: dict, pixels: bytes) -> tuple[dict, bytearray]:
-        """One try on one worker; a worker that fails is replaced at the next try, not here."""
-        worker = self._pool.idle.get()
+    def _wait_for_worker(self, call: Call) -> Worker | None:
+        while not call.cancelled:
+            try:
+                return self._pool.idle.get(timeout=_LOOK_S)
+            except queue.Empty:
+                pass
+        raise Cancelled
+
+    def _attempt(self, header: dict, pixels: bytes, call: Call) -> tuple[dict, bytearray]:
+        """One try on one worker; a worker that fails is replaced at the next try, not here.
+
+        A call that is given up takes its worker with it, which ends the code at once.
+        """
+        worker = self._wait_for_worker(call)
         try:
             if worker is None:
                 (worker,), _ = self._pool.start(1, self.level)
-            result = worker.call(header, pixels, self._limits.timeout_s)
+            with call.ended_by(worker.hang_up):
+                result = worker.call(header, pixels, self._limits.timeout_s)
+            if call.cancelled:  # its socket may be shut
+                raise Cancelled
             if worker.n_calls >= _MAX_CALLS:
                 self._pool.drop(worker)
                 worker = None
@@ -175,12 +192,16 @@ class PythonSandbox:
         finally:
             self._pool.idle.put(worker)
 
-    def run(self, source: str, images: Image | Mapping[str, Image]) -> Observation:
+    def run(self, source: str, images: Image | Mapping[str, Image], call: Call | None = None) -> Observation:
         """Runs the code and returns what the policy sees; see :meth:`report`."""
-        return self.report(source, images).observation
+        return self.report(source, images, call=call).observation
 
     def report(
-        self, source: str, images: Image | Mapping[str, Image], cells: Sequence[str] | None = None
+        self,
+        source: str,
+        images: Image | Mapping[str, Image],
+        cells: Sequence[str] | None = None,
+        call: Call | None = None,
     ) -> verdict.Report:
         """Runs the code and tells everything about the call; never raises for what the code does.
 
@@ -191,12 +212,14 @@ class PythonSandbox:
           source: Python.
           images: uint8[height, width, 3] pixels: one image, or images by name, oldest first, perhaps none.
           cells: earlier code of the same session, run again first, unheard (session.py); None for no session.
+          call: ends the code where it is given up; its deadline counts for nothing, the sandbox has its own.
 
         Returns:
           The observation (text, output images, status, seconds) and what the call took.
 
         Raises:
           ValueError: if an image's pixels have another shape or type, or a name is unfit.
+          Cancelled: the call is given up.
         """
         started = time.monotonic()
         named = _named(images)
@@ -213,12 +236,13 @@ class PythonSandbox:
             "timeout_s": None,
         }
         pixels = b"".join(image.pixels.tobytes() for image in named.values())
+        call = Call(float("inf")) if call is None else call
         fault = "the sandbox is closed"
         for _ in range(_TRIES):
             if self._pool.closed:
                 break
             try:
-                reply, content = self._attempt(header, pixels)
+                reply, content = self._attempt(header, pixels, call)
                 observation = verdict.judge(reply, content, self._limits, time.monotonic() - started)
                 return verdict.Report(
                     observation,
@@ -230,6 +254,8 @@ class PythonSandbox:
                 )
             # RuntimeError: the starter is shut down. DoesNotHold: the host grants the level no longer.
             except (*INFRA_ERRORS, RuntimeError, levels.DoesNotHold) as error:
+                if call.cancelled:
+                    raise Cancelled from None
                 fault = f"{type(error).__name__}: {error}"
         late = time.monotonic() - started
         return verdict.Report(Observation(f"sandbox fault: {fault}", (), ToolStatus.INFRA, late))

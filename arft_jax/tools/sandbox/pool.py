@@ -152,11 +152,15 @@ class Worker:
         wire.send(self.sock, header, pixels)
         return wire.receive(self.sock, self._max_reply_bytes)
 
+    def hang_up(self) -> None:
+        """Ends the call that runs, from any thread: whoever waits for the reply wakes, and the worker ends."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self, wait_s: float = 0.0) -> None:
         """Asks the process to end, after ``wait_s`` forces it, and removes what is left of its folder."""
         self.process.terminate()
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)  # also wakes a thread that waits for a reply
+        self.hang_up()
         self.sock.close()
         try:
             self.process.wait(wait_s)

@@ -190,7 +190,7 @@ def test_fork_and_exec_are_refused(sandbox, image, source):
 @pytest.mark.parametrize("level", ["auto", "L0"])
 def test_output_that_is_not_wanted_goes_to_the_null_device(image, level):
     code = (
-        "import contextlib, os\nwith open(os.devnull, 'w') as f, contextlib.redirect_stdout(f):\n    print('x' * 9999)\n"
+        "import contextlib, os\nwith open(os.devnull, 'w') as f, contextlib.redirect_stdout(f): print('x' * 9999)\n"
         "open(os.devnull, 'a').write('x')\nprint(open(os.devnull).read() == '')"
     )
     with PythonSandbox(n_workers=1, timeout_s=30.0, level=level) as box:
