@@ -9,13 +9,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
-from arft_jax import build, layout, protocol
+from arft_jax import build, embed, layout, protocol
 from arft_jax.data.batch import Batch
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
+from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
 from arft_jax.steps.sampler import Extension, Rules, make_sampler
 from arft_jax.steps.state import state_shardings
@@ -24,12 +27,15 @@ GIB = 2**30
 # What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
 # the policy that rollouts read is let go before training and made anew after it.
 GIVEN = {
+    "warm_start": ("params", "moments", "policy"),
     "reshard": ("params", "policy"),
     "encode": ("policy", "slots"),
     "extend": ("policy", "slots"),
     "fork": ("slots",),
     "decode": ("policy", "slots"),
+    "embed": ("tower",),
     "score": ("params", "policy"),
+    "score_base": ("params", "policy"),
     "update": ("params", "moments", "policy"),
 }
 
@@ -66,8 +72,8 @@ def _rules(vocab_size: int) -> Rules:
     )
 
 
-def _batch(config, sizes, placement: Placement) -> Batch:
-    b, t, lanes = config.train.rows_per_update, config.rollout.max_tokens, placement.n_lanes
+def _batch(config, sizes, placement: Placement, n_rows: int) -> Batch:
+    b, t, lanes = n_rows, config.rollout.max_tokens, placement.n_lanes
     bucket = build.vision_bucket(config, sizes)
     waves = config.train.image_chunks // lanes
     by_row = Batch(
@@ -94,26 +100,35 @@ def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str,
     """
     sizes = build.model_config(config, build.load_tokenizer(config))
     graphdef, params = abstract_params(build.model_maker(config, sizes, placement))
-    optimizer = build.optimizer(config)
-    train = learner.abstract_train_state(optimizer, params, False, placement)
+    train = learner.abstract_train_state(build.optimizer(config), params, False, placement)
+    batch = _batch(config, sizes, placement, config.train.rows_per_update)
+    allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
+    if config.warm_start.steps:
+        imitated = _batch(config, sizes, placement, config.warm_start.rows)
+        yield "warm_start", _lowered_update(config, placement, graphdef, train, imitated, allowed, "imitation")
     tensor = layout.rollout_tensor(config, placement)
     every = placement.for_rollout(tensor)
     if reshard.is_needed(params, config.model.dtype, placement, every):
-        yield (
-            "reshard",
-            reshard.make_reshard(params, config.model.dtype, placement, tensor).lower(train["params"]),
-        )
+        move = reshard.make_reshard(params, config.model.dtype, placement, tensor)
+        yield "reshard", move.lower(train["params"])
     yield from _lowered_rollout(config, sizes, own)
-    params, opt_state = train["params"], train["opt_state"]
-    allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
-    batch, objective = _batch(config, sizes, placement), build.objective(config, "policy")
-    logps = _shaped(batch.sampler_logps, placement.split(0))
-    if config.train.beta > 0 or not objective.on_policy:
-        yield "score", learner.make_score(graphdef, objective).lower(params, batch, allowed)
-    update = learner.make_update(graphdef, objective, optimizer, like=(params, opt_state))
+    if config.tools.search.image_index:
+        yield "embed", _lowered_embed(config, sizes, own)
+    objective, is_kept = build.objective(config, "policy"), build.keeps_reference(config)
+    if is_kept or not objective.on_policy:
+        yield "score", learner.make_score(graphdef, objective).lower(train["params"], batch, allowed)
+    if config.train.beta > 0 and not is_kept:
+        yield "score_base", learner.make_score(graphdef, objective, base=True).lower(train["params"], batch, allowed)
+    yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
+
+
+def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
+    params, opt_state, objective = train["params"], train["opt_state"], build.objective(config, kind)
+    update = learner.make_update(graphdef, objective, build.optimizer(config), like=(params, opt_state))
     rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
-    old, ref = None if objective.on_policy else logps, logps if config.train.beta > 0 else None
-    yield "update", update.lower(params, opt_state, batch, allowed, rate, old, ref)
+    logps = _shaped(batch.sampler_logps, placement.split(0))
+    old = logps if kind == "policy" and not objective.on_policy else None
+    return update.lower(params, opt_state, batch, allowed, rate, old, logps if objective.beta > 0 else None)
 
 
 def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
@@ -140,13 +155,29 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
     rows["final"] = jax.ShapeDtypeStruct((n,), np.bool_)
     yield "extend", sampler.extend.lower(params, state, whole(Extension(**rows)))
     width = max(r.group_size - 1, 1)
-    yield "fork", sampler.fork.lower(state, *whole((_ints(), _ints(width), _ints(width))))
+    yield "fork", sampler.fork.lower(state, *whole((_ints(), _ints(width), _ints(width), _ints(3))))
     key = whole(jax.ShapeDtypeStruct((2,), np.uint32))
     yield "decode", sampler.decode.lower(params, state, whole(_rules(sizes.text.vocab_size)), key, r.temperature)
 
 
+def _tower(config, sizes, own: Placement) -> tuple[nnx.GraphDef, Any]:
+    """The vision tower that searches images, on the one device that holds it."""
+    model = embed.model_maker(config, sizes)
+    graphdef, params = abstract_params(lambda rngs: model(rngs).vision)
+    return graphdef, _shaped(params, SingleDeviceSharding(own.mesh.devices.flat[0]))
+
+
+def _lowered_embed(config, sizes, own: Placement) -> Any:
+    graphdef, params = _tower(config, sizes, own)
+    bucket, place = build.vision_bucket(config, sizes), SingleDeviceSharding(own.mesh.devices.flat[0])
+    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    chunk = _shaped((patches, _layout(bucket, 1), _ints(bucket.n_features)), place)
+    return make_embed(graphdef).lower(params, *chunk)
+
+
 def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, float]:
-    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, the slots.
+    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, the slots, the tower
+    of image search (on a process's first device alone).
 
     Args are those of :func:`lowered`.
     """
@@ -162,10 +193,12 @@ def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, f
     # Without a copy the policy that is rolled out is the parameters themselves.
     is_copy = reshard.is_needed(params, config.model.dtype, placement, every)
     policy = reshard.rollout_shapes(params, config.model.dtype, own) if is_copy else train["params"]
+    tower = _tower(config, sizes, own)[1] if config.tools.search.image_index else None
     return {
         "params": share(train["params"]) if is_copy else 0.0,
         "policy": share(policy),
         "moments": share(train["opt_state"]),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),
+        "tower": share(tower),
     }

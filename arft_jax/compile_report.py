@@ -8,6 +8,7 @@ from arft_jax.sharding import Placement
 
 # What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
 REMEDIES = {
+    "warm_start": ("warm_start.rows", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "reshard": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "encode": ("rollout.tensor", "rollout.n_patches"),
     "extend": (
@@ -15,7 +16,9 @@ REMEDIES = {
     ),
     "fork": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "decode": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
+    "embed": ("rollout.n_patches", "rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "score": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "score_base": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "update": ("train.rows_per_update", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
 }  # fmt: skip
 _HEAD = "program     compile  arguments  temporary   beside     peak       GFLOP      sent  by kind"

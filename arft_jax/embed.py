@@ -12,6 +12,7 @@ from arft_jax import build
 from arft_jax.data.batch import VisionBucket, fill_chunk, pack_chunks
 from arft_jax.data.images import ImageProcessor
 from arft_jax.io.weights import load_params
+from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params, init_params
@@ -61,6 +62,12 @@ class Embedder:
         return jax.device_get(vectors)[: len(patched)]
 
 
+def model_maker(config, sizes: ModelConfig) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
+    """Makes the model whose ``vision`` embeds: on one device, without adapters."""
+    kinds = dict(dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype))
+    return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, **kinds)
+
+
 def make_embedder(config) -> Embedder:
     """The embedder of a config: its published weights, or those its seed draws where it names none.
 
@@ -71,14 +78,14 @@ def make_embedder(config) -> Embedder:
       ValueError: weights, tokenizer or sizes that do not fit the config.
     """
     sizes = build.model_config(config, build.load_tokenizer(config))
-    kinds = dict(dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype))
+    make_model = model_maker(config, sizes)
 
     def make_tower(rngs: nnx.Rngs) -> nnx.Module:
-        return Qwen2_5_VL(sizes, rngs=rngs, **kinds).vision
+        return make_model(rngs).vision
 
     if config.weights:
         graphdef, _ = abstract_params(make_tower)
-        _, whole = abstract_params(lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, **kinds))
+        _, whole = abstract_params(make_model)
         params = load_params(config.weights, whole, part="vision")["vision"]
     else:
         graphdef, params = init_params(make_tower, config.seed)

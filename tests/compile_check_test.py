@@ -7,12 +7,22 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import pytest
+from flax import nnx
 
-from arft_jax import compile_check, compile_report
+from arft_jax import compile_check, compile_programs, compile_report
 from arft_jax.config import default_config
+from arft_jax.models.lora import LoraParam
 
-PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]
+PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]  # of every run on one device
+
+
+def _lowered(config) -> dict:
+    """Every program of the config's run on this machine's devices, by name."""
+    placement = compile_check.layout.make_placement(config)
+    own = compile_check.layout.rollout_placements(config, placement, 0)[1]
+    return dict(compile_check.lowered(config, placement, own))
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ def config():
     config.model.text_config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, mrope_section=(1, 1, 2))
     config.rollout.update(n_slots=16, max_tokens=128, extend_rows=4)
     config.train.update(prompts=2, rows_per_update=16, beta=0.01)
-    config.warm_start.rows = 16
+    config.warm_start.steps = 0
     config.model.remat = True
     return config
 
@@ -54,8 +64,68 @@ def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
     assert json.dumps(result)
 
 
+@pytest.fixture
+def no_rollout(monkeypatch):
+    monkeypatch.setattr(compile_programs, "_lowered_rollout", lambda *_: iter(()))
+
+
+def test_a_warm_start_is_an_update_of_its_own_rows(config, no_rollout):
+    config.warm_start.update(steps=3, rows=8)
+    programs = _lowered(config)
+    assert list(programs) == ["warm_start", "score", "update"]
+    batch = {name: programs[name].args_info[0][2] for name in ("warm_start", "update")}
+    assert (batch["warm_start"].tokens.shape, batch["update"].tokens.shape) == ((8, 128), (16, 128))
+    assert compile_report.REMEDIES["warm_start"][0] == "warm_start.rows"
+
+
+def test_the_base_of_adapters_is_scored_as_the_reference(config, no_rollout):
+    config.model.lora.rank = 2
+    assert list(_lowered(config)) == ["score_base", "update"]
+    config.train.rows_per_update = 8  # several updates a rollout: the policy is scored too
+    programs = _lowered(config)
+    assert list(programs) == ["score", "score_base", "update"]
+    n_read = {
+        name: program.as_text().split("@main(")[1].split(") ->")[0].count("%arg") for name, program in programs.items()
+    }
+    adapters = jax.tree.leaves(nnx.split_state(programs["score"].args_info[0][0], LoraParam, ...)[0])
+    assert n_read["score"] - n_read["score_base"] == len(adapters) / 2 > 0  # zeros stand for each pair's second factor
+    config.train.beta = 0.0
+    assert list(_lowered(config)) == ["score", "update"]
+
+
+def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, no_rollout):
+    config.tools.search.image_index = "pictures.index"
+    programs = _lowered(config)
+    assert list(programs) == ["embed", "score", "update"]
+    placement = compile_check.layout.make_placement(config)
+    kept = compile_check.resident_gib(config, placement, placement)
+    figures = compile_check._figures(config, "embed", programs["embed"], placement, 0.0)
+    patches_gib = 4 * config.rollout.n_patches * 3 * 2 * 14 * 14 / compile_check.GIB
+    assert kept["tower"] + patches_gib < figures.argument_gib < kept["tower"] + 1.1 * patches_gib
+
+
+def test_what_is_done_already_is_not_advised(config):
+    devices = jax.devices()
+    placement = compile_check.layout.make_placement(config, devices)
+    advised = compile_report.remedies("update", config, placement, placement)
+    assert advised == ["train.rows_per_update", "train.logps_chunk", "rollout.max_tokens"]
+    config.model.remat = False
+    assert "model.remat" in compile_report.remedies("update", config, placement, placement)
+    config.train.rows_per_update = 1
+    assert "train.rows_per_update" not in compile_report.remedies("update", config, placement, placement)
+    assert "rollout.tensor" not in compile_report.remedies("decode", config, placement, placement)
+
+
+def test_every_program_has_its_keys_and_what_it_is_given():
+    assert compile_report.REMEDIES.keys() == compile_check.GIVEN.keys()
+    known = default_config()
+    for key in {key for keys in compile_report.REMEDIES.values() for key in keys}:
+        section, name = key.split(".")
+        assert name in known[section], key
+
+
 def test_a_program_that_does_not_fit_is_told_with_the_keys_that_help(config, monkeypatch):
-    devices = compile_check.jax.devices()
+    devices = jax.devices()
     monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 1e-3))
     result = compile_check.check(config)
     assert any(
@@ -83,12 +153,12 @@ class _Uncompilable:
         self._message = message
 
     def compile(self):
-        raise compile_check.jax.errors.JaxRuntimeError(self._message)
+        raise jax.errors.JaxRuntimeError(self._message)
 
 
 @pytest.mark.parametrize(("message", "told"), TOO_LARGE.items())
 def test_a_program_too_large_to_be_made_is_told_and_the_others_are_compiled(config, monkeypatch, capsys, message, told):
-    devices, real = compile_check.jax.devices(), compile_check.lowered
+    devices, real = jax.devices(), compile_check.lowered
     monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 15.75))
 
     def lowered(*args):
@@ -111,7 +181,7 @@ def test_a_program_too_large_to_be_made_is_told_and_the_others_are_compiled(conf
 )
 def test_what_no_key_would_help_is_not_taken_for_a_lack_of_memory(config, monkeypatch, message):
     monkeypatch.setattr(compile_check, "lowered", lambda *_: [("update", _Uncompilable(message))])
-    with pytest.raises(compile_check.jax.errors.JaxRuntimeError, match=message[:9]):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message[:9]):
         compile_check.check(config)
 
 
@@ -137,6 +207,7 @@ def test_on_eight_devices_moving_the_policy_to_the_rollouts_layout_is_a_program(
 
         config = default_config()
         config.rollout.update(n_slots=16, max_tokens=128)
+        config.warm_start.steps = 0
         placement = layout.make_placement(config)
         own = layout.rollout_placements(config, placement, 0)[1]
         name, program = next(compile_check.lowered(config, placement, own))
@@ -170,7 +241,7 @@ def _command_line(repo_root, topology: str) -> dict:
 def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
     result = _command_line(repo_root, "tpu v5e:2x2")
     assert result["devices"] == 4 and result["memory_gib"] == 15.75 and result["problems"] == []
-    assert [row["program"] for row in result["programs"]] == ["reshard", *PROGRAMS]
+    assert [row["program"] for row in result["programs"]] == ["warm_start", "reshard", *PROGRAMS]
     rows = {row["program"]: row for row in result["programs"]}
     assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
     assert rows["update"]["flops"] > rows["score"]["flops"] > 0
@@ -183,7 +254,7 @@ def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
 def test_the_command_line_compiles_for_gpus_that_are_not_here(repo_root):
     result = _command_line(repo_root, "gpu h100:4")
     assert result["devices"] == 4 and result["memory_gib"] == 78.0 and result["problems"] == []
-    assert [row["program"] for row in result["programs"]] == ["reshard", *PROGRAMS]
+    assert [row["program"] for row in result["programs"]] == ["warm_start", "reshard", *PROGRAMS]
     rows = {row["program"]: row for row in result["programs"]}
     assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
     assert rows["update"]["flops"] > rows["score"]["flops"] > 0
