@@ -137,17 +137,27 @@ class Ours:
         return DECODE_ROWS / min(seconds)
 
     def costs(self) -> dict[str, float]:
-        """What the host and the device did in one rollout of three turns that compiled nothing."""
+        """What the host did in a rollout of three turns that compiled nothing, beside the device time of a segment.
+
+        A decode segment's device time is a difference: 32 rows sample a long turn, then a turn of one token. The host's
+        part of it is what it does between two segments: dispatch, read, parse, keep the record.
+        """
         self._turns()
+        n_compiled = self.roller().sampler.n_compiled()
         self._turns()
         costs = self.roller().costs
-        device_s = costs.device_wait_s / max(costs.n_segments, 1)
-        host_s = costs.host_s / max(costs.n_segments, 1)
+
+        def alone(turn_len: int) -> tuple[float, int]:
+            self.play(self.roller(), GROUPS, GROUP_SIZE, turn_len, 1)
+            return self.roller().costs.total_s, self.roller().costs.n_segments
+
+        (long_s, n_long), (short_s, n_short) = alone(DECODE_LEN), alone(1)
+        device_s, host_s = (long_s - short_s) / (n_long - n_short), costs.segment_host_s / costs.n_segments
         return dataclasses.asdict(costs) | {
             "host_s_a_segment": host_s,
-            "device_wait_s_a_segment": device_s,
-            "host_frac": costs.host_s / costs.total_s,
-            "n_compiled": self.roller().sampler.n_compiled(),
+            "device_s_a_segment": device_s,
+            "host_frac_of_a_segment": host_s / device_s,
+            "n_recompiled": self.roller().sampler.n_compiled() - n_compiled,
         }
 
     def timeline(self) -> Timeline:

@@ -128,14 +128,17 @@ def machine() -> dict[str, Any]:
 
 
 def versions(peers: Sequence[Peer]) -> dict[str, dict[str, str]]:
-    """Of what was run, by side."""
-    mine = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    """Of what was run, by side; accelerator plugins where there are any."""
+    plugins = {d.name for d in importlib.metadata.distributions() if d.name.startswith(("jax-cuda", "libtpu"))}
+    mine = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy", *sorted(plugins))}
     return {OURS: mine | {"python": platform.python_version()}} | {peer.name: peer.versions for peer in peers}
 
 
 def format_text(result: Mapping[str, Any]) -> str:
     """The sitting for people."""
     lines = [figure_line(name, figure) for name, figure in result["figures"].items()]
+    if "host" in result:
+        lines.append(f"host: {100 * result['host']['host_frac_of_a_segment']:.1f} % of a segment's device time")
     for part in ("host", "tools"):
         if part in result:
             lines.append(f"{part}: {json.dumps(result[part])}")
