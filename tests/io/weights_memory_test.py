@@ -46,14 +46,16 @@ def _config():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("on_disk", ["float32", "bfloat16"])
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
-def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path):
+def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
+    """As it is held, in the parameters' float32, whatever the file has."""
     config = _config()
     assignments, _ = sources(abstract_params(config))
     tensors = {published_name(name): item for item in assignments for name in item.names}
 
     shapes = {name: published_shape(item.path, item.piece_shape, config.vision) for name, item in tensors.items()}
-    headers = {name: Header(shape, "float32") for name, shape in shapes.items()}
+    headers = {name: Header(shape, on_disk) for name, shape in shapes.items()}
     write_tensors(
         tmp_path, headers, lambda name: np.full(headers[name].shape, len(name), np.float32), max_shard_bytes=100 * MIB
     )
@@ -66,7 +68,7 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print(
-        f"parameters {found['params'] / MIB:.0f} MiB, largest tensor {largest / MIB:.0f} MiB, "
+        f"{on_disk} on disk: parameters {found['params'] / MIB:.0f} MiB, largest tensor {largest / MIB:.0f} MiB, "
         f"peak beside the parameters {found['extra'] / MIB:.0f} MiB"
     )
     assert 300 * MIB < found["params"] < 400 * MIB
