@@ -167,6 +167,7 @@ def default_config() -> ml_collections.ConfigDict:
                 sandbox=dict(
                     level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
                     wrapper="",  # bwrap: each worker inside bubblewrap, around the level
+                    sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
                     override=False,  # run model-written code though no level holds; stamped on all that is made
                 ),
                 search=_search(),

@@ -347,7 +347,8 @@ class Session:
             self._finish(row, Status.TURN_LIMIT)
         else:
             self._mark([row.slot], rollout_trace.PAUSED)
-            self.waiting[self.toolbox.submit(row.task, action, tuple(row.bank), row.spent_s)] = row.slot
+            future = self.toolbox.submit(row.task, action, tuple(row.bank), row.spent_s, row.session)
+            self.waiting[future] = row.slot
 
     def _finish(self, row: Row, status: Status) -> None:
         self._mark([row.slot], rollout_trace.IDLE)

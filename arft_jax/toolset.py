@@ -71,6 +71,7 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
             trajectory_deadline_s=t.trajectory_deadline_s,
             pictures=pictures,
             image_top_k=s.image_top_k,
+            sessions=t.sandbox.sessions,
         )
         yield stack.enter_context(toolbox)
 

@@ -140,7 +140,9 @@ class ScriptedTools:
         self._left[task.id] -= 1
         return self._text if self._left[task.id] >= 0 else Observation("", (next(self._images),))
 
-    def submit(self, task, action, images, spent_s: float = 0.0) -> "concurrent.futures.Future[Observation]":
+    def submit(
+        self, task, action, images, spent_s: float = 0.0, session=None
+    ) -> "concurrent.futures.Future[Observation]":
         """Serves a call, after its latency where there are any."""
         observation = self._answer(task)
         if self._threads is None:

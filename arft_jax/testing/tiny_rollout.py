@@ -120,7 +120,7 @@ class InstantTools:
     def __init__(self, answer: Answer):
         self.answer, self.calls, self.banks, self.spent = answer, [], [], []
 
-    def submit(self, task, action, images, spent_s=0.0):
+    def submit(self, task, action, images, spent_s=0.0, session=None):
         image = images[-1] if images else None
         self.calls.append((task, action, image))
         self.banks.append(images)
@@ -136,7 +136,7 @@ class LateTools(InstantTools):
         self._dice, self._longest_s = random.Random(seed), longest_s
         self._threads = concurrent.futures.ThreadPoolExecutor(n_threads)
 
-    def submit(self, task, action, images, spent_s=0.0):
+    def submit(self, task, action, images, spent_s=0.0, session=None):
         image = images[-1] if images else None
         self.calls.append((task, action, image))
         self.banks.append(images)

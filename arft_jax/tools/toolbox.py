@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from arft_jax import protocol
 from arft_jax.tools.bank import name_images
@@ -14,7 +14,7 @@ from arft_jax.tools.image_search import find_images, means_image
 from arft_jax.tools.remote_search import RemoteSearch, check_corpus
 from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.runner import Terms, ToolRunner
-from arft_jax.tools.sandbox import PythonSandbox
+from arft_jax.tools.sandbox import PythonSandbox, Session
 from arft_jax.tools.search_backend import Hit, SearchBackend
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
@@ -47,9 +47,9 @@ def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
     return future
 
 
-def _run_code(python: PythonSandbox, source: str, images: Mapping[str, Image], call: Call) -> Observation:
+def _run_code(run: Callable[[Call], Observation], call: Call) -> Observation:
     try:
-        return python.run(source, images, call)
+        return run(call)
     except Cancelled:
         # Nobody waits for it. Its time went by in the policy's code or in the queue before it: no sign of a sandbox
         # that fails, which a breaker would take an overdue call for.
@@ -76,6 +76,7 @@ class Toolbox:
       pictures: a search for the name of an image finds those like it; other words, where ``search`` is None, those
         with such captions. None: such a search is one for texts.
       image_top_k: pictures shown of a search.
+      sessions: whether a trajectory's code finds the variables of its earlier code (sandbox/session.py).
 
     Raises:
       ValueError: for a number below its minimum.
@@ -94,6 +95,7 @@ class Toolbox:
         trajectory_deadline_s: float = float("inf"),
         pictures: ImageIndex | None = None,
         image_top_k: int = 1,
+        sessions: bool = False,
     ):
         counts = dict(top_k=top_k, image_top_k=image_top_k, n_threads=n_threads, max_result_chars=max_result_chars)
         for name, value in counts.items():
@@ -103,6 +105,7 @@ class Toolbox:
             if not value > 0:
                 raise ValueError(f"{name} must be above 0: got {value}")
         self._python = python
+        self._sessions = sessions
         self._search = search
         self._top_k = top_k
         self._pictures, self._image_top_k = pictures, image_top_k
@@ -117,7 +120,12 @@ class Toolbox:
         )
 
     def submit(
-        self, task: Task, action: protocol.Action, images: Sequence[Image], spent_s: float = 0.0
+        self,
+        task: Task,
+        action: protocol.Action,
+        images: Sequence[Image],
+        spent_s: float = 0.0,
+        session: Session | None = None,
     ) -> "concurrent.futures.Future[Observation]":
         """Starts a call.
 
@@ -127,6 +135,7 @@ class Toolbox:
           images: of the trajectory, in order of arrival: what the code reads as ``image_1``, ``image_2``, ... (their
             own names count for nothing) and, the newest of them, under the paper's name.
           spent_s: what the trajectory's earlier calls took: the sum of its observations' seconds.
+          session: the trajectory's own, where it may have one; it counts for nothing where sessions are off.
 
         Returns:
           A future that always resolves to an observation. Tips and refusals are resolved at once.
@@ -147,8 +156,12 @@ class Toolbox:
             case protocol.Problem(kinds):
                 return _resolved(tip(kinds), ToolStatus.OK)
             case protocol.Code(source) if self._python is not None:
-                work = functools.partial(_run_code, self._python, source, name_images(images))
-                return self._runner.submit("python", work, deadline_s=left_s)
+                named = name_images(images)
+                if session is not None and self._sessions:
+                    run = session.begin(self._python, source, named)
+                else:
+                    run = functools.partial(self._python.run, source, named)
+                return self._runner.submit("python", functools.partial(_run_code, run), deadline_s=left_s)
             case protocol.Search(query) if self._pictures is not None and (self._search is None or means_image(query)):
                 found = functools.partial(
                     find_images, self._pictures, query, images, self._image_top_k, self._max_result_chars

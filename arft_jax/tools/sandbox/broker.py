@@ -15,7 +15,7 @@ from arft_jax.tools.sandbox.limits import Limits
 from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool, Worker, find_wrapper
 from arft_jax.trajectory import Image, Observation, ToolStatus
 
-MAX_SOURCE_CHARS = 200_000  # of the code and the earlier cells together
+MAX_SOURCE_CHARS = 200_000  # of the code, and of the earlier cells together
 MAX_IMAGES = 32
 MAX_OUTPUTS = 8
 _FLOOD_FACTOR = 64  # printed bytes, as a multiple of what is kept, at which a call is ended
@@ -200,7 +200,7 @@ class PythonSandbox:
         self,
         source: str,
         images: Image | Mapping[str, Image],
-        cells: Sequence[str] | None = None,
+        cells: Sequence[tuple[str, int]] | None = None,
         call: Call | None = None,
     ) -> verdict.Report:
         """Runs the code and tells everything about the call; never raises for what the code does.
@@ -211,19 +211,22 @@ class PythonSandbox:
         Args:
           source: Python.
           images: uint8[height, width, 3] pixels: one image, or images by name, oldest first, perhaps none.
-          cells: earlier code of the same session, run again first, unheard (session.py); None for no session.
+          cells: earlier code of the same session, run again first, unheard (session.py), each with the number of images
+            that there were; None for no session.
           call: ends the code where it is given up; its deadline counts for nothing, the sandbox has its own.
 
         Returns:
           The observation (text, output images, status, seconds) and what the call took.
 
         Raises:
-          ValueError: if an image's pixels have another shape or type, or a name is unfit.
+          ValueError: if an image's pixels have another shape or type, a name is unfit, or a session's image has none.
           Cancelled: the call is given up.
         """
         started = time.monotonic()
         named = _named(images)
-        if len(source) + sum(map(len, cells or ())) > MAX_SOURCE_CHARS:
+        if cells is not None and isinstance(images, Image):
+            raise ValueError("a session's images must have names: got one image without")
+        if max(len(source), sum(len(cell) for cell, _ in cells or ())) > MAX_SOURCE_CHARS:
             late = time.monotonic() - started
             return verdict.Report(Observation(verdict.LONG_SOURCE, (), ToolStatus.ERROR, late))
         header = {
@@ -251,6 +254,7 @@ class PythonSandbox:
                     reply["seconds"],
                     reply["cpu_s"],
                     reply["max_rss_bytes"],
+                    reply["was_replayed"],
                 )
             # RuntimeError: the starter is shut down. DoesNotHold: the host grants the level no longer.
             except (*INFRA_ERRORS, RuntimeError, levels.DoesNotHold) as error:
@@ -259,6 +263,11 @@ class PythonSandbox:
                 fault = f"{type(error).__name__}: {error}"
         late = time.monotonic() - started
         return verdict.Report(Observation(f"sandbox fault: {fault}", (), ToolStatus.INFRA, late))
+
+    @property
+    def timeout_s(self) -> float:
+        """Wall-clock seconds of one call."""
+        return self._limits.timeout_s
 
     def close(self) -> None:
         """Ends the workers and removes their folders; calls that run end as ``ToolStatus.INFRA``."""

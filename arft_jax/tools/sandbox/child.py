@@ -13,14 +13,12 @@ import tempfile
 import traceback
 import warnings
 import zlib
-from collections.abc import Iterator
 from typing import NoReturn
 
 import cv2
 import numpy as np
 
-from arft_jax import protocol
-from arft_jax.tools.sandbox import confine, helpers, scratch, wire
+from arft_jax.tools.sandbox import confine, helpers, replay, wire
 from arft_jax.tools.sandbox import limits as limits_lib
 
 CODE_NAME = "<code>"
@@ -126,35 +124,6 @@ def _set_up(ends: Ends, folder: str, limits: limits_lib.Limits, hold: confine.Co
     hold.guard_calls()
 
 
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Lets nothing of what is printed out."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    for fd in (1, 2):
-        os.dup2(0, fd)
-    try:
-        yield
-        sys.stdout.flush()
-    finally:
-        for fd in (1, 2):
-            os.dup2(kept, fd)
-        os.close(kept)
-
-
-def _replay(cells: list[dict], values: dict) -> None:
-    """Runs a session's earlier cells again, for their variables; the images they returned are known already."""
-    with _unheard():
-        for cell in cells:
-            _seed(cell["seed"])
-            exec(compile(cell["source"], "<earlier>", "exec"), values)
-    folder_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    for name in (protocol.OUTPUT_NAME, *scratch.output_names(folder_fd)):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-    os.close(folder_fd)
-
-
 def _exit_code(error: SystemExit) -> int:
     """The status with which Python would end: none is 0, what is no number is 1."""
     if error.code is None:
@@ -165,9 +134,11 @@ def _exit_code(error: SystemExit) -> int:
 def _execute(request: dict) -> int:
     """Runs the code; returns the exit code and writes an exception's description to the note descriptor."""
     try:
-        values = helpers.make_globals(request["images"])
         if request["cells"]:
-            _replay(request["cells"], values)
+            values = replay.replay(request["cells"], request["images"], _seed, (1, 2, _ERR_FD))
+            os.write(_NOTE_FD, wire.REPLAYED)
+        else:
+            values = helpers.make_globals(request["images"])
         _seed(request["seed"])
         exec(compile(request["source"], CODE_NAME, "exec"), values)
         sys.__stdout__.flush()
@@ -197,7 +168,7 @@ def run(
     """Confines itself, waits for the request, runs it and ends the process; never returns.
 
     The request is one JSON object and then end of file: ``source``, ``seed``, ``images`` (names, or null for the
-    paper's protocol alone), and ``cells``, each with ``source`` and ``seed``.
+    paper's protocol alone), and ``cells``, each with ``source``, ``seed`` and ``n_images`` (replay.py).
 
     Args:
       ends: pipes.

@@ -33,6 +33,8 @@ class Report:
       seconds: wall time in the child, without the wait for a worker.
       cpu_s: processor time.
       max_rss_bytes: most memory that was resident, the loaded libraries included.
+      was_replayed: whether the session's earlier code, where there is any, ran to its end; if not, the new code did not
+        run, and the observation is not of it.
     """
 
     observation: Observation
@@ -41,6 +43,7 @@ class Report:
     seconds: float = 0.0
     cpu_s: float = 0.0
     max_rss_bytes: int = 0
+    was_replayed: bool = True
 
 
 def time_text(limits: Limits) -> str:

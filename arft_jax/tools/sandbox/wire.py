@@ -6,6 +6,7 @@ import struct
 
 EXIT_ERROR, EXIT_MEMORY = 1, 77  # of a child: an exception, a MemoryError
 READY = b"\x01"  # first byte that a child notes: its limits hold, the code starts
+REPLAYED = b"\x02"  # the next one, in a session: its earlier code ran to the end
 MAX_NOTE_CHARS = 400  # of an exception's description
 
 _FRAME = struct.Struct("<II")  # lengths in bytes of header and blob

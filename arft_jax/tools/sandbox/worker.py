@@ -177,7 +177,7 @@ def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, hea
         "source": header["source"],
         "seed": child.seed_of(header["source"], b"" if header["is_session"] else pixels),
         "images": [image["name"] for image in header["images"]] if header["by_name"] else None,
-        "cells": [{"source": cell, "seed": child.seed_of(cell, b"")} for cell in header["cells"]],
+        "cells": [{"source": cell, "seed": child.seed_of(cell, b""), "n_images": n} for cell, n in header["cells"]],
     }
     with open(waiting.go_fd, "wb") as go:
         waiting.go_fd = -1
@@ -201,12 +201,16 @@ def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, hea
     outputs, content = _gather(waiting, home, header) if verdict == "exit" and status == 0 else ([], memoryview(b""))
     was_set_up = note.kept.startswith(wire.READY)
     note.kept = note.kept[len(wire.READY) :]
+    was_replayed = not header["cells"]
+    if not was_replayed and note.kept.startswith(wire.REPLAYED):
+        was_replayed, note.kept = True, note.kept[len(wire.REPLAYED) :]
     reply = {
         "verdict": verdict,
         "status": status,
         "printed": out.text(folder),
         "was_cut": out.n_bytes > len(out.kept),
         "was_set_up": was_set_up,
+        "was_replayed": was_replayed,
         "note": note.text(folder),
         "stderr": err.text(folder),
         "outputs": outputs,

@@ -36,7 +36,7 @@ class FakeToolbox:
     def __init__(self, documents=()):
         self.documents, self.calls = list(documents), []
 
-    def submit(self, task, action, images, spent_s=0.0):
+    def submit(self, task, action, images, spent_s=0.0, session=None):
         self.calls.append((task, action, images))
         future = concurrent.futures.Future()
         future.set_result(self._answer(task, action, images))
