@@ -115,7 +115,8 @@ class Ours:
         batch, optimizer = jax.device_put(batch), build.optimizer(config)
         params = learner.copy_params(bench.params)
         state = [params, learner.init_opt_state(optimizer, params, bench.placement)]
-        update = learner.make_update(bench.graphdef, build.objective(config, "policy"), optimizer)
+        objective = dataclasses.replace(build.objective(config, "policy"), on_policy=True)  # one update a step
+        update = learner.make_update(bench.graphdef, objective, optimizer)
 
         def step():
             *state[:], stats = update(*state, batch, bench.rules.allowed, jnp.float32(1e-4), None, None)
