@@ -75,7 +75,8 @@ def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
     """The model's sizes: those of its weights, of a published size, or the config's with the tokenizer's vocabulary.
 
     Raises:
-      ValueError: weights of another size than the config plans with, or a vocabulary smaller than the tokenizer's.
+      ValueError: weights of another size than the config plans with, with fewer ids than the tokenizer has, or with
+        other ids of the control tokens.
     """
     if config.weights or config.model.size:
         planned = published(config.model.size) if config.model.size else None
@@ -90,6 +91,8 @@ def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
                 f"the model's vocabulary must hold the tokenizer's: got {sizes.text.vocab_size} < "
                 f"{tokenizer.vocab_size} (config.tokenizer)"
             )
+        if config.weights:
+            _check_control_ids(config.weights, sizes, tokenizer)
         return sizes
     sizes = config.model.to_dict()
     text = dict(
@@ -100,12 +103,28 @@ def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
         dict(
             text_config=text,
             vision_config=dict(sizes["vision_config"], out_hidden_size=text["hidden_size"]),
-            image_token_id=tokenizer.image_pad_id,
-            video_token_id=tokenizer.video_pad_id,
-            vision_start_token_id=tokenizer.vision_start_id,
-            vision_end_token_id=tokenizer.vision_end_id,
+            **_control_ids(tokenizer),
         )
     )
+
+
+def _control_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    return {
+        "image_token_id": tokenizer.image_pad_id,
+        "video_token_id": tokenizer.video_pad_id,
+        "vision_start_token_id": tokenizer.vision_start_id,
+        "vision_end_token_id": tokenizer.vision_end_id,
+    }
+
+
+def _check_control_ids(weights: str, sizes: ModelConfig, tokenizer: Tokenizer) -> None:
+    theirs, ours = dataclasses.asdict(sizes), _control_ids(tokenizer)
+    differ = [f"{name} {theirs[name]} and {token}" for name, token in ours.items() if theirs[name] != token]
+    if differ:
+        raise ValueError(
+            f"control tokens must have the same ids in {CONFIG} and in the tokenizer: got {', '.join(differ)} in "
+            f"{weights} (config.weights, config.tokenizer)"
+        )
 
 
 def load_tokenizer(config) -> Tokenizer:

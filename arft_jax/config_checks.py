@@ -3,7 +3,7 @@
 import math
 import re
 
-from arft_jax.config import MINI_TASKS, SEARCHING_TASKS, STEP_TASKS, TASK_NAMES
+from arft_jax.config import MINI_TASKS, SEARCHING_TASKS, STEP_TASKS, TASK_NAMES, default_config
 
 _DECLARED = re.compile(r"outer:[\w.-]{1,40}", re.ASCII)  # as tools/sandbox/levels.py reads it
 
@@ -209,8 +209,15 @@ def _check_sandbox(sandbox) -> list[str]:
     return problems
 
 
-def _check_model(text, vision) -> list[str]:
+def _check_model(model) -> list[str]:
+    text, vision = model.text_config, model.vision_config
     problems, heads, kv_heads = [], text.num_attention_heads, text.num_key_value_heads
+    problems += [
+        f"{key} must be left alone where a size is given, which takes its place: got size={model.size!r} "
+        f"(config.model.size, config.model.{key})"
+        for key in ("text_config", "vision_config")
+        if model.size and model[key].to_json() != default_config().model[key].to_json()
+    ]
     if min(heads, kv_heads) > 0:
         if text.hidden_size % heads or heads % kv_heads:
             problems.append(
@@ -286,6 +293,6 @@ def validate(config) -> None:
         )
     if config.rewards.query not in ("f1", "minilm"):
         problems.append(f"query must be f1 or minilm: got {config.rewards.query!r} (config.rewards.query)")
-    problems += _check_model(config.model.text_config, config.model.vision_config)
+    problems += _check_model(config.model)
     if problems:
         raise ValueError("; ".join(problems))

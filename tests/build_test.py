@@ -184,6 +184,11 @@ def test_weights_give_the_model_its_sizes_its_tokenizer_and_its_values(config, t
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.sharding == jax.sharding.NamedSharding(parts.placement.mesh, a.sharding.spec)
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(path.read_text().replace(f'"image_token_id": {sizes.image_token_id}', '"image_token_id": 7'))
+    differ = rf"same ids in .* the tokenizer: got image_token_id 7 and {sizes.image_token_id} in .*hf \("
+    with pytest.raises(ValueError, match=differ):
+        build.check(config)
     config.model.size = "3b"
     with pytest.raises(ValueError, match=r"must be of size 3b: .* \(config.weights, config.model.size\)"):
         build.check(config)

@@ -107,6 +107,10 @@ VIOLATIONS = {
         "which mini_coding and mini_search alone have: got steps=220, tasks=('mini_search', 'mat_coding') "
         "(config.warm_start.steps)",
     ),
+    "sizes beside a published one": (
+        dict(model__size="3b", model__text_config__intermediate_size=100),
+        "text_config must be left alone where a size is given, which takes its place: got size='3b' (config.model.size",
+    ),
     "no task set": (dict(data__tasks=()), "got () (config.data.tasks)"),
     "an unknown context": (dict(rollout__context="fresh"), "got 'fresh' (config.rollout.context)"),
     "training in several contexts": (
