@@ -105,7 +105,7 @@ def test_a_turn_that_is_no_action_ends_as_malformed(stage, turn):
 
 def test_a_tool_that_raises_or_is_cancelled_ends_its_own_row_alone_as_a_fault_of_ours(stage):
     class Faulty(tiny.InstantTools):
-        def submit(self, task, action, images, spent_s=0.0):
+        def submit(self, task, action, images, spent_s=0.0, session=None):
             future = super().submit(task, action, images, spent_s)
             if action.query == "red fox":
                 return future
