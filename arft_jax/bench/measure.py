@@ -115,7 +115,7 @@ class Ours:
         batch, optimizer = jax.device_put(batch), build.optimizer(config)
         params = learner.copy_params(bench.params)
         state = [params, learner.init_opt_state(optimizer, params, bench.placement)]
-        objective = dataclasses.replace(build.objective(config, "policy"), on_policy=True)  # one update a step
+        objective = build.objective(config, "policy")._replace(on_policy=True)  # one update a step
         update = learner.make_update(bench.graphdef, objective, optimizer)
 
         def step():
