@@ -35,6 +35,9 @@ breach()
 ## execveat from memory
 fd = os.open('a', os.O_RDWR | os.O_CREAT, 0o700)
 os.write(fd, b'#!/bin/sh\necho BREACH\n')
+os.close(fd)  # a file open for writing is not run
+fd = os.open('a', os.O_RDONLY)
+os.set_inheritable(fd, True)
 sys_call(322, 281, fd, b'', None, None, 0x1000)
 ## many threads
 threading.stack_size(32768)
