@@ -10,8 +10,10 @@ import pytest
 
 from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.models.cache import init_cache
 from arft_jax.rollout import Engine, Request
 from arft_jax.steps.sampler import make_sampler
+from arft_jax.steps.state import init_state
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.trajectory import Observation, Trajectory
 
@@ -59,14 +61,16 @@ class World:
         self.reference = self.run(self.base, self.requests)
         self.n_compiled = self.programs.n_compiled()
 
-    def engine(self, decode_steps=None, sampler=None, options: Mapping[str, Any] | None = None, **limits) -> Engine:
-        """Other slots with the same programs, those of decode_steps apart."""
+    def engine(
+        self, decode_steps=None, sampler=None, options: Mapping[str, Any] | None = None, cache_dtype="", **limits
+    ) -> Engine:
+        """Other slots with the same programs, those of decode_steps apart; keys and values in another type."""
         sampler = sampler or self.programs
         if decode_steps:
             other = make_sampler(self.graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0)
             sampler = sampler._replace(decode=other.decode, decode_steps=decode_steps)
         config = tiny.tiny_config(vocab_size=self.tokenizer.vocab_size)
-        return tiny.tiny_engine(
+        engine = tiny.tiny_engine(
             self.graphdef,
             config.text,
             config.text.dim,
@@ -76,6 +80,11 @@ class World:
             options=options,
             **limits,
         )
+        if cache_dtype:
+            sizes = engine.limits
+            cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype)
+            engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
+        return engine
 
     def run(self, engine, requests, tools=None, temperature=1.0, **kwargs) -> list[list[Trajectory]]:
         """Rolls out with the world's policy, key and instant tools."""
