@@ -84,6 +84,8 @@ class World:
             sizes = engine.limits
             cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype)
             engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
+        # committed to its device, as build makes it: jit keeps programs of committed and of other arrays apart
+        engine.state = jax.device_put(engine.state, jax.devices()[0])
         return engine
 
     def run(self, engine, requests, tools=None, temperature=1.0, **kwargs) -> list[list[Trajectory]]:

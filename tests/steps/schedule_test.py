@@ -80,7 +80,7 @@ def test_every_bucket_is_compiled_before_the_first_row_and_none_after(world, buc
 
 @pytest.fixture
 def compilations():
-    """Names of what the backend compiles while the test runs, eager operations included."""
+    """Seconds of what the backend compiles while the test runs, eager operations included; empty at first."""
     seen, on = [], [True]
 
     def listen(name, seconds, **_):
@@ -88,21 +88,40 @@ def compilations():
             seen.append(seconds)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 3 + 1)(np.float32(1))  # of this call alone: nobody has compiled it
+    assert len(seen) == 1, "the event has another name, nothing would ever be heard"
+    seen.clear()
     yield seen
     on[0] = False  # a listener cannot be taken back
 
 
-@pytest.mark.parametrize("n_runs", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_nothing_at_all_is_compiled_in_mixed_rollouts(world, bucketed, compilations, n_runs):
-    engine, rows = bucketed[0], 0
-    for k in range(n_runs):
-        requests = []
-        for i in range(5):  # 10 rollouts: 1 to 3 images of three sizes, groups of 1 to 3 rows
-            sizes = [(28, 28), (56, 56), (28, 56)][: 1 + (i + k) % 3]
-            requests.append(Request(tiny.tiny_task(1000 + 10 * k + i, sizes=sizes), i, 1 + (i + k) % 3))
-        world.run(engine, requests)
-        rows += sum(request.n_rows for request in requests)
-    assert rows >= 9 * n_runs and compilations == []
+def mixed_rollouts(world, engine, late, k):
+    """Rows of a round of 5 groups sampled, greedy, with late tools, and carried over to a call that rebuilds."""
+    requests = []
+    for i in range(5):  # 9 to 11 rows: 1 to 3 images of three sizes, groups of 1 to 3 rows
+        sizes = [(28, 28), (56, 56), (28, 56)][: 1 + (i + k) % 3]
+        requests.append(Request(tiny.tiny_task(1000 + 10 * k + i, sizes=sizes), i, 1 + (i + k) % 3))
+    groups = world.run(engine, requests) + world.run(engine, requests[:2], late)
+    groups += world.run(engine, requests[1:4], temperature=0.0, max_turns=2)
+    on = dict(rng=world.rng, temperature=1.0, max_age=9, rebuild=True)
+    groups += engine.run_on(world.params, requests, late, n_groups=2, version=2 * k, **on)
+    assert any(row.turns for row in engine._left.rows.values()), "nothing is carried over"
+    groups += engine.run_on(world.params, [], late, n_groups=3, version=2 * k + 1, **on)
+    return len(flat(groups))
+
+
+def test_nothing_at_all_is_compiled_in_200_mixed_rollouts(world, bucketed, compilations):
+    late, n_rows, k = tiny.LateTools(reply), 0, 0
+    try:
+        mixed_rollouts(world, bucketed[0], late, k)  # the first greedy rollout, the first that is rebuilt
+        compilations.clear()
+        while n_rows < 200:
+            k += 1
+            n_rows += mixed_rollouts(world, bucketed[0], late, k)
+    finally:
+        late.close()
+    assert compilations == []
+    assert bucketed[0].sampler.n_compiled() == 2 + 3 + 2 * 3  # decode at two temperatures
 
 
 def test_a_run_that_broke_off_leaves_nothing_running_behind(world):
