@@ -133,6 +133,12 @@ def _check_train(config) -> list[str]:
         problems.append(
             f"scale_advantages must be std or none: got {t.scale_advantages!r} (config.train.scale_advantages)"
         )
+    if t.beta > 0 and (config.rollout.top_k > 0 or config.rollout.top_p < 1):
+        problems.append(
+            "beta must be 0 where top_k or top_p is on, the reference's own top tokens are others and the KL to it is "
+            f"then without bound: got beta={t.beta}, top_k={config.rollout.top_k}, top_p={config.rollout.top_p} "
+            "(config.train.beta, config.rollout.top_k, config.rollout.top_p)"
+        )
     w = config.warm_start
     if w.steps and not w.n_chains + w.n_practice:
         problems.append(

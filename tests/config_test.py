@@ -92,6 +92,13 @@ VIOLATIONS = {
     "no rows at all": (dict(train__rows_per_update=0), "at least 1: got 0 (config.train.rows_per_update)"),
     "an unknown aggregation": (dict(train__aggregation="row"), "got 'row' (config.train.aggregation)"),
     "an unknown scale": (dict(train__scale_advantages="max"), "got 'max' (config.train.scale_advantages)"),
+    "a KL to a reference of other top tokens": (
+        dict(train__beta=0.04, rollout__top_p=0.9),
+        "beta must be 0 where top_k or top_p is on, the reference's own top tokens are others and the KL to it is then "
+        "without bound: got beta=0.04, top_k=0, top_p=0.9 (config.train.beta, config.rollout.top_k, "
+        "config.rollout.top_p)",
+    ),
+    "a KL under top_k": (dict(train__beta=0.04, rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0"),
     "a negative beta": (dict(train__beta=-0.1), "got -0.1 (config.train.beta)"),
     "a negative rate": (dict(train__learning_rate=-1.0), "got -1.0 (config.train.learning_rate)"),
     "a negative warm rate": (dict(warm_start__learning_rate=-1.0), "(config.warm_start.learning_rate)"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from arft_jax.rl import corrections
+from arft_jax.sampling import pick
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,23 @@ def test_gap_is_over_masked_tokens_only():
     assert float(stats["gap_ratio_mean"]) == pytest.approx(6.5 / 3, rel=1e-5)
 
 
+def test_a_token_that_newer_weights_no_longer_sample_is_cut_at_20_nats_and_counted():
+    allowed = jnp.ones(4, bool)
+    new = pick.log_probs(jnp.asarray([3.0, 2.0, 1.0, 0.0]), allowed, top_k=2)
+    gone, mask = new[2].reshape(1, 1), jnp.asarray([[True, True, True, False]])
+    assert float(gone[0, 0]) < -1e29
+    trainer = jnp.concatenate([TRAINER[:, :2], gone, TRAINER[:, 3:]], axis=1)
+    stats = corrections.gap_stats(SAMPLER, trainer, mask)
+    np.testing.assert_allclose(stats["gap_mean"], (np.log(1.5) + np.log(4.5) + 20) / 3, rtol=1e-6)
+    np.testing.assert_allclose(stats["gap_ratio_mean"], (1.5 + 4.5) / 3, rtol=1e-6)
+    assert float(stats["gap_max"]) == 20 and float(stats["gap_cut_frac"]) == pytest.approx(1 / 3)
+    assert float(corrections.gap_stats(SAMPLER, TRAINER, MASK)["gap_cut_frac"]) == 0
+    tokens = corrections.importance_weights(SAMPLER, trainer, mask, cap=2.0)
+    np.testing.assert_allclose(tokens, [[1.5, 2.0, np.exp(-20), 1.0]], rtol=1e-6)
+    row = corrections.importance_weights(SAMPLER, trainer, mask, cap=2.0, level="sequence")
+    np.testing.assert_allclose(row, [[1.5 * 4.5 * np.exp(-20)] * 3 + [1.0]], rtol=1e-5)
+
+
 def test_what_stands_off_the_mask_is_not_read():
     spoilt = jnp.where(MASK, SAMPLER, jnp.nan)
     for name, value in corrections.gap_stats(spoilt, TRAINER, MASK).items():
@@ -67,7 +85,7 @@ def test_what_stands_off_the_mask_is_not_read():
 
 def test_an_empty_mask_has_no_gap():
     stats = corrections.gap_stats(SAMPLER, TRAINER, jnp.zeros_like(MASK))
-    assert [float(v) for v in stats.values()] == [0.0, 0.0, 1.0]
+    assert [float(v) for v in stats.values()] == [0.0, 0.0, 1.0, 0.0]
 
 
 def test_bad_arguments_are_errors():
