@@ -107,6 +107,18 @@ def flat(groups) -> list[Trajectory]:
     return [t for group in groups for t in group]
 
 
+def record(groups) -> dict[str, np.ndarray]:
+    """All that a test compares of trajectories, row behind row, as arrays for a file."""
+    rows = flat(groups)
+    arrays = ("tokens", "sampler_logps", "loss_mask", "completion_mask", "versions")
+    out = {name: np.concatenate([getattr(t, name) for t in rows]) for name in arrays}
+    out["positions"] = np.concatenate([t.positions for t in rows], axis=1)
+    out["text"] = np.array([turn.text for t in rows for turn in t.turns])
+    out["images"] = np.array([f"{s.sha256} {s.start} {s.n} {s.grid}" for t in rows for s in t.images])
+    out["row"] = np.array([f"{t.task.id} {t.row} {t.status} {t.prompt_len} {len(t.tokens)}" for t in rows])
+    return out
+
+
 def assert_same(got: Sequence[Trajectory], want: Sequence[Trajectory]) -> None:
     """Token for token and mask for mask; log-probs within the tolerance."""
     assert len(got) == len(want)

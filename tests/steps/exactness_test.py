@@ -1,5 +1,10 @@
 """What a trajectory may depend on, and what trainer and sampler must agree on: the last cases of sampler_test."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ from arft_jax.rollout import Request
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_equal_bits, assert_same, babbling, flat, reply
+from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_same, babbling, flat, record, reply
 from arft_jax.trajectory import Observation
 
 
@@ -23,10 +28,38 @@ def world():
     return World()
 
 
-def test_a_restart_with_everything_made_anew_gives_the_same_bits(world):
-    again = World()
-    assert again.programs.decode is not world.programs.decode
-    assert_equal_bits(flat(again.reference), flat(world.reference))
+RESTART = """
+    import sys
+    import jax, numpy as np
+
+    cache, out = sys.argv[1:]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_compilation_cache_dir", cache or None)
+    from arft_jax.testing import babble
+
+    babbles = babble.babbling()
+    next(babbles)
+    np.savez(out, **babble.record(babble.World().reference))
+"""
+
+
+def test_two_fresh_processes_give_the_same_bits_as_this_one(world, tmp_path):
+    """Each with an order of its sets of its own; the second reads no compiled program."""
+    here, outs, started = record(world.reference), [tmp_path / f"{i}.npz" for i in range(2)], []
+    for i, out in enumerate(outs):
+        env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=os.pathsep.join(sys.path), PYTHONHASHSEED=str(i + 1))
+        cache = str(jax.config.jax_compilation_cache_dir) if i == 0 else ""
+        command = [sys.executable, "-c", textwrap.dedent(RESTART), cache, str(out)]
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        errors = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, errors[-4000:]
+    assert len(here) > 5 and here["tokens"].size > 1000
+    for out in outs:
+        with np.load(out) as got:
+            assert set(got.files) == set(here)
+            for name, want in here.items():
+                np.testing.assert_array_equal(got[name], want, err_msg=name)
 
 
 def test_one_slot_and_64_slots_give_the_same_tokens(world):
