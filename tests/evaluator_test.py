@@ -42,7 +42,7 @@ def test_items_are_scored_in_order_and_split(stage):
     assert [table[split]["n"] for split in ("simple", "hard", "avg")] == [2, 2, 4]
     assert table["simple"]["em"] == 50.0 and abs(table["hard"]["f1"] - 100 / 3) < 1e-9 and table["avg"]["em"] == 25.0
     assert done.items() == {"f1": done.f1.tolist(), "em": done.em.tolist(), "splits": list(done.splits)}
-    assert done.trajectories[3].status is Status.MALFORMED
+    assert done.trajectories[3].status is Status.NO_ACTION
 
 
 def test_rollouts_are_greedy_and_one_a_task(stage, monkeypatch):
