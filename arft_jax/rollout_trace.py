@@ -58,10 +58,12 @@ class Timeline:
     slower.
 
     Args:
+      n_slots: of the engine: a slot that no row ever used was idle throughout. 0: those that were used.
       max_spans: kept; later ones are counted alone.
     """
 
-    def __init__(self, max_spans: int = 100_000):
+    def __init__(self, n_slots: int = 0, max_spans: int = 100_000):
+        self._n_slots = n_slots
         self.spans: list[tuple[int, str, float, float]] = []  # slot, state, begin and end in seconds
         self.n_dropped = 0
         self._max_spans, self._now = max_spans, {}
@@ -89,3 +91,29 @@ class Timeline:
         """Closes what is open."""
         for slot in list(self._now):
             self._close(slot, time.perf_counter())
+
+    @property
+    def slots(self) -> list[int]:
+        """All of the engine's, used or not."""
+        return sorted({span[0] for span in self.spans} | set(range(self._n_slots)))
+
+    @property
+    def end_s(self) -> float:
+        """Where the last span ends."""
+        return max((span[3] for span in self.spans), default=0.0)
+
+    def shares(self) -> dict[str, float]:
+        """The part of the slots' time, from 0 to ``end_s``, that each state took; together 1.
+
+        Example: of four slots one decodes for 3 s of 4 s: decode 3/16, idle 13/16.
+
+        Raises:
+          ValueError: nothing was recorded.
+        """
+        if not self.spans:
+            raise ValueError("a timeline must hold at least one span: got none (Engine(timeline=...))")
+        seconds = dict.fromkeys((DECODE, EXTEND, PAUSED), 0.0)
+        for _, state, begin, until in self.spans:
+            seconds[state] += until - begin
+        share = {state: taken / (self.end_s * len(self.slots)) for state, taken in seconds.items()}
+        return share | {IDLE: max(1.0 - sum(share.values()), 0.0)}

@@ -28,10 +28,15 @@ def timeline_plot(timeline: Timeline, name: str, path: str | os.PathLike | None 
     Raises:
       ValueError: nothing was recorded.
     """
-    if not timeline.spans:
-        raise ValueError("a timeline must hold at least one span: got none (Engine(timeline=...))")
-    end = max(span[3] for span in timeline.spans)
-    slots = sorted({span[0] for span in timeline.spans})
+    stream = io.BytesIO()
+    _figure(timeline, name).savefig(stream, format="png")
+    if path is not None:
+        pathlib.Path(path).write_bytes(stream.getvalue())
+    return stream.getvalue()
+
+
+def _figure(timeline: Timeline, name: str) -> Figure:
+    shares, slots, end = timeline.shares(), timeline.slots, timeline.end_s
     figure = Figure(figsize=(11, 1.4 + 0.16 * len(slots)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -45,14 +50,6 @@ def timeline_plot(timeline: Timeline, name: str, path: str | os.PathLike | None 
         )
     axes.set(xlim=(0, end), ylim=(-0.6, len(slots) - 0.4), xlabel="seconds", ylabel="slot", title=name)
     axes.invert_yaxis()
-    share = {state: 0.0 for state in COLOURS}
-    for _, state, begin, until in timeline.spans:
-        share[state] += (until - begin) / (end * len(slots))
-    share[IDLE] = max(1.0 - sum(share.values()), 0.0)
-    handles = [Patch(color=COLOURS[state], label=f"{LABELS[state]} {100 * share[state]:.0f} %") for state in COLOURS]
+    handles = [Patch(color=COLOURS[state], label=f"{LABELS[state]} {100 * shares[state]:.0f} %") for state in COLOURS]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    if path is not None:
-        pathlib.Path(path).write_bytes(stream.getvalue())
-    return stream.getvalue()
+    return figure

@@ -146,8 +146,9 @@ def test_costs_count_what_was_done(world):
 
 
 def test_a_timeline_tells_what_each_slot_did(world):
-    timeline = Timeline()
+    timeline = Timeline(n_slots=world.base.limits.n_slots)
     world.run(world.engine(options=dict(timeline=timeline)), world.requests)
+    assert sum(timeline.shares().values()) == pytest.approx(1) and min(timeline.shares().values()) >= 0
     states = {state for _, state, _, _ in timeline.spans}
     assert {rollout_trace.EXTEND, rollout_trace.DECODE} <= states
     assert {span[0] for span in timeline.spans} == set(range(world.base.limits.n_slots))
