@@ -221,11 +221,12 @@ def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[n
     return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 
-def state_maker(config, sizes: ModelConfig) -> Callable[[], SlotState]:
-    """Makes the sampler's empty slots."""
+def state_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[], SlotState]:
+    """Makes the sampler's empty slots, as the placement's devices read them."""
     r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
     kept = jnp.dtype(r.cache_dtype or dtype)
-    return lambda: init_state(init_cache(text, r.n_slots, r.max_tokens, kept), r.n_features, text.dim, dtype)
+    sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_layers_apart)
+    return lambda: init_state(init_cache(*sizes_of), r.n_features, text.dim, dtype)
 
 
 def build(config) -> Parts:
@@ -247,7 +248,7 @@ def build(config) -> Parts:
         return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
 
     every, own = layout.rollout_placements(config, placement, jax.process_index())
-    state = make_state(state_maker(config, sizes), own)
+    state = make_state(state_maker(config, sizes, own), own)
     rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
     reads = abstract_params(model_maker(config, sizes, own))[0]
     engine = Engine(

@@ -20,23 +20,24 @@ from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
-from arft_jax.steps.sampler import Extension, Rules, make_sampler
+from arft_jax.steps.sampler import Extension, Rules, apart_shapes, make_sampler
 from arft_jax.steps.state import state_shardings
 
 GIB = 2**30
 # What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
-# the policy that rollouts read is let go before training and made anew after it.
+# the policy that rollouts read is let go before training and made anew after it; so are the decoder's layers one by
+# one, which decode and extend are given in place of their stack.
 GIVEN = {
-    "warm_start": ("params", "moments", "policy"),
-    "reshard": ("params", "policy"),
+    "warm_start": ("params", "moments", "policy", "layers"),
+    "reshard": ("params", "policy", "layers"),
     "encode": ("policy", "slots"),
     "extend": ("policy", "slots"),
     "fork": ("slots",),
     "decode": ("policy", "slots"),
     "embed": ("tower",),
-    "score": ("params", "policy"),
-    "score_base": ("params", "policy"),
-    "update": ("params", "moments", "policy"),
+    "score": ("params", "policy", "layers"),
+    "score_base": ("params", "policy", "layers"),
+    "update": ("params", "moments", "policy", "layers"),
 }
 
 
@@ -136,7 +137,7 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
     r = config.rollout
     graphdef, params = abstract_params(build.model_maker(config, sizes, own))
     params = reshard.rollout_shapes(params, config.model.dtype, own)
-    state = jax.eval_shape(build.state_maker(config, sizes))
+    state = jax.eval_shape(build.state_maker(config, sizes, own))
     sampler = make_sampler(
         graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
     )
@@ -147,6 +148,8 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
 
     bucket = build.vision_bucket(config, sizes)
     patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    if own.reads_layers_apart:
+        params = apart_shapes(params)
     images = (patches, _layout(bucket, own.n_lanes), _ints(own.n_lanes * bucket.n_features))
     yield "encode", sampler.encode.lower(params, state, *whole(images))
     n, c = r.extend_rows, r.extend_chunk
@@ -176,8 +179,8 @@ def _lowered_embed(config, sizes, own: Placement) -> Any:
 
 
 def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, float]:
-    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, the slots, the tower
-    of image search (on a process's first device alone).
+    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, its decoder's layers
+    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone).
 
     Args are those of :func:`lowered`.
     """
@@ -188,7 +191,7 @@ def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, f
     def share(tree) -> float:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
 
-    slots = jax.eval_shape(build.state_maker(config, sizes))
+    slots = jax.eval_shape(build.state_maker(config, sizes, own))
     every = placement.for_rollout(layout.rollout_tensor(config, placement))
     # Without a copy the policy that is rolled out is the parameters themselves.
     is_copy = reshard.is_needed(params, config.model.dtype, placement, every)
@@ -197,6 +200,7 @@ def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, f
     return {
         "params": share(train["params"]) if is_copy else 0.0,
         "policy": share(policy),
+        "layers": share(policy["text"]["layers"]) if own.reads_layers_apart else 0.0,
         "moments": share(train["opt_state"]),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),

@@ -29,7 +29,7 @@ from arft_jax.rollout_row import Feed, Row, image_spans
 from arft_jax.rollout_session import Session
 from arft_jax.rollout_trace import Costs, Timeline
 from arft_jax.sharding import Placement
-from arft_jax.steps.sampler import Rules, Sampler
+from arft_jax.steps.sampler import ApartParams, Rules, Sampler
 from arft_jax.steps.state import FREE, SlotState
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, Trajectory
@@ -175,6 +175,12 @@ class Engine:
         groups = self._left.groups.values() if self._left else ()
         return [dataclasses.replace(group.request, rng=group.key) for group in groups]
 
+    def read(self, params):
+        """The policy as the programs read it: taken apart where the cache is; what is so already stays."""
+        if self.state.cache.is_apart and not isinstance(params, ApartParams):
+            return self.sampler.take_apart(params)
+        return params
+
     def warm_up(self, params, temperature: float) -> None:
         """Compiles decode and extend for every number of columns, where there are several; changes no row."""
         if not self.bucket_columns:
@@ -279,6 +285,7 @@ class Engine:
         begin = time.perf_counter()
         try:
             if not enough():
+                params = self.read(params)
                 self.warm_up(params, session.temperature)
                 session.go_on(params, version, rebuild)
                 self.costs = session.costs

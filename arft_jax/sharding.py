@@ -197,6 +197,11 @@ class Placement:
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     @property
+    def reads_layers_apart(self) -> bool:
+        """Whether rollouts keep the layers of cache and weights apart: everywhere but on TPUs (models/cache.py)."""
+        return self.mesh.devices.flat[0].platform != "tpu"
+
+    @property
     def whole(self) -> NamedSharding:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())

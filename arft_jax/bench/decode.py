@@ -26,12 +26,12 @@ from arft_jax.bench.peers import Peer
 from arft_jax.bench.run import OURS, machine, ratios, spread, versions
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.models.cache import init_cache
+from arft_jax.models.cache import Layers, init_cache
 from arft_jax.models.qwen2_5_vl.published import SIZES as PUBLISHED
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.place import make_copy, make_put_layer
-from arft_jax.steps.sampler import Rules, make_sampler
-from arft_jax.steps.state import NO_STOP, RUNNING, SlotState, init_state, make_state, state_shardings
+from arft_jax.steps.sampler import ApartParams, Rules, make_sampler
+from arft_jax.steps.state import NO_STOP, RUNNING, SlotState, init_state, make_state
 
 SIZES = ("tiny", *PUBLISHED)
 MIN_CONTEXT = 4  # a peer warms its memory with two tokens
@@ -79,8 +79,9 @@ class Decoder:
 
     @property
     def param_bytes(self) -> int:
-        """Of all weights, the vision tower's too."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.abstract))
+        """Of all weights, the vision tower's too; the decoder's layers twice where they are kept apart."""
+        copied = self.abstract["text"]["layers"] if self.placement.reads_layers_apart else ()
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self.abstract, copied)))
 
     @property
     def weight_bytes(self) -> int:
@@ -129,17 +130,22 @@ class Decoder:
         self.state, self.context = None, context  # the old cache goes before the new one comes
 
         def make() -> SlotState:
-            return init_state(init_cache(text, self.n_slots, length, self.dtype), self._n_features, text.dim)
+            cache = init_cache(text, self.n_slots, length, self.dtype, self.placement.reads_layers_apart)
+            return init_state(cache, self._n_features, text.dim)
 
         state = make_state(make, self.placement)
-        put = make_put_layer(state_shardings(state, self.placement).cache.k)
         key = jax.random.key(self._seed)
 
-        def drawn(stacked: jax.Array, first: int) -> jax.Array:
+        def numbers(layer: int, like: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, layer), like.shape[-4:], like.dtype)
+
+        def drawn(layers: Layers, first: int) -> Layers:
+            if isinstance(layers, tuple):
+                return tuple(jax.device_put(numbers(first + i, a), a.sharding) for i, a in enumerate(layers))
+            put = make_put_layer(layers.sharding)
             for layer in range(text.n_layers):
-                numbers = jax.random.normal(jax.random.fold_in(key, first + layer), stacked.shape[1:], stacked.dtype)
-                stacked = put(stacked, numbers, np.int32(layer))
-            return stacked
+                layers = put(layers, numbers(first + layer, layers), np.int32(layer))
+            return layers
 
         cache = state.cache._replace(k=drawn(state.cache.k, 0), v=drawn(state.cache.v, text.n_layers))
         self.state = state._replace(cache=cache)
@@ -148,6 +154,8 @@ class Decoder:
         self.sampler = make_sampler(
             self.graphdef, decode_steps=self.n_steps, top_k=0, top_p=1.0, state=self.state, placement=self.placement
         )
+        if self.state.cache.is_apart and not isinstance(self.params, ApartParams):
+            self.params = self.sampler.take_apart(self.params)
 
     def _rewind(self) -> SlotState:
         """Every row runs from ``context`` again; the columns behind it are written anew."""

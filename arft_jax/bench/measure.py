@@ -164,7 +164,7 @@ class Ours:
     def timeline(self) -> Timeline:
         """The slots of one rollout of three turns over time, tools 0.2 s late."""
         engine = self.roller()
-        engine.timeline = Timeline()
+        engine.timeline = Timeline(engine.limits.n_slots)
         self.play(engine, GROUPS, GROUP_SIZE, TURN_LEN, N_TURNS, latencies_s=(0.2,))
         timeline, engine.timeline = engine.timeline, None
         return timeline

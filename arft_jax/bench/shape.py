@@ -71,7 +71,8 @@ class Bench:
             n_slots=n_slots, group_size=r.group_size, max_turns=r.max_turns, max_turn_tokens=r.max_turn_tokens,
             max_tokens=max_tokens, extend_rows=r.extend_rows, extend_chunk=r.extend_chunk, n_features=r.n_features,
         )  # fmt: skip
-        cache = init_cache(self.sizes.text, n_slots, max_tokens, jnp.dtype(self.config.model.dtype))
+        dtype, apart = jnp.dtype(self.config.model.dtype), self.placement.reads_layers_apart
+        cache = init_cache(self.sizes.text, n_slots, max_tokens, dtype, apart)
         return Engine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
             init_state(cache, r.n_features, self.sizes.text.dim),

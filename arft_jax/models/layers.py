@@ -174,6 +174,20 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], n_layers: int, rngs: nn
     return layers
 
 
+def unstack_layers(layers: nnx.Module, n_layers: int, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
+    """What :func:`stack_layers` made, layer by layer.
+
+    Args:
+      layers: the stack.
+      n_layers: in it.
+      states: the parameters of each layer, where they were taken out before; None: copied out of the stack here.
+    """
+    graphdef, stacked = nnx.split(layers)
+    if states is None:
+        states = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(n_layers)]
+    return [nnx.merge(graphdef, state) for state in states]
+
+
 def scan_layers(
     body: Callable[[Any, nnx.Module, Any], Any], layers: nnx.Module, carry: Any, xs: Any = None, *, remat: bool = False
 ) -> Any:

@@ -5,12 +5,16 @@ are dropped by the scatters, so that one shape serves any number of rows.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from arft_jax.models.cache import KVCache
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
 from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState, state_shardings
@@ -67,9 +71,29 @@ class Report(NamedTuple):
     logps: jax.Array
 
 
+class ApartParams(NamedTuple):
+    """Parameters with a second copy of the decoder's layers, one by one, for a cache whose layers stand apart.
+
+    A product reads a layer of the stack only after copying it (models/cache.py): here that is done once for a rollout,
+    not at each token. The stack stays for who else reads ``params``.
+    """
+
+    params: nnx.State
+    layers: tuple[nnx.State, ...]
+
+
+def _merged(graphdef, params, cache: KVCache | None = None):
+    """(model, the decoder's layers one by one where the cache's are, else None)."""
+    states = None
+    if isinstance(params, ApartParams):
+        params, states = params
+    model = nnx.merge(graphdef, params)
+    return model, model.layers_apart(states) if cache is not None and cache.is_apart else None
+
+
 def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotState:
     """Vision tower over chunks of packed patches [C, n, patch_dim]; image token j of all goes to features[rows[j]]."""
-    features = nnx.merge(graphdef, params).encode(patches, layout)
+    features = _merged(graphdef, params)[0].encode(patches, layout)
     features = features.reshape(-1, features.shape[-1])
     return state._replace(features=state.features.at[rows].set(features.astype(state.features.dtype), mode="drop"))
 
@@ -79,13 +103,13 @@ def _extend(graphdef, params, state: SlotState, ext: Extension, *, columns: int 
 
     Only the cache's first ``columns`` are read, which must hold every fed slot to the end of its chunk.
     """
-    model = nnx.merge(graphdef, params)
+    model, layers = _merged(graphdef, params, state.cache)
     n_slots, length = state.tokens.shape
     chunk = jnp.arange(ext.tokens.shape[1], dtype=jnp.int32)[None, :]
     cols = jnp.where(chunk < ext.n[:, None], ext.start[:, None] + chunk, length)
     rows = jnp.minimum(ext.slots, n_slots - 1)  # rows without a slot write nowhere: their n is 0
     embeds = model.embed(ext.tokens, state.features, ext.feature_index)
-    _, cache = model.hidden_cached(embeds, ext.positions, state.cache, rows, cols, columns)
+    _, cache = model.hidden_cached(embeds, ext.positions, state.cache, rows, cols, columns, layers)
     final = jnp.where(ext.final, ext.slots, n_slots)
 
     def put(old, new):
@@ -123,7 +147,8 @@ def _fork(state: SlotState, source, targets, rows, begin) -> SlotState:
 
         return jax.lax.fori_loop(0, targets.shape[0], put, leaf)
 
-    return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, 1), targets, rows, begin)
+    slots_at = 0 if state.cache.is_apart else 1
+    return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, slots_at), targets, rows, begin)
 
 
 def _fork_split(state: SlotState, source, targets, rows, begin) -> SlotState:
@@ -145,7 +170,7 @@ def _fork_split(state: SlotState, source, targets, rows, begin) -> SlotState:
     def spread_cache(leaf):  # as a loop's carry it is changed in place
         return jax.lax.fori_loop(0, leaf.shape[0], lambda layer, kept: kept.at[layer].set(spread(kept[layer])), leaf)
 
-    return _forked(state, spread, spread_cache, targets, rows, begin)
+    return _forked(state, spread, spread if state.cache.is_apart else spread_cache, targets, rows, begin)
 
 
 def _forked(state: SlotState, by_slot, by_layer, targets, rows, begin) -> SlotState:
@@ -168,7 +193,7 @@ def _row_keys(rng, state: SlotState) -> jax.Array:
     return jax.vmap(one)(rng, state.task, state.row, state.length)
 
 
-def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, top_p, columns):
+def _decode_one(model, layers, state: SlotState, rules: Rules, rng, temperature, top_k, top_p, columns):
     """One token for every running row: (state, tokens int32[N], logps float32[N]), the latter 0 in rows that stand."""
     n_slots, length = state.tokens.shape
     every = jnp.arange(n_slots, dtype=jnp.int32)
@@ -177,7 +202,7 @@ def _decode_one(model, state: SlotState, rules: Rules, rng, temperature, top_k, 
     here = jnp.where(running, state.length - 1, length)
     positions = jnp.broadcast_to((state.next_position - 1)[:, None, None], (n_slots, 3, 1))
     embeds = model.embed(token[:, None], state.features, jnp.full((n_slots, 1), -1, jnp.int32))
-    hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None], columns)
+    hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None], columns, layers)
     new, logps = pick.pick(_row_keys(rng, state), model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
     automaton = rules.next_state[state.automaton, new].astype(jnp.int32)
     hit = rules.hit_of[automaton]
@@ -219,7 +244,7 @@ def _decode(
     Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment. ``rng`` is
     one key, or one for each slot.
     """
-    model = nnx.merge(graphdef, params)
+    model, layers = _merged(graphdef, params, state.cache)  # once for all steps
     n_slots = state.length.shape[0]
 
     def go_on(carry):
@@ -228,7 +253,7 @@ def _decode(
 
     def body(carry):
         i, state, tokens, logps = carry
-        state, new, new_logps = _decode_one(model, state, rules, rng, temperature, top_k, top_p, columns)
+        state, new, new_logps = _decode_one(model, layers, state, rules, rng, temperature, top_k, top_p, columns)
         return i + 1, state, tokens.at[:, i].set(new), logps.at[:, i].set(new_logps)
 
     seen = jnp.zeros((n_slots, n_steps), jnp.int32), jnp.zeros((n_slots, n_steps), jnp.float32)
@@ -236,8 +261,42 @@ def _decode(
     return state, Report(state.status, state.stop_code, state.length, tokens, logps)
 
 
+def _take_layer(stacked: jax.Array, index) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stacked, index, 0, keepdims=False)
+
+
+def _layer_place(stacked) -> jax.sharding.Sharding:
+    """Where one layer of an array lies, or of its shape: split as the stack is."""
+    place = stacked.sharding
+    return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])) if isinstance(place, NamedSharding) else place
+
+
+def take_apart(take: Callable[..., jax.Array], params) -> ApartParams:
+    """Copies the decoder's layers out of their stack, split over devices as they are there.
+
+    Args:
+      take: ``take(stacked, index)``, one layer of a parameter.
+      params: of the model.
+    """
+    stack = params["text"]["layers"]
+    places = jax.tree.map(_layer_place, stack)
+
+    def one(index: int):
+        index = np.int32(index)
+        return jax.tree.map(lambda a, place: jax.device_put(take(a, index), place), stack, places)
+
+    return ApartParams(params, tuple(one(i) for i in range(jax.tree.leaves(stack)[0].shape[0])))
+
+
+def apart_shapes(params) -> ApartParams:
+    """:func:`take_apart` of shapes with shardings."""
+    stack = params["text"]["layers"]
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=_layer_place(x)), stack)
+    return ApartParams(params, (one,) * jax.tree.leaves(stack)[0].shape[0])
+
+
 class Sampler(NamedTuple):
-    """The compiled programs; ``params`` and ``state`` lead every call but fork.
+    """The compiled programs; ``params`` and ``state`` lead every call but fork and take_apart.
 
     Decode is traced once a temperature, decode and extend once a number of ``columns``.
     """
@@ -246,6 +305,7 @@ class Sampler(NamedTuple):
     extend: jax.stages.Wrapped
     fork: jax.stages.Wrapped
     decode: jax.stages.Wrapped
+    take_apart: Callable[[Any], Any]  # params as the others read them; not counted among the programs
     decode_steps: int  # tokens of a segment at most
 
     def n_compiled(self) -> int:
@@ -294,5 +354,6 @@ def make_sampler(
             out_shardings=None if places is None else (places, Report(*[told] * len(Report._fields))),
             **named,
         ),
+        take_apart=functools.partial(take_apart, jax.jit(_take_layer)),
         decode_steps=decode_steps,
     )

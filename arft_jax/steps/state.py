@@ -50,8 +50,10 @@ def state_shardings(state: SlotState, placement: Placement) -> SlotState:
       state: arrays or their shapes.
       placement: the mesh.
     """
-    heads = partition_spec("cache", ("kv_heads",), state.cache.k.shape[2:3], placement.mesh)
-    cache = NamedSharding(placement.mesh, PartitionSpec(None, BATCH_AXES, *heads))
+    n_kv_heads = jax.tree.leaves(state.cache.k)[0].shape[-3]
+    heads = partition_spec("cache", ("kv_heads",), (n_kv_heads,), placement.mesh)
+    stack = () if state.cache.is_apart else (None,)
+    cache = NamedSharding(placement.mesh, PartitionSpec(*stack, BATCH_AXES, *heads))
     places = jax.tree.map(lambda _: placement.split(0), state)
     return places._replace(cache=jax.tree.map(lambda _: cache, state.cache), features=placement.whole)
 
@@ -80,5 +82,5 @@ def init_state(cache: KVCache, n_features: int, dim: int, dtype: Any = None) -> 
         task=ints(),
         row=ints(),
         cache=cache,
-        features=jnp.zeros((n_features, dim), dtype or cache.k.dtype),
+        features=jnp.zeros((n_features, dim), dtype or cache.dtype),
     )

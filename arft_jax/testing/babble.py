@@ -62,9 +62,18 @@ class World:
         self.n_compiled = self.programs.n_compiled()
 
     def engine(
-        self, decode_steps=None, sampler=None, options: Mapping[str, Any] | None = None, cache_dtype="", **limits
+        self,
+        decode_steps=None,
+        sampler=None,
+        options: Mapping[str, Any] | None = None,
+        cache_dtype="float32",
+        stacked=False,
+        **limits,
     ) -> Engine:
-        """Other slots with the same programs, those of decode_steps apart; keys and values in another type."""
+        """Other slots with the same programs, those of decode_steps apart; keys and values in another type.
+
+        Layers of the cache stand apart, as on CPUs and GPUs, or are ``stacked``, as on TPUs.
+        """
         sampler = sampler or self.programs
         if decode_steps:
             other = make_sampler(self.graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0)
@@ -80,10 +89,9 @@ class World:
             options=options,
             **limits,
         )
-        if cache_dtype:
-            sizes = engine.limits
-            cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype)
-            engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
+        sizes = engine.limits
+        cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype, apart=not stacked)
+        engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
         # committed to its device, as build makes it: jit keeps programs of committed and of other arrays apart
         engine.state = jax.device_put(engine.state, jax.devices()[0])
         return engine

@@ -55,6 +55,7 @@ class ScriptedPolicy(nnx.Module):
         rows: jax.Array | None,
         cols: jax.Array,
         columns: int | None = None,
+        layers: None = None,
     ) -> tuple[jax.Array, KVCache]:
         """float32[R, T, 1], the id of the token to come; see the model's method of that name."""
         slots = jnp.arange(embeds.shape[0], dtype=jnp.int32) if rows is None else rows

@@ -42,6 +42,22 @@ def test_nothing_else_is_touched_and_columns_beyond_the_end_are_dropped(dtype):
     assert touched.tolist() == [[1, 0, 4], [1, 2, 1], [1, 2, 2]]
 
 
+@pytest.mark.parametrize("dtype", STEP)
+def test_layers_that_stand_apart_hold_what_a_stack_holds(dtype):
+    stacked, k, v = filled(dtype)
+    apart = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, apart=True)
+    assert (apart.n_slots, apart.length, apart.dtype) == (stacked.n_slots, stacked.length, stacked.dtype)
+    apart = write(apart, 1, jnp.asarray([2, 0]), jnp.asarray([[1, 2], [4, 6]]), k, v)
+    for one, many in zip(apart, stacked, strict=True):
+        assert (one is None) == (many is None)
+        if one is not None:
+            np.testing.assert_array_equal(jnp.stack(one).astype(jnp.float32), many.astype(jnp.float32))
+    for layer in range(2):
+        for slots in (None, jnp.asarray([2, 0])):
+            seen = read(apart, layer, slots, 4, jnp.float32), read(stacked, jnp.int32(layer), slots, 4, jnp.float32)
+            np.testing.assert_array_equal(*seen)
+
+
 def test_only_the_first_columns_are_read():
     cache, _, _ = filled("float32")
     keys, values = read(cache, jnp.int32(1), None, 3, jnp.float32)

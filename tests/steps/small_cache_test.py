@@ -4,10 +4,12 @@ The figures of docs come from ``python -m pytest -s tests/steps/small_cache_test
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arft_jax.data.batch import assemble
+from arft_jax.models.cache import KVCache
 from arft_jax.steps import learner, sampler
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing.babble import LOGPS_TOLERANCE, World, babbling, flat
@@ -56,7 +58,7 @@ def score(world):
 )
 def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, mean, largest):
     engine, rows = played(dtype)
-    assert engine.state.cache.k.dtype == dtype and len(rows) == len(flat(world.reference))
+    assert engine.state.cache.dtype == dtype and len(rows) == len(flat(world.reference))
     assert max(len(t.turns) for t in rows) == 3 and max(len(t.images) for t in rows) > 2
     batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=engine.bucket)
     full = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
@@ -66,12 +68,16 @@ def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, m
     assert dtype == "float32" or gap.mean() > 10 * LOGPS_TOLERANCE  # the type was used
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype):
+def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype, stacked):
     state = played(dtype)[0].state
+    if stacked:
+        cache = KVCache(*(None if layers is None else jnp.stack(layers) for layers in state.cache))
+        state = state._replace(cache=cache)
     source, targets, rows = np.int32(1), np.array([4, 0, 6], np.int32), np.array([1, 2, 9], np.int32)  # 6: none
     before = jax.tree.map(np.asarray, state)
-    assert all((leaf[:, 1].astype(np.float32) != 0).any() for leaf in before.cache if leaf is not None)
+    assert all((np.stack(layers)[:, 1].astype(np.float32) != 0).any() for layers in before.cache if layers is not None)
     begin = np.array([before.length[1], before.next_position[1], before.limit[1]])
     for fork in (sampler._fork, sampler._fork_split):
         after = jax.tree.map(np.asarray, jax.jit(fork)(state, source, targets, rows, begin))
@@ -81,5 +87,5 @@ def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype):
             *((name, getattr(before.cache, name), getattr(after.cache, name), 1) for name in before.cache._fields),
         ):
             if old is not None:
-                want = np.take(old, [1, 1, 2, 3, 1, 5], axis=axis)
-                np.testing.assert_array_equal(new.astype(np.float32), want.astype(np.float32), err_msg=name)
+                old, new = (np.stack(array).astype(np.float32) for array in (old, new))
+                np.testing.assert_array_equal(new, np.take(old, [1, 1, 2, 3, 1, 5], axis=axis), err_msg=name)

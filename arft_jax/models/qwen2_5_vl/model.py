@@ -3,7 +3,7 @@
 Qwen2.5-VL (arXiv 2502.13923). Pure: no method changes the module; split it once into (graphdef, params).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -109,6 +109,7 @@ class Qwen2_5_VL(nnx.Module):
         rows: jax.Array | None,
         cols: jax.Array,
         columns: int | None = None,
+        layers: Sequence[nnx.Module] | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """The next T tokens of R cached sequences: chunked prefill and decode alike.
 
@@ -123,11 +124,20 @@ class Qwen2_5_VL(nnx.Module):
             written. None: R == n_slots, row r is slot r (no gather).
           cols: int32[R, T]; S or more = padding token, nothing is written and its output means nothing.
           columns: only the first so many are read, which must hold every column that is written; None: all S.
+          layers: what :meth:`layers_apart` gave, where the cache's layers stand apart; None: taken apart here.
 
         Returns:
           float[R, T, D] after the final norm, and the cache.
         """
-        return self.text.hidden_cached(embeds, positions, cache, rows, cols, columns)
+        return self.text.hidden_cached(embeds, positions, cache, rows, cols, columns, layers)
+
+    def layers_apart(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
+        """The decoder's layers one by one, for many calls of :meth:`hidden_cached` to share.
+
+        Args:
+          states: parameters of each, in order; None: copied out of the stack.
+        """
+        return self.text.layers_apart(states)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float[..., D] -> float32[..., V]."""

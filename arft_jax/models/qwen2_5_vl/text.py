@@ -4,7 +4,7 @@ Qwen2.5 (arXiv 2412.15115, section 2): biases on query, key and value only. One 
 either over whole sequences (training) or through the key/value cache (sampling).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from arft_jax.models.cache import KVCache, read, write
-from arft_jax.models.layers import Constrain, GatedMLP, Linear, RMSNorm, scan_layers, stack_layers, truncated_normal
+from arft_jax.models.layers import (
+    Constrain,
+    GatedMLP,
+    Linear,
+    RMSNorm,
+    scan_layers,
+    stack_layers,
+    truncated_normal,
+    unstack_layers,
+)
 from arft_jax.models.lora import Lora
 from arft_jax.models.qwen2_5_vl.config import TextConfig
 from arft_jax.ops.cached_attention import attend_cached
@@ -112,6 +121,7 @@ class TextDecoder(nnx.Module):
         rows: jax.Array | None,
         cols: jax.Array,
         columns: int | None = None,
+        layers: Sequence[nnx.Module] | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """The next tokens of cached sequences; see the model's ``hidden_cached``.
 
@@ -133,7 +143,7 @@ class TextDecoder(nnx.Module):
         cos, sin = self._rotary(positions)
         slots = jnp.arange(n_rows, dtype=cols.dtype) if rows is None else rows
 
-        def body(carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: jax.Array) -> tuple[jax.Array, KVCache]:
+        def body(carry: tuple[jax.Array, KVCache], layer: nnx.Module, index: Any) -> tuple[jax.Array, KVCache]:
             x, cache = carry
             q, k, v = layer.project(x, cos, sin)
             cache = write(cache, index, slots, cols, k, v)
@@ -141,8 +151,17 @@ class TextDecoder(nnx.Module):
             return layer.finish(x, attend_cached(q, keys, values, cols)), cache
 
         carry = (embeds.astype(self.dtype), cache)
-        x, cache = scan_layers(body, self.layers, carry, jnp.arange(self.config.n_layers))
+        if cache.is_apart:
+            for index, layer in enumerate(self.layers_apart() if layers is None else layers):
+                carry = body(carry, layer, index)
+            x, cache = carry
+        else:
+            x, cache = scan_layers(body, self.layers, carry, jnp.arange(self.config.n_layers))
         return self.norm(x), cache
+
+    def layers_apart(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
+        """Each layer by itself, in order; see the model's ``layers_apart``."""
+        return unstack_layers(self.layers, self.config.n_layers, states)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float[..., D] -> float32[..., V]."""
