@@ -261,8 +261,8 @@ def _decode(
     return state, Report(state.status, state.stop_code, state.length, tokens, logps)
 
 
-def _take_layer(stacked: jax.Array, index) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stacked, index, 0, keepdims=False)
+def _one_by_one(stacked: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(stacked[i] for i in range(stacked.shape[0]))
 
 
 def _layer_place(stacked) -> jax.sharding.Sharding:
@@ -271,21 +271,16 @@ def _layer_place(stacked) -> jax.sharding.Sharding:
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])) if isinstance(place, NamedSharding) else place
 
 
-def take_apart(take: Callable[..., jax.Array], params) -> ApartParams:
+def take_apart(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], params) -> ApartParams:
     """Copies the decoder's layers out of their stack, split over devices as they are there.
 
     Args:
-      take: ``take(stacked, index)``, one layer of a parameter.
+      one_by_one: the layers of one parameter.
       params: of the model.
     """
-    stack = params["text"]["layers"]
-    places = jax.tree.map(_layer_place, stack)
-
-    def one(index: int):
-        index = np.int32(index)
-        return jax.tree.map(lambda a, place: jax.device_put(take(a, index), place), stack, places)
-
-    return ApartParams(params, tuple(one(i) for i in range(jax.tree.leaves(stack)[0].shape[0])))
+    leaves, structure = jax.tree.flatten(params["text"]["layers"])
+    layers = [jax.device_put(one_by_one(leaf), _layer_place(leaf)) for leaf in leaves]
+    return ApartParams(params, tuple(jax.tree.unflatten(structure, of_one) for of_one in zip(*layers, strict=True)))
 
 
 def apart_shapes(params) -> ApartParams:
@@ -354,6 +349,6 @@ def make_sampler(
             out_shardings=None if places is None else (places, Report(*[told] * len(Report._fields))),
             **named,
         ),
-        take_apart=functools.partial(take_apart, jax.jit(_take_layer)),
+        take_apart=functools.partial(take_apart, jax.jit(_one_by_one)),
         decode_steps=decode_steps,
     )
