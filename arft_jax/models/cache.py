@@ -135,6 +135,26 @@ def read(
     return restore(cache.k, cache.k_scale), restore(cache.v, cache.v_scale)
 
 
+def first_columns(cache: KVCache, n: int) -> KVCache:
+    """A cache of its own of the first n columns, for many reads to share; layers that stand apart."""
+    return jax.tree.map(lambda a: a[:, :, :n], cache)
+
+
+def put_columns(cache: KVCache, part: KVCache, cols: jax.Array) -> KVCache:
+    """The cache with columns of a part of it, :func:`first_columns` written to since, in place of its own.
+
+    Args:
+      cache: the whole.
+      part: its first columns.
+      cols: int32[n_slots, T], of each slot; beyond the part's end: none.
+    """
+    slots = jnp.arange(cache.n_slots, dtype=cols.dtype)[:, None, None]
+    heads = jnp.arange(jax.tree.leaves(cache.k)[0].shape[1], dtype=cols.dtype)[None, :, None]
+    from_ = (slots, heads, jnp.minimum(cols, part.length - 1)[:, None, :])
+    to = (slots, heads, jnp.where(cols < part.length, cols, cache.length)[:, None, :])
+    return jax.tree.map(lambda whole, some: whole.at[to].set(some[from_], mode="drop"), cache, part)
+
+
 def _quantise(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """x ≈ q · scale, the largest |q| being the type's: (float32[..., H] that the type holds or rounds, float32[...]).
 

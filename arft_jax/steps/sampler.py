@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from arft_jax.models.cache import KVCache
+from arft_jax.models.cache import KVCache, first_columns, put_columns
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
 from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState, state_shardings
@@ -244,7 +244,10 @@ def _decode(
     one key, or one for each slot.
     """
     model, layers = _merged(graphdef, params, state.cache)  # once for all steps
-    n_slots = state.length.shape[0]
+    n_slots, cache, begin = state.length.shape[0], state.cache, state.length - 1
+    is_cut = cache.is_apart and columns is not None and columns < cache.length
+    if is_cut:  # a product would copy the columns that it reads at each step
+        state = state._replace(cache=first_columns(cache, columns))
 
     def go_on(carry):
         i, state, _, _ = carry
@@ -257,6 +260,9 @@ def _decode(
 
     seen = jnp.zeros((n_slots, n_steps), jnp.int32), jnp.zeros((n_slots, n_steps), jnp.float32)
     _, state, tokens, logps = jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state, *seen))
+    if is_cut:
+        written = begin[:, None] + jnp.arange(n_steps, dtype=jnp.int32)[None, :]
+        state = state._replace(cache=put_columns(cache, state.cache, written))
     return state, Report(state.status, state.stop_code, state.length, tokens, logps)
 
 

@@ -58,6 +58,20 @@ def test_layers_that_stand_apart_hold_what_a_stack_holds(dtype):
             np.testing.assert_array_equal(*seen)
 
 
+@pytest.mark.parametrize("dtype", STEP)
+def test_columns_written_to_a_part_come_back_and_nothing_else_does(dtype):
+    slots, k, v = jnp.arange(3), *(jax.random.normal(jax.random.key(i), (3, 2, 2, 4)) for i in (5, 6))
+    full = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, apart=True)
+    full = write(full, 0, slots, jnp.asarray([[0, 5]] * 3), k, v)
+    part = cache_lib.first_columns(full, 4)
+    assert part.length == 4
+    cols = jnp.asarray([[1, 2], [3, 4], [6, 7]])  # the second slot's last, and the third's, are beyond the part
+    back = cache_lib.put_columns(full, write(part, 1, slots, cols, k, v), cols)
+    want = write(full, 1, slots, jnp.where(cols < 4, cols, 6), k, v)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a.astype(jnp.float32), b.astype(jnp.float32))
+
+
 def test_only_the_first_columns_are_read():
     cache, _, _ = filled("float32")
     keys, values = read(cache, jnp.int32(1), None, 3, jnp.float32)
