@@ -30,12 +30,12 @@ print(started, time.monotonic())
 """
 READ_ALL = """
 import time
-for path in {paths}:
-    for _ in range(20):
+for _ in range(20):
+    for path in {paths}:
         try: print('BREACH', open(path).read())
         except FileNotFoundError: pass
         except PermissionError: print('refused')
-        time.sleep(0.02)
+    time.sleep(0.02)
 """
 PARENT = """
 from arft_jax.tools.sandbox import PythonSandbox
@@ -99,7 +99,7 @@ def test_a_call_cannot_read_what_one_beside_it_writes():
         assert wait_until(lambda: any(map(os.path.exists, paths)))
         reader = box.run(READ_ALL.format(paths=paths), IMAGE)
         assert writer.result().status == ToolStatus.OK
-    assert reader.text.split() == ["refused"] * 20
+    assert set(reader.text.split()) == {"refused"}  # as often as the other call was there
 
 
 @pytest.mark.parametrize("level", ["auto", "L0"])
