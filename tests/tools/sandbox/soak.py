@@ -27,7 +27,7 @@ from arft_jax.tools.sandbox import PythonSandbox, confine
 from arft_jax.trajectory import Image, ToolStatus
 
 N_THREADS, N_WORKERS = 8, 2
-TIMEOUT_S, MEMORY_MB, MAX_IMAGE_PX = 0.5, 256, 100_000
+TIMEOUT_S, MEMORY_MB, MAX_IMAGE_PX = 1.0, 256, 100_000
 HOSTILE = 0.2
 N_PARTS, N_LOOKS = 10, 5
 INVERT = """
