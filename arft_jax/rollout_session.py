@@ -157,9 +157,7 @@ class Session:
             self._read(*self.unread.popleft())
         if self.rows:
             self._set_status(())
-        self.params = self._feeder = (
-            None  # another step brings its own; a second copy of these must not outlive this one
-        )
+        self.params = self._feeder = None  # the next step brings its own; a copy of these must not outlive this one
 
     def _set_status(self, running) -> None:
         """The host's word on who runs, put where the state's own lies: no program is traced again."""

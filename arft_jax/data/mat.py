@@ -19,7 +19,7 @@ The benchmark's own files, ``MAT-Benchmark/MAT-Coding.json`` with ``MAT-Coding-i
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
 from arft_jax.data.images import Quarantine
@@ -55,6 +55,11 @@ def missing_files(names: Sequence[str], data_dir: str, searches_here: bool = Tru
     needed = {f"{n}/{s}.json": split_files(n, s, data_dir)[0] for n in names if n in NAMES for s in ("train", "test")}
     if "mat_search" in names and searches_here:
         needed[CORPUS] = pathlib.Path(data_dir) / CORPUS
+    return wrong_with_directory(needed, data_dir)
+
+
+def wrong_with_directory(needed: Mapping[str, pathlib.Path], data_dir: str | os.PathLike) -> list[str]:
+    """One sentence where files of the data directory are not there, by their names in it; else nothing."""
     missing = [name for name, path in needed.items() if not (data_dir and path.is_file())]
     if not missing:
         return []

@@ -47,11 +47,7 @@ def missing_files(names: Sequence[str], data_dir: str) -> list[str]:
         needed[f"{_TEST[name]}/test.json"] = mat.split_files(_TEST[name], "test", data_dir)[0]
         if KINDS[name] == "search":
             needed[mat.CORPUS] = pathlib.Path(data_dir) / mat.CORPUS
-    missing = [name for name, path in needed.items() if not (data_dir and path.is_file())]
-    if not missing:
-        return []
-    got = f"{data_dir} has no {', '.join(missing)}" if data_dir else "got none"
-    return [f"data.dir must be a directory with {', '.join(needed)} and their images: {got} (config.data.dir)"]
+    return mat.wrong_with_directory(needed, data_dir)
 
 
 def load_split(
