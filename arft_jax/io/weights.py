@@ -3,8 +3,7 @@
 The rules are in ``weight_rules.py``. Everything is checked on names, shapes and types alone; only then is the first
 parameter made. A tensor is read a few rows at a time into its place in our layout, cut into the shards of this process
 and copied to their devices; one layer of a stacked parameter is then put in by a donated update. The host holds one
-tensor at a time, once, in the parameter's type: of a bfloat16 file and float32 parameters twice what the file has of it
-(4.6 GiB for the embedding of 72B).
+tensor at a time, once: as large as in the file, or in the parameter's type where that is smaller.
 """
 
 import json
@@ -89,7 +88,8 @@ def load_params(directory: str | os.PathLike, params: nnx.State, shardings: Any 
     """
     with open_tensors(directory) as files:
         assignments = assign(params, files.headers, files.is_same)
-        return _fill([item for item in assignments if part in ("", item.keys[0])], files.read, shardings)
+        chosen = [item for item in assignments if part in ("", item.keys[0])]
+        return _fill(chosen, files.headers, files.read, shardings)
 
 
 def params_from_hf(params: nnx.State, tensors: Mapping[str, np.ndarray], shardings: Any = None) -> nnx.State:
@@ -105,10 +105,15 @@ def params_from_hf(params: nnx.State, tensors: Mapping[str, np.ndarray], shardin
     """
     headers = {name: Header(tuple(np.shape(tensor)), np.dtype(tensor.dtype).name) for name, tensor in tensors.items()}
     assignments = assign(params, headers, lambda one, other: np.array_equal(tensors[one], tensors[other]))
-    return _fill(assignments, lambda name, start, stop: np.asarray(tensors[name])[start:stop], shardings)
+    return _fill(assignments, headers, lambda name, start, stop: np.asarray(tensors[name])[start:stop], shardings)
 
 
-def _fill(assignments: list[Assignment], read: Callable[[str, int, int], np.ndarray], shardings: Any) -> nnx.State:
+def _fill(
+    assignments: list[Assignment],
+    headers: Mapping[str, Header],
+    read: Callable[[str, int, int], np.ndarray],
+    shardings: Any,
+) -> nnx.State:
     places = dict.fromkeys(item.keys for item in assignments)
     if shardings is not None:
         places = {keys: _sharding_of(leaf) for keys, leaf in nnx.to_flat_state(shardings)}
@@ -119,22 +124,29 @@ def _fill(assignments: list[Assignment], read: Callable[[str, int, int], np.ndar
     leaves = []
     for item in assignments:
         variable, sharding = item.variable, places[item.keys]
+        dtypes = [_host_dtype(headers[name], variable) for name in item.names]
         if not item.stacked:
-            value = _put(_read(item, item.names[0], read), sharding)
+            value = place.cast(_put(_read(item, item.names[0], dtypes[0], read), sharding), variable.dtype)
         else:
             update = updates.setdefault(sharding, place.make_put_layer(sharding))
             value = place.zeros(variable.shape, variable.dtype, sharding)
             for layer, name in enumerate(item.names):
-                piece = _put(_read(item, name, read), _of_layer(sharding))
+                piece = _put(_read(item, name, dtypes[layer], read), _of_layer(sharding))
                 # Waiting bounds what is in flight to one layer.
                 value = jax.block_until_ready(update(value, piece, np.int32(layer)))
         leaves.append((item.keys, variable.replace(value)))
     return nnx.from_flat_state(leaves)
 
 
-def _read(item: Assignment, name: str, read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
-    """A tensor in our layout and type; a few rows of the file at a time, so that it is held once."""
-    values = _empty(item.piece_shape, np.dtype(item.variable.dtype))
+def _host_dtype(header: Header, variable: nnx.Variable) -> np.dtype:
+    """In which type the host holds a tensor: bfloat16 becomes float32 on the device, other types here."""
+    dtype = np.dtype(variable.dtype)
+    return np.dtype(header.dtype) if (header.dtype, dtype.name) == ("bfloat16", "float32") else dtype
+
+
+def _read(item: Assignment, name: str, dtype: np.dtype, read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
+    """A tensor in our layout and this type; a few rows of the file at a time, so that it is held once."""
+    values = _empty(item.piece_shape, dtype)
     view = as_published(item.path, values)
     rows = max(1, _CHUNK_BYTES // max(1, math.prod(view.shape[1:]) * values.itemsize))
     for start in range(0, len(view), rows):

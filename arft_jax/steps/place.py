@@ -12,7 +12,7 @@ from arft_jax.models.lora import merged
 
 
 def _put_layer(stacked: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)
+    return jax.lax.dynamic_update_index_in_dim(stacked, layer.astype(stacked.dtype), index, 0)
 
 
 def _take_layer(stacked: jax.Array, index: jax.Array) -> jax.Array:
@@ -29,7 +29,7 @@ def zeros(shape: Sequence[int], dtype: Any, sharding: jax.sharding.Sharding | No
 
 
 def make_put_layer(sharding: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
-    """``put(stacked, layer, index) -> stacked`` with stacked[index] = layer.
+    """``put(stacked, layer, index) -> stacked`` with stacked[index] = layer, in the stack's type.
 
     The stacked array is donated, so nothing but the layer is held beside it; the index is data, so that one
     compilation serves all layers of a shape.
@@ -47,6 +47,13 @@ def make_take_layer(sharding: jax.sharding.Sharding | None) -> Callable[..., jax
       sharding: of the layer; None: split as the stacked array is.
     """
     return jax.jit(_take_layer, out_shardings=sharding)
+
+
+def cast(x: jax.Array, dtype: Any) -> jax.Array:
+    """x in this type, where it lies; x itself where it has the type already."""
+    if x.dtype == dtype:
+        return x
+    return jax.block_until_ready(jax.jit(lambda a: a.astype(dtype), out_shardings=x.sharding)(x))
 
 
 def make_merge(scale: float) -> Callable[[nnx.State], nnx.State]:

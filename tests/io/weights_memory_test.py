@@ -49,7 +49,7 @@ def _config():
 @pytest.mark.parametrize("on_disk", ["float32", "bfloat16"])
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
-    """As it is held, in the parameters' float32, whatever the file has."""
+    """As large as in the file: bfloat16 becomes the parameters' float32 on the device."""
     config = _config()
     assignments, _ = sources(abstract_params(config))
     tensors = {published_name(name): item for item in assignments for name in item.names}
@@ -60,8 +60,9 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
         tmp_path, headers, lambda name: np.full(headers[name].shape, len(name), np.float32), max_shard_bytes=100 * MIB
     )
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
-    largest = max(4 * math.prod(header.shape) for header in headers.values())
-    assert largest == 4 * 25600 * 512
+    item_bytes = {"float32": 4, "bfloat16": 2}[on_disk]
+    largest = max(item_bytes * math.prod(header.shape) for header in headers.values())
+    assert largest == item_bytes * 25600 * 512
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
