@@ -163,7 +163,8 @@ def _left_behind(world, engine):
 def _columns(cache, row):
     """Keys and values of a row as far as they are written: all but its last token's."""
     n = row.length + row._n_in_the_making - 1
-    return np.stack([[layer[row.slot, :, :n] for layer in layers] for layers in (cache.k, cache.v)])
+    keys = [np.swapaxes(layer[row.slot], 1, 2) for layer in cache.k]
+    return np.stack([[layer[:, :n] for layer in layers] for layers in (keys, [v[row.slot] for v in cache.v])])
 
 
 def _go_on(engine, params, rebuild):

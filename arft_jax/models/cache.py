@@ -4,6 +4,9 @@ Layers are stacked in one array, which a scan over layers walks through, or stan
 GPU a product takes whole arrays, so that a layer of the stack is copied before it is read: on a CPU a third of decode's
 time. The TPU compiler reports no such copies, and a scan compiles faster than its layers one by one.
 
+Where layers stand apart a head's keys lie with the columns last, as the product with a query reads them: on a CPU it
+turns them first where they do not, at each token, and takes three times as long.
+
 Keys and values may be kept in fewer bits than they are computed in: int8 or float8, both with one scale a token and
 head (symmetric, as in arXiv 2402.02750 without its grouping). float8_e4m3fn needs it too: it has no infinity, a number
 beyond 448 becomes NaN, and Qwen2.5's keys, which carry a bias and no norm, may reach hundreds. With the scale no finite
@@ -27,7 +30,8 @@ class KVCache(NamedTuple):
     """Rotated keys, and values. Heads stand before columns: a head's columns then lie together in memory.
 
     Args:
-      k, v: [L, n_slots, K, S, H], or L arrays [n_slots, K, S, H]; column s of a slot is the slot's s-th token.
+      k: [L, n_slots, K, S, H], or L arrays [n_slots, K, H, S]; column s of a slot is the slot's s-th token.
+      v: [L, n_slots, K, S, H], or L arrays [n_slots, K, S, H].
       k_scale, v_scale: float32, as k and v without H, where these are int8 or float8, else None.
     """
 
@@ -44,12 +48,12 @@ class KVCache(NamedTuple):
     @property
     def n_slots(self) -> int:
         """Sequences that live at once."""
-        return self.k[0].shape[0] if self.is_apart else self.k.shape[1]
+        return self.v[0].shape[0] if self.is_apart else self.v.shape[1]
 
     @property
     def length(self) -> int:
         """S, tokens that a slot can hold."""
-        return jax.tree.leaves(self.k)[0].shape[-2]
+        return jax.tree.leaves(self.v)[0].shape[-2]
 
     @property
     def dtype(self) -> Any:
@@ -74,7 +78,7 @@ def init_cache(
     """
     if n_slots < 1 or cache_len < 1:
         raise ValueError(f"n_slots and cache_len must be at least 1: got n_slots={n_slots}, cache_len={cache_len}")
-    n_layers, slot = text_config.n_layers, (n_slots, text_config.n_kv_heads, cache_len)
+    n_layers, slot = text_config.n_layers, (n_slots, text_config.n_kv_heads)
 
     def full(value: float, kind: Any, *shape: int) -> Layers:
         if apart:
@@ -83,8 +87,10 @@ def init_cache(
 
     scales = ()
     if jnp.dtype(dtype).name in _LARGEST:
-        scales = (full(1, jnp.float32), full(1, jnp.float32))
-    return KVCache(full(0, dtype, text_config.head_dim), full(0, dtype, text_config.head_dim), *scales)
+        scales = (full(1, jnp.float32, cache_len), full(1, jnp.float32, cache_len))
+    h = text_config.head_dim
+    keys = (h, cache_len) if apart else (cache_len, h)
+    return KVCache(full(0, dtype, *keys), full(0, dtype, cache_len, h), *scales)
 
 
 def write(
@@ -100,44 +106,47 @@ def write(
       k, v: float[R, T, K, H].
     """
     heads = jnp.arange(k.shape[2], dtype=cols.dtype)[None, None, :]
-    at = (slots[:, None, None], heads, cols[:, :, None])
+    place = (slots[:, None, None], heads, cols[:, :, None])
 
-    def put(old: Layers, new: jax.Array) -> Layers:
+    def put(old: Layers, new: jax.Array, columns_last: bool = False) -> Layers:
         if isinstance(old, tuple):
-            one = old[layer].at[at].set(new.astype(old[layer].dtype), mode="drop")
+            one = old[layer].at[_at(place, columns_last)].set(new.astype(old[layer].dtype), mode="drop")
             return (*old[:layer], one, *old[layer + 1 :])
-        return old.at[(layer, *at)].set(new.astype(old.dtype), mode="drop")
+        return old.at[(layer, *place)].set(new.astype(old.dtype), mode="drop")
 
     if cache.k_scale is None:
-        return KVCache(put(cache.k, k), put(cache.v, v))
+        return KVCache(put(cache.k, k, True), put(cache.v, v))
     (k, k_scale), (v, v_scale) = _quantise(k, cache.dtype), _quantise(v, cache.dtype)
-    return KVCache(put(cache.k, k), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
+    return KVCache(put(cache.k, k, True), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
 
 
 def read(
     cache: KVCache, layer: jax.Array | int, slots: jax.Array | None, columns: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """(keys, values), each [R, K, columns, H] in ``dtype``: the first columns of the slots, of all where None."""
+    """Keys [R, K, H, columns] and values [R, K, columns, H]: the first columns of the slots, of all where None."""
+    keys_last = cache.is_apart
 
-    def take(a: Layers) -> jax.Array:
+    def take(a: Layers, columns_last: bool = False) -> jax.Array:
         if isinstance(a, tuple):
-            return a[layer][:, :, :columns] if slots is None else a[layer][slots, :, :columns]
+            rows = slice(None) if slots is None else slots
+            return a[layer][_at((rows, slice(None), slice(columns)), columns_last)]
         if slots is None:
             return jax.lax.dynamic_index_in_dim(a, layer, 0, keepdims=False)[:, :, :columns]
         return a[layer, slots, :, :columns]
 
-    if cache.k_scale is None:
-        return take(cache.k).astype(dtype), take(cache.v).astype(dtype)
-
-    def restore(a: Layers, scale: Layers) -> jax.Array:
-        return (take(a).astype(jnp.float32) * take(scale)[..., None]).astype(dtype)
-
-    return restore(cache.k, cache.k_scale), restore(cache.v, cache.v_scale)
+    k, v = take(cache.k, keys_last), take(cache.v)
+    if cache.k_scale is not None:
+        k_scale, v_scale = take(cache.k_scale), take(cache.v_scale)
+        k = k.astype(jnp.float32) * jnp.expand_dims(k_scale, 2 if keys_last else 3)
+        v = v.astype(jnp.float32) * v_scale[..., None]
+    k, v = k.astype(dtype), v.astype(dtype)
+    return k if keys_last else jnp.swapaxes(k, 2, 3), v
 
 
 def first_columns(cache: KVCache, n: int) -> KVCache:
     """A cache of its own of the first n columns, for many reads to share; layers that stand apart."""
-    return jax.tree.map(lambda a: a[:, :, :n], cache)
+    k = tuple(a[..., :n] for a in cache.k)
+    return KVCache(k, *jax.tree.map(lambda a: a[:, :, :n], cache[1:]))
 
 
 def put_columns(cache: KVCache, part: KVCache, cols: jax.Array) -> KVCache:
@@ -149,10 +158,21 @@ def put_columns(cache: KVCache, part: KVCache, cols: jax.Array) -> KVCache:
       cols: int32[n_slots, T], of each slot; beyond the part's end: none.
     """
     slots = jnp.arange(cache.n_slots, dtype=cols.dtype)[:, None, None]
-    heads = jnp.arange(jax.tree.leaves(cache.k)[0].shape[1], dtype=cols.dtype)[None, :, None]
+    heads = jnp.arange(jax.tree.leaves(cache.v)[0].shape[1], dtype=cols.dtype)[None, :, None]
     from_ = (slots, heads, jnp.minimum(cols, part.length - 1)[:, None, :])
     to = (slots, heads, jnp.where(cols < part.length, cols, cache.length)[:, None, :])
-    return jax.tree.map(lambda whole, some: whole.at[to].set(some[from_], mode="drop"), cache, part)
+
+    def put(whole: jax.Array, some: jax.Array, columns_last: bool = False) -> jax.Array:
+        return whole.at[_at(to, columns_last)].set(some[_at(from_, columns_last)], mode="drop")
+
+    k = tuple(put(whole, some, True) for whole, some in zip(cache.k, part.k, strict=True))
+    return KVCache(k, *jax.tree.map(put, cache[1:], part[1:]))
+
+
+def _at(place: tuple[Any, Any, Any], columns_last: bool) -> tuple[Any, ...]:
+    """Index of (slots, heads, columns) where H stands behind the columns, or before; arrays put H last in both."""
+    slots, heads, cols = place
+    return (slots, heads, slice(None), cols) if columns_last else (slots, heads, cols)
 
 
 def _quantise(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:

@@ -2,7 +2,7 @@
 
 Attention(q, k, v) = softmax(q kᵀ / √H) v (arXiv 1706.03762, eq. 1), grouped heads after arXiv 2305.13245. A token sees
 the columns up to its own; the others have weight 0, so that they may hold any finite number (0 · NaN is NaN). Every
-product has its batch axes first, so that none is turned in memory.
+product has its batch axes first and keys have H before the columns, so that none is turned in memory.
 """
 
 import jax
@@ -21,7 +21,8 @@ def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> 
 
     Args:
       q: float[R, T, N, H].
-      k, v: float[R, K, S, H]; N is a multiple of K; query head n reads kv head n // (N/K).
+      k: float[R, K, H, S]; N is a multiple of K; query head n reads kv head n // (N/K).
+      v: float[R, K, S, H].
       cols: int32[R, T]; a column S or more sees all of them.
 
     Returns:
@@ -30,7 +31,7 @@ def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> 
     Raises:
       ValueError: shapes that do not fit.
     """
-    sizes = check_axes(q=(q, "RTNH"), k=(k, "RKSH"), v=(v, "RKSH"), cols=(cols, "RT"))
+    sizes = check_axes(q=(q, "RTNH"), k=(k, "RKHS"), v=(v, "RKSH"), cols=(cols, "RT"))
     if sizes["N"] % sizes["K"]:
         raise ValueError(f"query heads must be a multiple of kv heads: got N={sizes['N']}, K={sizes['K']}")
     n, chunk = sizes["T"], max(1, _SCORES // sizes["S"])
@@ -49,11 +50,11 @@ def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> jax.Array:
     """Heads that share keys stand beside the tokens as rows of one product: float[R, K, T * N/K, H]."""
     n_rows, n_new, n_heads, head_dim = q.shape
-    n_kv, length = k.shape[1], k.shape[2]
+    n_kv, length = v.shape[1], v.shape[2]
     shared = n_heads // n_kv
     grouped = jnp.moveaxis(q.reshape(n_rows, n_new, n_kv, shared, head_dim), 2, 1)
     grouped = grouped.reshape(n_rows, n_kv, n_new * shared, head_dim)
-    scores = jnp.einsum("rkqh,rksh->rkqs", grouped, k, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.einsum("rkqh,rkhs->rkqs", grouped, k, preferred_element_type=jnp.float32) * head_dim**-0.5
     seen = jnp.arange(length, dtype=cols.dtype)[None, None, :] <= cols[:, :, None]  # [R, T, S]
     seen = jnp.broadcast_to(seen[:, :, None, :], (n_rows, n_new, shared, length)).reshape(n_rows, 1, -1, length)
     scores = jnp.where(seen, scores, _MASKED)

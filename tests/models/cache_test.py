@@ -16,6 +16,12 @@ SIZES = types.SimpleNamespace(n_layers=2, n_kv_heads=2, head_dim=4)
 STEP = {"float32": 0.0, "bfloat16": 2**-8, "int8": 0.5 / 127, "float8_e4m3fn": 2**-4}
 
 
+def as_read(cache, layer, slots, columns):
+    """Keys and values as they are read, each [R, K, columns, H]."""
+    keys, values = read(cache, layer, slots, columns, jnp.float32)
+    return jnp.swapaxes(keys, 2, 3), values
+
+
 def filled(dtype, bias=0.0):
     cache = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype)
     k, v = (jax.random.normal(jax.random.key(i), (2, 2, 2, 4)) + bias for i in (0, 1))
@@ -28,7 +34,7 @@ def filled(dtype, bias=0.0):
 def test_what_is_written_is_read_to_the_precision_of_the_type(dtype, bias):
     cache, k, v = filled(dtype, bias)
     for slots, rows in ((None, (2, 0)), (jnp.asarray([2, 0]), (0, 1))):
-        for got, new in zip(read(cache, jnp.int32(1), slots, 6, jnp.float32), (k, v), strict=True):
+        for got, new in zip(as_read(cache, jnp.int32(1), slots, 6), (k, v), strict=True):
             at = np.asarray(got)[np.array(rows)]
             for want, seen in ((new[0, 0], at[0, :, 1]), (new[0, 1], at[0, :, 2]), (new[1, 0], at[1, :, 4])):
                 largest = np.abs(want).max(axis=-1, keepdims=True)
@@ -48,13 +54,14 @@ def test_layers_that_stand_apart_hold_what_a_stack_holds(dtype):
     apart = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, apart=True)
     assert (apart.n_slots, apart.length, apart.dtype) == (stacked.n_slots, stacked.length, stacked.dtype)
     apart = write(apart, 1, jnp.asarray([2, 0]), jnp.asarray([[1, 2], [4, 6]]), k, v)
-    for one, many in zip(apart, stacked, strict=True):
+    turned = apart._replace(k=[jnp.swapaxes(layer, 2, 3) for layer in apart.k])
+    for one, many in zip(turned, stacked, strict=True):
         assert (one is None) == (many is None)
         if one is not None:
             np.testing.assert_array_equal(jnp.stack(one).astype(jnp.float32), many.astype(jnp.float32))
     for layer in range(2):
         for slots in (None, jnp.asarray([2, 0])):
-            seen = read(apart, layer, slots, 4, jnp.float32), read(stacked, jnp.int32(layer), slots, 4, jnp.float32)
+            seen = as_read(apart, layer, slots, 4), as_read(stacked, jnp.int32(layer), slots, 4)
             np.testing.assert_array_equal(*seen)
 
 
@@ -74,7 +81,7 @@ def test_columns_written_to_a_part_come_back_and_nothing_else_does(dtype):
 
 def test_only_the_first_columns_are_read():
     cache, _, _ = filled("float32")
-    keys, values = read(cache, jnp.int32(1), None, 3, jnp.float32)
+    keys, values = as_read(cache, jnp.int32(1), None, 3)
     assert keys.shape == values.shape == (3, 2, 3, 4)
     np.testing.assert_array_equal(keys, cache.k[1, :, :, :3])
 
@@ -100,7 +107,7 @@ def test_no_finite_number_becomes_nan_however_large(dtype):
     x = jnp.asarray(np.random.default_rng(1).uniform(-3, 3, (1, n, 2, 4)) * sizes, jnp.float32)  # up to 3e38
     cache = init_cache(SIZES, n_slots=1, cache_len=n, dtype=dtype)
     cache = write(cache, jnp.int32(0), jnp.asarray([0]), jnp.arange(n, dtype=jnp.int32)[None], x, -x)
-    for got, want in zip(read(cache, jnp.int32(0), None, n, jnp.float32), (x, -x), strict=True):
+    for got, want in zip(as_read(cache, jnp.int32(0), None, n), (x, -x), strict=True):
         got, want = np.asarray(got, np.float64)[0], np.asarray(want, np.float64)[0].swapaxes(0, 1)
         assert (np.abs(got - want) <= STEP[dtype] * np.abs(want).max(axis=-1, keepdims=True) * 1.001).all()
 

@@ -16,7 +16,7 @@ R, T, N, K, S, H = 3, 5, 4, 2, 24, 8
 @pytest.fixture(scope="module")
 def arrays():
     q, k, v = (
-        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(R, T, N, H), (R, K, S, H), (R, K, S, H)])
+        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(R, T, N, H), (R, K, H, S), (R, K, S, H)])
     )
     cols = jnp.asarray([[0, 1, 2, 3, 4], [7, 8, 9, 10, 24], [19, 20, 21, 22, 23]], jnp.int32)
     return q, k, v, cols
@@ -25,7 +25,7 @@ def arrays():
 def general(q, k, v, cols):
     at = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (R, S))
     mask = Mask(jnp.zeros_like(cols), jnp.zeros_like(at), cols, at)
-    return attend(q, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), mask, implementation="plain")
+    return attend(q, jnp.moveaxis(k, 3, 1), jnp.moveaxis(v, 1, 2), mask, implementation="plain")
 
 
 def test_it_equals_the_general_form(arrays):
@@ -49,8 +49,9 @@ def test_columns_behind_a_token_are_not_seen_whatever_finite_number_they_hold(ar
     q, k, v, cols = arrays
     here = cols[:, :4]
     want = cached_attention.attend_cached(q[:, :4], k, v, here)
-    far = jnp.arange(S)[None, None, :, None] > here.max(axis=1)[:, None, None, None]
-    got = cached_attention.attend_cached(q[:, :4], jnp.where(far, 1e30, k), jnp.where(far, 1e30, v), here)
+    far = jnp.arange(S)[None, None, :] > here.max(axis=1)[:, None, None]  # [R, 1, S]
+    k, v = jnp.where(far[:, :, None, :], 1e30, k), jnp.where(far[..., None], 1e30, v)
+    got = cached_attention.attend_cached(q[:, :4], k, v, here)
     np.testing.assert_array_equal(got, want)
 
 
