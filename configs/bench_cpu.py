@@ -24,7 +24,7 @@ def get_config(variant: str = ""):
     config.data.min_pixels = config.data.max_pixels = 224 * 224  # 16 x 16 patches, 64 image tokens
     config.rollout.update(
         group_size=8, n_slots=32, max_turns=3, max_turns_eval=3, max_turn_tokens=64, max_tokens=672, decode_steps=8,
-        bucket_columns=336, extend_rows=4, extend_chunk=67, n_patches=1024, n_windows=16, n_features=4096,
+        bucket_columns=336, extend_rows=4, extend_chunk=75, n_patches=1024, n_windows=16, n_features=4096,
     )  # fmt: skip
     config.train.update(rows_per_update=16, image_chunks=4, logps_chunk=64, warmup_steps=0)
     if variant:

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from arft_jax.bench.shape import GROUP_SIZE, N_TURNS, TURN_LEN
+from arft_jax.bench.shape import GROUP_SIZE, N_TURNS, PROMPT_LEN
 from arft_jax.trajectory import Status
 
 N_SLOTS, N_TASKS = 16, 8
+# Sampled tokens of a turn, about 7 s on two cores: a row that waits holds its slot, so that a pause that is long beside a
+# turn cannot be hidden.
+TURN_LEN = 200
+MAX_TOKENS = PROMPT_LEN + N_TURNS * TURN_LEN + 208  # two observations and a word to spare
 # Of twenty calls one takes 2 s, the others around 0.2 s: median 0.2.
 LATENCIES_S = (0.2, 0.15, 0.25, 0.2, 0.1, 0.2, 0.3, 0.2, 0.2, 0.15, 2.0, 0.2, 0.25, 0.2, 0.1, 0.2, 0.3, 0.2, 0.2, 0.2)
 
@@ -17,7 +21,7 @@ def tool_drill(ours: Any, latencies_s: Sequence[float] = LATENCIES_S, repeats: i
     Returns:
       ``instant_s``, ``late_s`` by round, ``ratio`` of each round; ``down``: how the trajectories ended without tools.
     """
-    engine = ours.bench.engine(N_SLOTS)
+    engine = ours.bench.engine(N_SLOTS, MAX_TOKENS)
 
     def play(**tools):
         return ours.play(engine, N_TASKS, GROUP_SIZE, TURN_LEN, N_TURNS, **tools)
