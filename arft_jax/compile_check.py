@@ -15,7 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from arft_jax import build, hlo_costs, layout
-from arft_jax.compile_programs import GIB, GIVEN, lowered, resident_gib
+from arft_jax.compile_programs import GIB, GIVEN, kind_of, lowered, resident_gib
 from arft_jax.compile_report import problem, remedies
 from arft_jax.config_checks import validate
 from arft_jax.gpu_targets import gpu_target
@@ -155,7 +155,7 @@ def _costs(config, name: str, text: str) -> hlo_costs.Costs:
 
     A kernel's loop over the runs of a packed row makes one turn where a row holds one trajectory.
     """
-    trips = config.rollout.decode_steps if name == "decode" else 1
+    trips = config.rollout.decode_steps if kind_of(name) == "decode" else 1
     vision = build.model_config(config, build.load_tokenizer(config)).vision
     full = len(vision.full_layers) / vision.n_layers
     return hlo_costs.count(text, open_trips=trips, shares=(1 - full, full))
@@ -189,7 +189,7 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     begin = time.perf_counter()
     for name, program in lowered(config, placement, own):
         figures = _figures(config, name, program, placement, begin)
-        beside = sum(gib for what, gib in resident.items() if what not in GIVEN[name])
+        beside = sum(gib for what, gib in resident.items() if what not in GIVEN[kind_of(name)])
         was_made = figures.argument_gib is not None
         fits = was_made and (memory is None or figures.peak_gib + beside <= memory)
         rows.append(dataclasses.asdict(figures) | {"beside_gib": beside, "fits": fits})

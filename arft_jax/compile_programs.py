@@ -4,6 +4,7 @@ The programs are those of ``steps/``, their arguments shapes with shardings on t
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
-from arft_jax.steps.sampler import Extension, Rules, apart_shapes, make_sampler
+from arft_jax.steps.sampler import Extension, Rules, apart_shapes, column_counts, make_sampler
 from arft_jax.steps.state import state_shardings
 
 GIB = 2**30
@@ -39,6 +40,11 @@ GIVEN = {
     "score_base": ("params", "policy", "layers"),
     "update": ("params", "moments", "policy", "layers"),
 }
+
+
+def kind_of(name: str) -> str:
+    """What a program is, whatever it reads of the cache: decode_2048 is a decode."""
+    return re.sub(r"_\d+$", "", name)
 
 
 def _shaped(tree: Any, places: Any) -> Any:
@@ -92,7 +98,7 @@ def _batch(config, sizes, placement: Placement, n_rows: int) -> Batch:
 
 
 def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str, Any]]:
-    """(name, program ready to compile) of every program of a run.
+    """(name, program ready to compile) of every program of a run; decode_2048 reads the cache's first 2048 columns.
 
     Args:
       config: of the run.
@@ -156,11 +162,19 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
     rows = {name: _ints(n) for name in Extension._fields}
     rows |= dict(tokens=_ints(n, c), positions=_ints(n, 3, c), feature_index=_ints(n, c))
     rows["final"] = jax.ShapeDtypeStruct((n,), np.bool_)
-    yield "extend", sampler.extend.lower(params, state, whole(Extension(**rows)))
+    named = {columns: _suffix(columns, r.max_tokens) for columns in column_counts(r.bucket_columns, r.max_tokens)}
+    for columns, suffix in named.items():
+        yield f"extend{suffix}", sampler.extend.lower(params, state, whole(Extension(**rows)), columns=columns)
     width = max(r.group_size - 1, 1)
     yield "fork", sampler.fork.lower(state, *whole((_ints(), _ints(width), _ints(width), _ints(3))))
-    key = whole(jax.ShapeDtypeStruct((2,), np.uint32))
-    yield "decode", sampler.decode.lower(params, state, whole(_rules(sizes.text.vocab_size)), key, r.temperature)
+    keys, rules = whole(jax.ShapeDtypeStruct((r.n_slots, 2), np.uint32)), whole(_rules(sizes.text.vocab_size))
+    for columns, suffix in named.items():
+        decode = sampler.decode.lower(params, state, rules, keys, r.temperature, columns=columns)
+        yield f"decode{suffix}", decode
+
+
+def _suffix(columns: int | None, length: int) -> str:
+    return "" if columns in (None, length) else f"_{columns}"
 
 
 def _tower(config, sizes, own: Placement) -> tuple[nnx.GraphDef, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from arft_jax.compile_programs import GIB
+from arft_jax.compile_programs import GIB, kind_of
 from arft_jax.sharding import Placement
 
 # What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
@@ -15,13 +15,13 @@ REMEDIES = {
         "rollout.tensor", "rollout.extend_rows", "rollout.extend_chunk", "rollout.n_slots", "rollout.max_tokens",
     ),
     "fork": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
-    "decode": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
+    "decode": ("rollout.tensor", "rollout.bucket_columns", "rollout.n_slots", "rollout.max_tokens"),
     "embed": ("rollout.n_patches", "rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "score": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "score_base": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "update": ("train.rows_per_update", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
 }  # fmt: skip
-_HEAD = "program     compile  arguments  temporary   beside     peak       GFLOP      sent  by kind"
+_HEAD = "program      compile  arguments  temporary   beside     peak       GFLOP      sent  by kind"
 
 
 def row_printer() -> Callable[[Mapping[str, Any]], None]:
@@ -38,7 +38,7 @@ def row_printer() -> Callable[[Mapping[str, Any]], None]:
         sent = "-" if kinds is None else f"{sum(kinds.values()) / GIB:.3g}"
         by_kind = ", ".join(f"{kind} {x / GIB:.3g}" for kind, x in (kinds or {}).items())
         print(
-            f"{row['program']:10s} {row['seconds']:5.1f} s "
+            f"{row['program']:11s} {row['seconds']:5.1f} s "
             + " ".join(f"{'-' if x is None else f'{x:.2f}':>{n}s}" for x, n in zip(memory, (10, 10, 8, 8), strict=True))
             + f"  {flops:>10s} {sent:>9s}  {by_kind}"
             + ("" if row["fits"] else "  DOES NOT FIT"),
@@ -60,11 +60,13 @@ def remedies(name: str, config, placement: Placement, own: Placement) -> list[st
     done = {
         "model.remat": config.model.remat,
         "mesh.fsdp": placement.mesh.shape["fsdp"] == placement.mesh.size,
+        # 0 saves the copy of the columns that are read, where one is made
+        "rollout.bucket_columns": not (config.rollout.bucket_columns and own.reads_layers_apart),
         "rollout.tensor": own.mesh.shape["tensor"] == own.mesh.size,
         "train.rows_per_update": config.train.rows_per_update == placement.n_lanes,
         "warm_start.rows": config.warm_start.rows == placement.n_lanes,
     }
-    return [key for key in REMEDIES[name] if not done.get(key)]
+    return [key for key in REMEDIES[kind_of(name)] if not done.get(key)]
 
 
 def problem(row: Mapping[str, Any], memory_gib: float | None, keys: Sequence[str]) -> str:

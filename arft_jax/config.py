@@ -64,7 +64,7 @@ def _rollout() -> ml_collections.ConfigDict:
             cache_dtype="",  # of the KV cache: float32, bfloat16, int8, float8_e4m3fn; empty: model.dtype
             max_images=0,  # images of a trajectory, the prompt's included; 0: no limit
             max_image_pixels=0,  # pixels of a trajectory's images together, as encoded; 0: no limit
-            extend_rows=16,  # slots served by one extend call
+            extend_rows=16,  # slots served by one extend call, which costs as much for one as for all
             extend_chunk=64,  # tokens a slot advances in one extend call
             n_patches=576,  # patches in one encode call (bucket)
             n_windows=64,  # vision windows in one encode call (bucket)

@@ -24,8 +24,8 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     config.data.update(tasks=MAT_TASKS, n_train=100_000, min_pixels=3136, max_pixels=401408)
     config.warm_start.steps = 0
     config.rollout.update(
-        max_turn_tokens=1024, max_tokens=8192, decode_steps=64, extend_chunk=256, n_patches=4096, n_windows=128,
-        n_features=65536, max_images=4,
+        max_turn_tokens=1024, max_tokens=8192, bucket_columns=2048, decode_steps=64, extend_chunk=256, n_patches=4096,
+        n_windows=128, n_features=65536, max_images=4,
     )  # fmt: skip
     config.train.update(steps=200, learning_rate=1e-6, image_chunks=128, logps_chunk=256)
     if variant == "smoke":
@@ -33,8 +33,8 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
         config.model.update(size="", attention="auto")
         config.data.update(n_train=16, max_pixels=7056)
         config.rollout.update(
-            n_slots=16, max_turn_tokens=32, max_tokens=768, decode_steps=8, extend_rows=16, n_patches=576, n_windows=64,
-            n_features=1024,
+            n_slots=16, max_turn_tokens=32, max_tokens=768, bucket_columns=384, decode_steps=8, extend_rows=16,
+            n_patches=576, n_windows=64, n_features=1024,
         )  # fmt: skip
         config.train.update(steps=2, prompts=2, rows_per_update=16, image_chunks=8)
         config.eval.update(every=1, n_during=4, bootstrap=100)

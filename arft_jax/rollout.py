@@ -29,7 +29,7 @@ from arft_jax.rollout_row import Feed, Row, image_spans
 from arft_jax.rollout_session import Session
 from arft_jax.rollout_trace import Costs, Timeline
 from arft_jax.sharding import Placement
-from arft_jax.steps.sampler import ApartParams, Rules, Sampler
+from arft_jax.steps.sampler import ApartParams, Rules, Sampler, column_counts
 from arft_jax.steps.state import FREE, SlotState
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, Trajectory
@@ -186,8 +186,7 @@ class Engine:
         if not self.bucket_columns:
             return
         keys = self.put(np.zeros((self.limits.n_slots, 2), np.uint32))
-        for n in range(0, self.limits.max_tokens, self.bucket_columns):
-            columns = self.columns_for(n + 1)
+        for columns in column_counts(self.bucket_columns, self.limits.max_tokens):
             if ("extend", columns) not in self._warm:
                 nothing = self.put(empty_extension(self.limits))
                 self.state = self.sampler.extend(params, self.state, nothing, columns=columns)
@@ -293,7 +292,9 @@ class Engine:
                     session.round()
                 session.pause()
         except BaseException:  # rows were left running: the next run must not find them so, nor other shardings
-            self.state, self._left = self.state._replace(status=self.state.status * FREE), None
+            status = self.state.status
+            free = jax.device_put(np.full(status.shape, FREE, np.int32), status.sharding)
+            self.state, self._left = self.state._replace(status=free), None
             raise
         self.costs = session.costs
         self.costs.total_s = time.perf_counter() - begin

@@ -3,8 +3,8 @@
     python launch/bench.py --config=configs/bench_cpu.py --against=transformers,tunix --format=json
 
 What is run stands in ``arft_jax/bench/shape.py``: decode (batch 16, 256 + 128 tokens), prefill, rollouts of three turns
-(32 trajectories in groups of 8), a train step (16 x 384). Time: 20 minutes with both peers. Figures:
-docs/benchmarks.md (decode and turns; the others are not recorded yet).
+(32 trajectories in groups of 8), a train step (16 x 384). Time: 25 minutes with both peers. Figures:
+docs/benchmarks.md.
 """
 
 from arft_jax.config import default_config
@@ -24,7 +24,7 @@ def get_config(variant: str = ""):
     config.data.min_pixels = config.data.max_pixels = 224 * 224  # 16 x 16 patches, 64 image tokens
     config.rollout.update(
         group_size=8, n_slots=32, max_turns=3, max_turns_eval=3, max_turn_tokens=64, max_tokens=672, decode_steps=8,
-        bucket_columns=336, extend_rows=4, extend_chunk=75, n_patches=1024, n_windows=16, n_features=4096,
+        bucket_columns=336, extend_rows=2, extend_chunk=75, n_patches=512, n_windows=8, n_features=4096,
     )  # fmt: skip
     config.train.update(rows_per_update=16, image_chunks=4, logps_chunk=64, warmup_steps=0)
     if variant:

@@ -16,6 +16,6 @@ def get_config(variant: str = ""):
     config = qwen_config("qwen32b_tpu", "32b", "tpu v5p:4x4x4", variant)
     if not variant:
         config.distributed.enabled = True
-        config.rollout.update(tensor=4, n_slots=32, extend_rows=16)
+        config.rollout.update(tensor=4, n_slots=32, extend_rows=4)
         config.train.prompts = 16
     return config

@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     config = qwen_config("qwen3b_tpu", "3b", "tpu v5e:4x4", variant)
     if not variant:
         config.distributed.enabled = True
-        config.rollout.update(tensor=2, n_slots=32, extend_rows=16)
+        config.rollout.update(tensor=2, n_slots=32, extend_rows=4)
         config.train.rows_per_update = 32
         config.train.image_chunks = 64
     return config

@@ -17,6 +17,6 @@ def get_config(variant: str = ""):
     if not variant:
         config.mesh.update(fsdp=32, tensor=4)
         config.distributed.enabled = True
-        config.rollout.update(tensor=4, n_slots=16, extend_rows=16)
+        config.rollout.update(tensor=4, n_slots=16, extend_rows=4)
         config.train.prompts = 32
     return config

@@ -16,6 +16,6 @@ def get_config(variant: str = ""):
     config = qwen_config("qwen7b_tpu", "7b", "tpu v5e:8x8", variant)
     if not variant:
         config.distributed.enabled = True
-        config.rollout.update(tensor=4, n_slots=16, extend_rows=16)
+        config.rollout.update(tensor=4, n_slots=16, extend_rows=4)
         config.train.prompts = 16
     return config

@@ -66,6 +66,28 @@ def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
     assert json.dumps(result)
 
 
+def test_a_program_is_compiled_for_each_number_of_columns_that_a_rollout_reads(config, monkeypatch):
+    config.rollout.bucket_columns = 48
+    programs = [(name, program) for name, program in _lowered(config).items() if name[:6] in ("extend", "decode")]
+    sizes = ["_48", "_96", ""]
+    assert [name for name, _ in programs] == [f"{kind}{size}" for kind in ("extend", "decode") for size in sizes]
+    monkeypatch.setattr(compile_check, "lowered", lambda *_: iter(programs))
+    rows = {row["program"]: row for row in compile_check.check(config)["programs"]}
+    # queries in each of 2 layers; of the last one extend needs only the keys and values
+    for kind, queries in (
+        ("extend", 4 * config.rollout.extend_chunk),
+        ("decode", 2 * 16 * config.rollout.decode_steps),
+    ):
+        # 32 numbers of a query with a column's key and with its value
+        few, more, every = (rows[f"{kind}{size}"]["flops"] for size in sizes)
+        assert (more - few, every - more) == (4 * 32 * 48 * queries, 4 * 32 * 32 * queries)
+    # the columns are cut out for a segment: keys and values in float32, 2 layers, 16 slots, K=2, H=8
+    cut_gib = 2 * 4 * 2 * 16 * 96 * 2 * 8 / compile_check.GIB
+    assert rows["decode_96"]["temporary_gib"] > rows["decode"]["temporary_gib"] + 0.9 * cut_gib
+    placement = compile_check.layout.make_placement(config)
+    assert compile_report.remedies("decode_96", config, placement, placement)[0] == "rollout.bucket_columns"
+
+
 @pytest.fixture
 def no_rollout(monkeypatch):
     monkeypatch.setattr(compile_programs, "_lowered_rollout", lambda *_: iter(()))

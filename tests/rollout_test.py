@@ -1,11 +1,13 @@
 """The slot scheduler with a scripted policy: how every kind of trajectory ends, and what the tools are asked."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.resources
 import json
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_worlds, query_of
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rewards.combine import score_trajectory
+from arft_jax.rollout import Request
+from arft_jax.steps.state import FREE
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.tools import toolbox
 from arft_jax.tools.sandbox import PythonSandbox
@@ -121,6 +125,21 @@ def test_a_tool_that_raises_or_is_cancelled_ends_its_own_row_alone_as_a_fault_of
     rows = stage.play([(tiny.tiny_task(i), turns) for i, turns in enumerate(scripts)], Faulty(say().answer))
     ended = [t.status for group in rows for t in group]
     assert ended == [Status.ANSWERED, Status.INFRA, Status.INFRA]
+
+
+def test_a_run_that_breaks_off_tells_why_and_the_next_finds_every_slot_free(stage):
+    scripts = [(tiny.tiny_task(i), [SEARCH, ANSWER]) for i in range(6)]
+    requests = [Request(task, number, 1) for number, (task, _) in enumerate(scripts)]
+    params, rng = stage.params(scripts), jax.random.key(0)
+
+    def stop(trajectory):
+        guard.enter_context(jax.transfer_guard("disallow"))  # as in a training step
+        raise LookupError("stopped by the caller")
+
+    with pytest.raises(LookupError, match="stopped by the caller"), contextlib.ExitStack() as guard:
+        stage.engine.run(params, requests, say(), rng=rng, temperature=1.0, on_finish=stop)
+    assert set(np.asarray(stage.engine.state.status)) == {FREE}
+    assert [only([group]).status for group in stage.play(scripts, say())] == [Status.ANSWERED] * 6
 
 
 def test_the_turn_limit_ends_before_the_last_call_is_made(stage):

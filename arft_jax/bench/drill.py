@@ -7,8 +7,8 @@ from arft_jax.bench.shape import GROUP_SIZE, N_TURNS, PROMPT_LEN
 from arft_jax.trajectory import Status
 
 N_SLOTS, N_TASKS = 16, 8
-# Sampled tokens of a turn, about 7 s on two cores: a row that waits holds its slot, so that a pause that is long beside a
-# turn cannot be hidden.
+# Sampled tokens of a turn, about 7 s on two cores: a row that waits holds its slot, so that a pause that is long
+# beside a turn cannot be hidden.
 TURN_LEN = 200
 MAX_TOKENS = PROMPT_LEN + N_TURNS * TURN_LEN + 208  # two observations and a word to spare
 # Of twenty calls one takes 2 s, the others around 0.2 s: median 0.2.

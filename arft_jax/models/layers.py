@@ -114,7 +114,9 @@ class Linear(nnx.Module):
             y = affine(x, kernel, self.bias[...].astype(self.dtype), self.n_inputs)
         if self.lora_scale is None:
             return y
-        inner = _product(x, self.lora_a[...].astype(self.dtype), self.n_inputs)
+        # Behind a barrier: XLA makes one product of two that read the same x, and on a GPU writes the kernel and lora_a
+        # side by side into a copy to do so, at every token.
+        inner = _product(jax.lax.optimization_barrier(x), self.lora_a[...].astype(self.dtype), self.n_inputs)
         return y + self.lora_scale * _product(inner, self.lora_b[...].astype(self.dtype), 1)
 
 

@@ -295,6 +295,18 @@ def apart_shapes(params) -> ApartParams:
     return ApartParams(params, (one,) * jax.tree.leaves(stack)[0].shape[0])
 
 
+def column_counts(size: int, length: int) -> tuple[int | None, ...]:
+    """Every ``columns`` that decode and extend are compiled for; None: the whole cache.
+
+    Example: size 128 and length 320: 128, 256, 320.
+
+    Args:
+      size: multiples of it, up to what holds the longest row; 0: the whole cache alone.
+      length: S of the cache.
+    """
+    return tuple(min(n + size, length) for n in range(0, length, size)) if size else (None,)
+
+
 class Sampler(NamedTuple):
     """The compiled programs; ``params`` and ``state`` lead every call but fork and take_apart.
 

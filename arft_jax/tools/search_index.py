@@ -116,7 +116,7 @@ def _read_only(path: pathlib.Path) -> Iterator[str]:
     The engine makes a lock file beside the files that it reads, against a writer that no finished index has. So an
     index could not be read where it may not be written: on a read-only mount, or by another user.
     """
-    with tempfile.TemporaryDirectory(prefix="arft-index-") as links:
+    with tempfile.TemporaryDirectory(prefix="arft-index-", ignore_cleanup_errors=True) as links:
         for file in path.iterdir():
             if not file.name.endswith(".lock"):
                 os.symlink(file, os.path.join(links, file.name))
