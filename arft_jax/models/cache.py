@@ -130,9 +130,8 @@ def read(
         if isinstance(a, tuple):
             rows = slice(None) if slots is None else slots
             return a[layer][_at((rows, slice(None), slice(columns)), columns_last)]
-        if slots is None:
-            return jax.lax.dynamic_index_in_dim(a, layer, 0, keepdims=False)[:, :, :columns]
-        return a[layer, slots, :, :columns]
+        one = jax.lax.dynamic_index_in_dim(a, layer, 0, keepdims=False)
+        return one[:, :, :columns] if slots is None else one[slots, :, :columns]
 
     k, v = take(cache.k, keys_last), take(cache.v)
     if cache.k_scale is not None:
