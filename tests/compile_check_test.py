@@ -283,3 +283,29 @@ def test_the_command_line_compiles_for_gpus_that_are_not_here(repo_root):
     assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
     assert rows["update"]["flops"] > rows["score"]["flops"] > 0
     assert sum(rows["update"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "program", "package"),
+    [("qwen3b_tpu", "extend", "libtpu"), ("qwen7b_gpu", "decode", "jax_cuda12_plugin"),
+     ("qwen7b_h200", "decode", "jax_cuda12_plugin")],
+)  # fmt: skip
+def test_a_rollout_copies_neither_its_cache_nor_its_weights(repo_root, name, program, package):
+    """A copy of either, at each token or each chunk, would show as temporary memory of its size."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs the package {package}")
+    script = f"""
+        from arft_jax import compile_check, layout
+        from configs import {name}
+
+        config = {name}.get_config()
+        placement = layout.make_placement(config, compile_check.devices_of(config.hardware)[0])
+        own = compile_check._own_placement(config, placement)
+        lowered = next(p for name, p in compile_check.lowered(config, placement, own) if name == "{program}")
+        print("GIB", compile_check._figures(config, "{program}", lowered, placement, 0.0).temporary_gib)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split("GIB ")[1]) < 0.5  # weights and cache of one layer of 7B on one device: 0.4 and 1.0
