@@ -17,7 +17,7 @@ from arft_jax.io.weights import abstract_params
 from arft_jax.testing.tiny_model import tiny_config
 
 MIB = 2**20
-ALLOWANCE = 64 * MIB  # XLA's compilations and the allocator's slack; the promise is 1 GiB
+ALLOWANCE = 96 * MIB  # XLA's compilations, 72 here, and the allocator's slack; the promise is 1 GiB
 SCRIPT = """
     import dataclasses, json, sys
     import jax, numpy as np
@@ -38,7 +38,7 @@ SCRIPT = """
 
 
 def _config():
-    base = tiny_config(vocab_size=25600, tied=False)
+    base = tiny_config(vocab_size=102400, tied=False)
     text = dataclasses.replace(
         base.text, dim=512, mlp_dim=4096, n_layers=8, n_heads=8, n_kv_heads=2, mrope_section=(8, 12, 12)
     )
@@ -49,7 +49,10 @@ def _config():
 @pytest.mark.parametrize("on_disk", ["float32", "bfloat16"])
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
-    """As large as in the file: bfloat16 becomes the parameters' float32 on the device."""
+    """As large as in the file: bfloat16 becomes the parameters' float32 on the device.
+
+    A float32 tensor of a float32 file becomes the parameter itself on a CPU, without a copy.
+    """
     config = _config()
     assignments, _ = sources(abstract_params(config))
     tensors = {published_name(name): item for item in assignments for name in item.names}
@@ -62,7 +65,7 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
     item_bytes = {"float32": 4, "bfloat16": 2}[on_disk]
     largest = max(item_bytes * math.prod(header.shape) for header in headers.values())
-    assert largest == item_bytes * 25600 * 512
+    assert largest == item_bytes * 102400 * 512
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
@@ -72,5 +75,5 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
         f"{on_disk} on disk: parameters {found['params'] / MIB:.0f} MiB, largest tensor {largest / MIB:.0f} MiB, "
         f"peak beside the parameters {found['extra'] / MIB:.0f} MiB"
     )
-    assert 300 * MIB < found["params"] < 400 * MIB
+    assert 600 * MIB < found["params"] < 700 * MIB
     assert found["extra"] <= largest + ALLOWANCE
