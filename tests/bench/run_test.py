@@ -1,11 +1,13 @@
 """A sitting: who is asked when, and what is made of the answers."""
 
+import runpy
 import sys
 
 import pytest
 
-from arft_jax.bench import run
+from arft_jax.bench import run, shape
 from arft_jax.bench.peers import Peer
+from arft_jax.data.batch import VisionBucket, pack_chunks
 
 PEER = """
 import json, sys
@@ -84,3 +86,10 @@ def test_a_peer_is_ended_in_the_middle_of_its_work(tmp_path):
 def test_bad_settings_are_refused_before_any_compute(wrong):
     with pytest.raises(ValueError, match=r"figures must be among decode, .* \(--figures, --repeats\)"):
         run.bench(None, against={}, **wrong)
+
+
+def test_the_images_of_the_train_step_fit_the_chunks_of_the_config(repo_root):
+    config = runpy.run_path(str(repo_root / "configs" / "bench_cpu.py"))["get_config"]()
+    r, side = config.rollout, shape.IMAGE_PX // 14
+    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    assert len(pack_chunks([(1, side, side)] * shape.DECODE_ROWS, bucket)) <= config.train.image_chunks
