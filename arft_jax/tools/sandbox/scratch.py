@@ -154,16 +154,17 @@ def held_bytes(pid: int, folder_fd: int, max_file_bytes: int) -> int:
       max_file_bytes: what a file counts for that is mapped and not open: nobody can see how large it is.
     """
     sizes = {}
-    try:
+    with contextlib.suppress(OSError):  # it ends just now, or there is no /proc: then a quota holds
         with os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
-                info = entry.stat()
+                try:
+                    info = entry.stat()
+                except OSError:  # closed since it was listed: the others count all the same
+                    continue
                 if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
                     sizes[info.st_ino] = info.st_blocks * 512
         for inode in _mapped_inodes(pid, os.readlink(f"/proc/self/fd/{folder_fd}")):
             sizes.setdefault(inode, max_file_bytes)
-    except OSError:
-        pass  # it ends just now, or there is no /proc: then a quota holds
     return sum(sizes.values())
 
 

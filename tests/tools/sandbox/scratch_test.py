@@ -1,6 +1,8 @@
 """Removal and collection hold against what a hostile call leaves."""
 
+import contextlib
 import ctypes
+import itertools
 import os
 import pathlib
 import sys
@@ -84,6 +86,25 @@ def test_deleted_files_that_a_process_holds_are_counted(tmp_path, folder_fd):
         f.flush()
         before = scratch.held_bytes(os.getpid(), folder_fd, 1 << 30)
         os.unlink(f.name)
+        assert 100_000 <= scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) - before < 200_000
+
+
+def test_a_descriptor_that_is_closed_during_the_count_hides_no_other(tmp_path, folder_fd, monkeypatch):
+    class Closed:
+        def stat(self):
+            raise FileNotFoundError
+
+    @contextlib.contextmanager
+    def scandir(path, real=os.scandir):
+        with real(path) as entries:
+            yield itertools.chain([Closed()], entries)
+
+    with open(tmp_path / "gone", "w+b") as f:
+        f.write(bytes(100_000))
+        f.flush()
+        before = scratch.held_bytes(os.getpid(), folder_fd, 1 << 30)
+        os.unlink(f.name)
+        monkeypatch.setattr(os, "scandir", scandir)
         assert 100_000 <= scratch.held_bytes(os.getpid(), folder_fd, 1 << 30) - before < 200_000
 
 
