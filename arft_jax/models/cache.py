@@ -109,15 +109,17 @@ def write(
     place = (slots[:, None, None], heads, cols[:, :, None])
 
     def put(old: Layers, new: jax.Array, columns_last: bool = False) -> Layers:
+        at = _at(place, columns_last)
         if isinstance(old, tuple):
-            one = old[layer].at[_at(place, columns_last)].set(new.astype(old[layer].dtype), mode="drop")
+            one = old[layer].at[at].set(new.astype(old[layer].dtype), mode="drop")
             return (*old[:layer], one, *old[layer + 1 :])
-        return old.at[(layer, *place)].set(new.astype(old.dtype), mode="drop")
+        return old.at[(layer, *at)].set(new.astype(old.dtype), mode="drop")
 
     if cache.k_scale is None:
-        return KVCache(put(cache.k, k, True), put(cache.v, v))
+        return KVCache(put(cache.k, k, cache.is_apart), put(cache.v, v))
     (k, k_scale), (v, v_scale) = _quantise(k, cache.dtype), _quantise(v, cache.dtype)
-    return KVCache(put(cache.k, k, True), put(cache.v, v), put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
+    k, v = put(cache.k, k, cache.is_apart), put(cache.v, v)
+    return KVCache(k, v, put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
 
 
 def read(
