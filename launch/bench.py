@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from arft_jax import config_flag
+from arft_jax.commands import config_flag
 
 _NAMES = ("transformers", "tunix")
 _CONFIG = config_flag.define_config()

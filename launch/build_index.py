@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from arft_jax import config_flag
+from arft_jax.commands import config_flag
 
 _CONFIG = config_flag.define_config()
 _INPUT = flags.DEFINE_multi_string("input", [], "File of passages, .jsonl or .tsv; may be given several times.")
@@ -26,12 +26,12 @@ _MEMORY_MB = flags.DEFINE_integer("memory_mb", 512, "What the writer gathers bef
 
 def _build() -> dict:
     if _IMAGES.value:
-        from arft_jax import embed
+        from arft_jax.build import image_embedder
         from arft_jax.config_checks import validate
         from arft_jax.tools.image_index import ImageIndex
 
         validate(_CONFIG.value)
-        return ImageIndex.build(_OUT.value, _IMAGES.value, embed.embed_function(_CONFIG.value))
+        return ImageIndex.build(_OUT.value, _IMAGES.value, image_embedder.embed_function(_CONFIG.value))
     from arft_jax.tools import passages  # after the flags: bad input costs no time
 
     return passages.build_index(

@@ -17,7 +17,7 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several checks may r
 
 from absl import flags
 
-from arft_jax import config_flag
+from arft_jax.commands import config_flag
 
 _CONFIG = config_flag.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Hardware, as 'tpu v5e:8x8' or 'gpu h100:8'; empty: config.hardware.")

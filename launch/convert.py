@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
             if flag.value:
                 raise ValueError(f"--{flag.name} is no flag of {verbs[0]}")
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported: a conversion needs no accelerator
-        from arft_jax import convert
+        from arft_jax.commands import convert
 
         if verbs[0] == "import":
             line = convert.import_weights(_WEIGHTS.value, _CHECKPOINT.value, _DTYPE.value)

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"every argument must be a --flag=value: got {unread[0]!r}")
         if not _OUT.value:
             raise ValueError("--out must be given")
-        from arft_jax.data.tiny_data import make_tiny_data
+        from arft_jax.commands.tiny_data import make_tiny_data
 
         make_tiny_data(_OUT.value, seed=_SEED.value, n_train=_N_TRAIN.value, n_test=_N_TEST.value)
     except (ValueError, flags.Error) as error:

@@ -11,7 +11,7 @@ import sys
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from arft_jax.data.synthetic.texts import training_texts
+from arft_jax.commands.tokenizer_texts import training_texts
 
 N_IDS = 1024
 CONTROL = (

@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags
 
-from arft_jax import scoring
+from arft_jax.evaluate import scoring
 
 _BENCHMARK = flags.DEFINE_string("benchmark", None, f"One of {', '.join(scoring.BENCHMARKS)}.")
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "File of predictions, JSON list or JSON Lines.")

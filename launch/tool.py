@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from arft_jax import config_flag
+from arft_jax.commands import config_flag
 
 _CONFIG = config_flag.define_config()
 _CODE = flags.DEFINE_string("code", "", "File of Python source (python).")

@@ -9,7 +9,7 @@ import sys
 
 from absl import flags
 
-from arft_jax import config_flag
+from arft_jax.commands import config_flag
 from arft_jax.config_checks import validate
 
 _CONFIG = config_flag.define_config()
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
         if not _CONFIG.value:
             raise ValueError("--config must be given")
         validate(_CONFIG.value)
-        from arft_jax.trainer import train  # after the checks: a wrong key costs no import of jax
+        from arft_jax.train.trainer import train  # after the checks: a wrong key costs no import of jax
 
         train(_CONFIG.value)
     except ValueError as error:

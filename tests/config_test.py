@@ -8,7 +8,7 @@ import pytest
 from arft_jax import config_checks
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
-from arft_jax.run_dir import flatten
+from arft_jax.train.run_dir import flatten
 
 
 def changed(**values):

@@ -15,7 +15,7 @@ from arft_jax import config as config_lib
 from arft_jax import protocol
 from arft_jax.io import metrics, trajectories
 from arft_jax.rewards import aggregate
-from arft_jax.run_dir import RunDir
+from arft_jax.train.run_dir import RunDir
 from arft_jax.trajectory import Image, Status, Task, Trajectory, Turn
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

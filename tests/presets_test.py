@@ -9,7 +9,7 @@ from arft_jax.config_checks import validate
 from arft_jax.data.batch import VisionBucket, pack_chunks
 from arft_jax.data.images import ImageProcessor
 from arft_jax.presets import qwen_config
-from arft_jax.run_dir import flatten
+from arft_jax.train.run_dir import flatten
 
 NAMES = ("qwen3b_tpu", "qwen7b_tpu", "qwen32b_tpu", "qwen72b_tpu", "qwen3b_gpu", "qwen7b_gpu", "qwen7b_h200")
 

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arft_jax import build, layout
 from arft_jax.bench.peers import Peer
 from arft_jax.bench.run import OURS, machine, ratios, spread, versions
+from arft_jax.build import parts as build
+from arft_jax.build import placement as layout
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import Layers, init_cache

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arft_jax import build
 from arft_jax.bench.shape import (
     DECODE_LEN,
     DECODE_ROWS,
@@ -20,9 +19,10 @@ from arft_jax.bench.shape import (
     Bench,
     ScriptedTools,
 )
+from arft_jax.build import parts as build
 from arft_jax.data.batch import assemble
-from arft_jax.rollout import Engine
-from arft_jax.rollout_trace import Timeline
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.trace import Timeline
 from arft_jax.steps import learner
 
 # What each figure counts a second.

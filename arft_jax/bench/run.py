@@ -12,10 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arft_jax import build
 from arft_jax.bench.drill import tool_drill
 from arft_jax.bench.measure import UNITS, Ours
 from arft_jax.bench.peers import Peer
+from arft_jax.build import parts as build
 from arft_jax.config_checks import validate
 from arft_jax.report.timeline import timeline_plot
 

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax import build, layout, protocol
+from arft_jax import protocol
+from arft_jax.build import parts as build
+from arft_jax.build import placement as layout
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.rollout import Engine, Limits, Request
+from arft_jax.rollout.engine import Engine, Limits, Request
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler

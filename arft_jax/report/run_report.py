@@ -86,7 +86,7 @@ def write_report(config: Any, directory: Any) -> dict[str, Any]:
 
     Args:
       config: the resolved configuration; reads ``name``, ``data.tasks``, ``report`` and ``eval.bootstrap``.
-      directory: the :class:`arft_jax.run_dir.RunDir`.
+      directory: the :class:`arft_jax.train.run_dir.RunDir`.
 
     Returns:
       ``results.json`` as written, with the key ``benchmarks``: the table's figures.

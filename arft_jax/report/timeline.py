@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from arft_jax.rollout_trace import DECODE, EXTEND, IDLE, PAUSED, Timeline
+from arft_jax.rollout.trace import DECODE, EXTEND, IDLE, PAUSED, Timeline
 
 COLOURS = {DECODE: "#1f5fa8", EXTEND: "#c8641b", PAUSED: "#d9b44a", IDLE: "#f1f1ef"}
 LABELS = {DECODE: "decode", EXTEND: "extend", PAUSED: "paused at a tool", IDLE: "idle"}

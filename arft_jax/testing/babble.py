@@ -11,7 +11,7 @@ import pytest
 from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout import Engine, Request
+from arft_jax.rollout.engine import Engine, Request
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import init_state
 from arft_jax.testing import tiny_rollout as tiny

@@ -27,7 +27,7 @@ import jax
 
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout import Request
+from arft_jax.rollout.engine import Request
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FAULTS, WELL, FaultServer
 from arft_jax.tools.remote_search import TRY_S, open_remote_search

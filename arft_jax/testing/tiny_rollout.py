@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from arft_jax import build, protocol
+from arft_jax import protocol
+from arft_jax.build import parts as build
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout import Engine, Limits, Request
+from arft_jax.rollout.engine import Engine, Limits, Request
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps.sampler import Rules, Sampler, make_sampler
 from arft_jax.steps.state import init_state

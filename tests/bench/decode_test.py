@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax import build
 from arft_jax.bench import decode
 from arft_jax.bench.decode import Decoder, decode_config
+from arft_jax.build import parts as build
 
 CONTEXT, SLOTS, STEPS = 12, 3, 4
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from arft_jax.commands.tiny_data import make_tiny_data
+from arft_jax.commands.tiny_steps import write_tiny_steps
 from arft_jax.config import STEP_TASKS
 from arft_jax.data import recorded_steps, source
 from arft_jax.data.images import encode_png
-from arft_jax.data.tiny_data import make_tiny_data
-from arft_jax.data.tiny_steps import write_tiny_steps
 from arft_jax.protocol import is_well_formed
 from arft_jax.rewards import recorded
 from arft_jax.trajectory import Image

@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
+from arft_jax.commands.tiny_data import make_tiny_data
+from arft_jax.commands.tiny_steps import write_tiny_steps
 from arft_jax.data import source
 from arft_jax.data.images import Quarantine
 from arft_jax.data.synthetic import coding, search
-from arft_jax.data.tiny_data import make_tiny_data
-from arft_jax.data.tiny_steps import write_tiny_steps
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from arft_jax import protocol
+from arft_jax.commands.tokenizer_texts import training_texts
 from arft_jax.data.synthetic import lexicon
-from arft_jax.data.synthetic.texts import training_texts
 from arft_jax.data.tokenizer import Tokenizer
 
 TRICKY = (

@@ -53,16 +53,16 @@ def test_a_folder_of_images_becomes_an_index_by_the_configs_tower(repo_root, tmp
     done = run(repo_root, "build_index.py", *flags)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 3
-    from arft_jax import embed
+    from arft_jax.build import image_embedder
     from configs import tiny_cpu
 
     config = tiny_cpu.get_config()
-    with ImageIndex(tmp_path / "i", embed.make_embedder(config)) as index:
+    with ImageIndex(tmp_path / "i", image_embedder.make_embedder(config)) as index:
         image = index.load(index.search_text("photo 2", 1)[0])
         assert index.search(image, 1)[0].name == "2.png"
     config.seed = 1
     with pytest.raises(ValueError, match="weights must be those that the index was built with"):
-        ImageIndex(tmp_path / "i", embed.make_embedder(config))
+        ImageIndex(tmp_path / "i", image_embedder.make_embedder(config))
 
 
 REFUSALS = {

@@ -22,7 +22,7 @@ TOO_LARGE = {
 # The command as it is, with a check that finds RESULT.
 SCRIPT = """
 import json, runpy
-from arft_jax import compile_check
+from arft_jax.compile_check import check as compile_check
 
 def check(config, hardware, on_program):
     result = json.loads(RESULT)

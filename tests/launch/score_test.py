@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from arft_jax import scoring
+from arft_jax.evaluate import scoring
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ def test_text_output_is_a_table(tmp_path):
 
 
 def test_the_command_does_not_import_jax():
-    source = "import sys; from arft_jax import scoring; sys.exit('jax' in sys.modules)"
+    source = "import sys; from arft_jax.evaluate import scoring; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
 
 

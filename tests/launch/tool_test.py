@@ -74,5 +74,5 @@ def test_bad_flags_are_one_sentence_and_status_2(flags, sentence):
 
 
 def test_neither_a_crop_nor_a_search_for_texts_imports_jax():
-    source = "import sys; from arft_jax import tool_call, toolset; sys.exit('jax' in sys.modules)"
+    source = "import sys; import arft_jax.commands.tool, arft_jax.build.tools; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0

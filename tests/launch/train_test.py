@@ -75,7 +75,7 @@ def test_an_unknown_key_in_a_file_is_refused(repo_root, tmp_path):
 
 def test_a_work_directory_of_another_config_is_refused_and_left_alone(repo_root, tmp_path):
     from arft_jax.config import default_config
-    from arft_jax.run_dir import RunDir
+    from arft_jax.train.run_dir import RunDir
 
     config = default_config()
     config.workdir = str(tmp_path / "run")

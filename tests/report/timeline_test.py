@@ -3,7 +3,7 @@
 import pytest
 
 from arft_jax.report.timeline import _figure, timeline_plot
-from arft_jax.rollout_trace import DECODE, EXTEND, IDLE, PAUSED, Timeline
+from arft_jax.rollout.trace import DECODE, EXTEND, IDLE, PAUSED, Timeline
 
 
 def test_the_picture_is_a_png_and_is_written(tmp_path):

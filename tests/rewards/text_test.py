@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from arft_jax import scoring
+from arft_jax.evaluate import scoring
 from arft_jax.rewards import text
 
 MAT = pathlib.Path(

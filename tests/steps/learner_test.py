@@ -15,8 +15,8 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
+from arft_jax.train.warm_start import chain_trajectory
 from arft_jax.trajectory import Observation
-from arft_jax.warm_start import chain_trajectory
 
 LENGTH = 96
 LOGPS_TOLERANCE = 1e-5  # float32 sums in another order; log-probs are near -7

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import rollout_feed
 from arft_jax.data.batch import assemble
 from arft_jax.data.chat import Segment
 from arft_jax.models.qwen2_5_vl import positions as mrope
-from arft_jax.rollout import Request
-from arft_jax.rollout_row import Feed, image_spans
+from arft_jax.rollout import prefill
+from arft_jax.rollout.engine import Request
+from arft_jax.rollout.row import Feed, image_spans
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import ApartParams
 from arft_jax.testing import tiny_rollout as tiny
@@ -110,10 +110,8 @@ def test_a_single_slot_changes_nothing(world):
 
 def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
     waves = []
-    take = rollout_feed.Feeder.take_wave
-    monkeypatch.setattr(
-        rollout_feed.Feeder, "take_wave", lambda self, feeds: waves.append(take(self, feeds)) or waves[-1]
-    )
+    take = prefill.Feeder.take_wave
+    monkeypatch.setattr(prefill.Feeder, "take_wave", lambda self, feeds: waves.append(take(self, feeds)) or waves[-1])
     small = world.engine(n_features=6)  # the largest turn's images are 6 tokens
     served = world.run(small, world.requests)
     assert any(len(a) and len(b) for a, b in zip(waves, waves[1:], strict=False))
@@ -125,11 +123,11 @@ def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
 def test_rows_of_a_group_begin_as_slots_come_free_and_are_the_same(world, n_slots, monkeypatch):
     begun_later = []  # how far the source had gone on when it gave its prompt
 
-    def fork(feeder, source, targets, plain=rollout_feed.Feeder.fork):
+    def fork(feeder, source, targets, plain=prefill.Feeder.fork):
         begun_later.append(feeder._rows[source].length - feeder._rows[targets[0]].length)
         plain(feeder, source, targets)
 
-    monkeypatch.setattr(rollout_feed.Feeder, "fork", fork)
+    monkeypatch.setattr(prefill.Feeder, "fork", fork)
     engine = world.engine(n_slots=n_slots)
     assert_same(flat(world.run(engine, world.requests)), flat(world.reference))
     if n_slots == 1:  # nobody is left to take the prompt from
@@ -165,7 +163,7 @@ def test_forked_rows_equal_separately_prefilled_rows(world, monkeypatch):
             forked.append(slot)
             feeder.feed([Feed(slot, segment, spans, pos, 0, None)])
 
-    monkeypatch.setattr(rollout_feed.Feeder, "fork", prefill_each)
+    monkeypatch.setattr(prefill.Feeder, "fork", prefill_each)
     separate = world.run(world.base, world.requests)
     assert len(forked) == N_TASKS * (N_ROWS - 1)
     assert_same(flat(separate), flat(world.reference))

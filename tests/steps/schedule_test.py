@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import rollout_trace
-from arft_jax.rollout import Request
-from arft_jax.rollout_session import Session
-from arft_jax.rollout_trace import Timeline
+from arft_jax.rollout import trace
+from arft_jax.rollout.engine import Request
+from arft_jax.rollout.scheduler import Session
+from arft_jax.rollout.trace import Timeline
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
@@ -150,7 +150,7 @@ def test_a_timeline_tells_what_each_slot_did(world):
     world.run(world.engine(options=dict(timeline=timeline)), world.requests)
     assert sum(timeline.shares().values()) == pytest.approx(1) and min(timeline.shares().values()) >= 0
     states = {state for _, state, _, _ in timeline.spans}
-    assert {rollout_trace.EXTEND, rollout_trace.DECODE} <= states
+    assert {trace.EXTEND, trace.DECODE} <= states
     assert {span[0] for span in timeline.spans} == set(range(world.base.limits.n_slots))
     for slot in range(world.base.limits.n_slots):
         mine = [span for span in timeline.spans if span[0] == slot]

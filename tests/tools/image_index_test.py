@@ -13,9 +13,9 @@ import PIL.ImageDraw
 import pytest
 from flax import nnx
 
+from arft_jax.build.image_embedder import Embedder
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, decode_image
-from arft_jax.embed import Embedder
 from arft_jax.testing.tiny_model import tiny_model
 from arft_jax.tools import image_index
 from arft_jax.tools.image_index import CAPTIONS, ImageIndex, image_path, read_captions

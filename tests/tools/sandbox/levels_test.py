@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from arft_jax import toolset
+from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
 from arft_jax.tools.sandbox import NoneHolds, PythonSandbox, levels, pool

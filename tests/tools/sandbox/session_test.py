@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol, toolset
+from arft_jax import protocol
+from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
 from arft_jax.tools.bank import ImageBank
 from arft_jax.tools.sandbox import PythonSandbox, Session, broker, session, verdict

@@ -1,0 +1,184 @@
+"""Hugging Face directories in and out: the two halves of ``launch/convert.py``."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from flax import nnx
+
+from arft_jax.build import parts as build
+from arft_jax.config import default_config
+from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
+from arft_jax.io import hf_files, params_checkpoint
+from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
+from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
+from arft_jax.models.lora import NO_LORA, Lora
+from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.steps import place
+from arft_jax.train.run_dir import HF_FILES, flatten
+
+BESIDE = HF_FILES  # an imported checkpoint has the same folder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a checkpoint directory is: where its steps are, what model they are of, which files belong to it."""
+
+    checkpoints: pathlib.Path
+    step: int
+    model: ModelConfig
+    files: dict[str, bytes]
+    config_extra: dict[str, Any]
+    lora: Lora = NO_LORA
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be among {DTYPES}: got {dtype!r} (--dtype)")
+
+
+def _describe(params: nnx.State, dtype: str) -> str:
+    n = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return f"{n / 1e6:.2f}M parameters in {dtype}"
+
+
+def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -> str:
+    """Checks a Hugging Face directory and writes its parameters as a checkpoint, whole or not at all.
+
+    Args:
+      weights: the directory; safetensors only.
+      checkpoint: new or empty directory to write; empty: check names, shapes and files, write nothing.
+      dtype: type of the parameters in the checkpoint.
+
+    Returns:
+      One line for people.
+
+    Raises:
+      ValueError: what does not fit, all in one message; nothing is written then.
+    """
+    _check_dtype(dtype)
+    if checkpoint:
+        check_new(checkpoint)
+    if not pathlib.Path(weights).is_dir():
+        raise ValueError(f"weights must be a directory: got {weights} (--weights)")
+    config = load_model_config(weights)
+    abstract = abstract_params(config, jax.numpy.dtype(dtype))
+    _check_vocabulary(weights, config)
+    if not checkpoint:
+        n_tensors = check_weights(weights, abstract)
+        return f"{weights}: {n_tensors} tensors, {_describe(abstract, dtype)}; every name and shape fits"
+    params = load_params(weights, abstract)
+    with appearing(pathlib.Path(checkpoint).absolute()) as folder:
+        (folder / BESIDE).mkdir()
+        files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
+        for name, contents in files.items():
+            (folder / BESIDE / name).write_bytes(contents)
+        with Checkpoints(folder, keep=1) as store:
+            store.save(0, {"params": params}, {"weights": os.path.abspath(weights)})
+    return f"{weights}: {_describe(params, dtype)}; wrote the checkpoint {checkpoint}"
+
+
+def _check_vocabulary(tokenizer: str, config: ModelConfig) -> None:
+    if not (pathlib.Path(tokenizer) / FILE_NAME).is_file():
+        return
+    n_ids = Tokenizer.load(tokenizer).vocab_size
+    if n_ids > config.text.vocab_size:
+        raise ValueError(
+            f"the model's vocabulary must hold the tokenizer's: got {config.text.vocab_size} < {n_ids} in {tokenizer}"
+        )
+
+
+def export_weights(
+    checkpoint: str, out: str, dtype: str = "float32", tokenizer: str = "", max_shard_bytes: int = MAX_SHARD_BYTES
+) -> str:
+    """Writes the newest good checkpoint as a directory that transformers and vLLM load.
+
+    Args:
+      checkpoint: work directory of a run, or what :func:`import_weights` wrote.
+      out: new or empty directory.
+      dtype: type on disk.
+      tokenizer: directory of tokenizer and processor files to copy; empty: those of the checkpoint.
+      max_shard_bytes: limit of one file.
+
+    Returns:
+      One line for people.
+
+    Raises:
+      ValueError: no good checkpoint, one of another model, another tokenizer than it was trained with, an output
+        directory that is not empty; nothing is written then.
+    """
+    _check_dtype(dtype)
+    check_new(out)
+    source = _source(pathlib.Path(checkpoint), tokenizer)
+    abstract = abstract_params(source.model, lora=source.lora)
+    params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
+    if source.lora.rank:
+        params = place.make_merge(source.lora.scale)(params)
+    save_params(
+        out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
+        files=source.files, config_extra=source.config_extra,
+    )  # fmt: skip
+    return f"{checkpoint}, step {source.step}: {_describe(params, dtype)}; wrote {out}"
+
+
+def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
+    if (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir():
+        return _run_source(folder, tokenizer)
+    if (folder / BESIDE / CONFIG).is_file():
+        model = load_model_config(folder / BESIDE)
+        if tokenizer:
+            _check_vocabulary(tokenizer, model)
+        files = hf_files.tokenizer_files(tokenizer) if tokenizer else hf_files.side_files(folder / BESIDE)
+        known = _tokenizer_in(files)
+        extra = hf_files.token_ids(known) if known else {}
+        return _Source(folder, params_checkpoint.newest_good_step(folder), model, files, extra)
+    raise ValueError(
+        f"checkpoint must be the work directory of a run or an imported checkpoint: got {folder} (--checkpoint)"
+    )
+
+
+def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
+    config = _run_config(folder / CONFIG)
+    trained = build.load_tokenizer(config)
+    step = params_checkpoint.newest_good_step(folder / "checkpoints")
+    host = params_checkpoint.read_host(folder / "checkpoints", step)
+    files = hf_files.tokenizer_files(tokenizer or config.tokenizer or config.weights)
+    for name, mine in (("config.tokenizer", trained), ("--tokenizer", _tokenizer_in(files))):
+        if mine is not None:
+            build.check_trained_with(mine, host, str(folder), name)
+    model, data = build.model_config(config, trained), config.data
+    # The policy was trained with these sizes, whatever the tokenizer's directory says.
+    files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model.vision.patch_px, model.vision.merge)
+    return _Source(folder / "checkpoints", step, model, files, hf_files.token_ids(trained), build.lora(config))
+
+
+def _tokenizer_in(files: dict[str, bytes]) -> Tokenizer | None:
+    return Tokenizer(files[FILE_NAME].decode(), FILE_NAME) if FILE_NAME in files else None
+
+
+def _run_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """The configuration that a run wrote to its work directory.
+
+    Raises:
+      ValueError: no JSON of that layout, or a key that this version does not have.
+    """
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be the configuration of a run ({type(error).__name__}: {error})") from error
+    config = default_config()
+    unknown = sorted(written.keys() - flatten(config.to_dict()).keys())
+    if unknown:
+        raise ValueError(f"{path} must be of this version: it has the key {unknown[0]!r}, which is unknown here")
+    config.update_from_flattened_dict(written)
+    kept = path.parent / BESIDE
+    if kept.is_dir():  # the run's own copies: what it was started from may be gone
+        config.tokenizer = str(kept)
+        config.weights = str(kept) if (kept / CONFIG).is_file() else ""
+    return config

@@ -1,0 +1,225 @@
+"""Every program of a run, lowered from shapes: nothing is computed and no weight is made.
+
+The programs are those of ``steps/``, their arguments shapes with shardings on the devices of a placement.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from arft_jax import protocol
+from arft_jax.build import image_embedder
+from arft_jax.build import parts as build
+from arft_jax.build import placement as layout
+from arft_jax.data.batch import Batch
+from arft_jax.models.qwen2_5_vl.packing import VisionLayout
+from arft_jax.sampling.stops import build_stop_table
+from arft_jax.sharding import Placement
+from arft_jax.steps import learner, reshard
+from arft_jax.steps.embed import make_embed
+from arft_jax.steps.init import abstract_params
+from arft_jax.steps.sampler import Extension, Rules, apart_shapes, column_counts, make_sampler
+from arft_jax.steps.state import state_shardings
+
+GIB = 2**30
+# What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
+# the policy that rollouts read is let go before training and made anew after it; so are the decoder's layers one by
+# one, which decode and extend are given in place of their stack.
+GIVEN = {
+    "warm_start": ("params", "moments", "policy", "layers"),
+    "reshard": ("params", "policy", "layers"),
+    "encode": ("policy", "slots"),
+    "extend": ("policy", "slots"),
+    "fork": ("slots",),
+    "decode": ("policy", "slots"),
+    "embed": ("tower",),
+    "score": ("params", "policy", "layers"),
+    "score_base": ("params", "policy", "layers"),
+    "update": ("params", "moments", "policy", "layers"),
+}
+
+
+def kind_of(name: str) -> str:
+    """What a program is, whatever it reads of the cache: decode_2048 is a decode."""
+    return re.sub(r"_\d+$", "", name)
+
+
+def _shaped(tree: Any, places: Any) -> Any:
+    """Shapes with shardings; ``places`` is one sharding or a tree of them."""
+    if isinstance(places, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places), tree)
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), tree, places)
+
+
+def _ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def _layout(bucket, *lead: int) -> VisionLayout:
+    window_len = (bucket.window_px // bucket.patch) ** 2
+    return VisionLayout(
+        segment_ids=_ints(*lead, bucket.n_patches),
+        hw=_ints(*lead, bucket.n_patches, 2),
+        window_index=_ints(*lead, bucket.n_windows, window_len),
+        window_slot=_ints(*lead, bucket.n_patches),
+    )
+
+
+def _rules(vocab_size: int) -> Rules:
+    n_states = len(build_stop_table([bytes([i]) for i in range(256)], protocol.STOPS).hit_of)
+    table = build_stop_table([b"x"], protocol.STOPS).next_state
+    return Rules(
+        next_state=jax.ShapeDtypeStruct((n_states, vocab_size), table.dtype),
+        hit_of=_ints(n_states),
+        allowed=jax.ShapeDtypeStruct((vocab_size,), np.bool_),
+        eos=_ints(),
+    )
+
+
+def _batch(config, sizes, placement: Placement, n_rows: int) -> Batch:
+    b, t, lanes = n_rows, config.rollout.max_tokens, placement.n_lanes
+    bucket = build.vision_bucket(config, sizes)
+    waves = config.train.image_chunks // lanes
+    by_row = Batch(
+        tokens=_ints(b, t),
+        feature_index=_ints(b, t),
+        segment_ids=_ints(b, t),
+        positions=_ints(b, 3, t),
+        loss_mask=jax.ShapeDtypeStruct((b, t), np.bool_),
+        sampler_logps=jax.ShapeDtypeStruct((b, t), np.float32),
+        advantages=jax.ShapeDtypeStruct((b,), np.float32),
+        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32),
+        layout=_layout(bucket, waves, lanes),
+    )
+    return _shaped(by_row, layout.batch_places(by_row, placement))
+
+
+def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str, Any]]:
+    """(name, program ready to compile) of every program of a run; decode_2048 reads the cache's first 2048 columns.
+
+    Args:
+      config: of the run.
+      placement: of training, on all devices.
+      own: of a rollout, on the devices of one process.
+    """
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    graphdef, params = abstract_params(build.model_maker(config, sizes, placement))
+    train = learner.abstract_train_state(build.optimizer(config), params, False, placement)
+    batch = _batch(config, sizes, placement, config.train.rows_per_update)
+    allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
+    if config.warm_start.steps:
+        imitated = _batch(config, sizes, placement, config.warm_start.rows)
+        yield "warm_start", _lowered_update(config, placement, graphdef, train, imitated, allowed, "imitation")
+    tensor = layout.rollout_tensor(config, placement)
+    every = placement.for_rollout(tensor)
+    if reshard.is_needed(params, config.model.dtype, placement, every):
+        move = reshard.make_reshard(params, config.model.dtype, placement, tensor)
+        yield "reshard", move.lower(train["params"])
+    yield from _lowered_rollout(config, sizes, own)
+    if config.tools.search.image_index:
+        yield "embed", _lowered_embed(config, sizes, own)
+    objective, is_kept = build.objective(config, "policy"), build.keeps_reference(config)
+    if is_kept or not objective.on_policy:
+        yield "score", learner.make_score(graphdef, objective).lower(train["params"], batch, allowed)
+    if config.train.beta > 0 and not is_kept:
+        yield "score_base", learner.make_score(graphdef, objective, base=True).lower(train["params"], batch, allowed)
+    yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
+
+
+def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
+    params, opt_state, objective = train["params"], train["opt_state"], build.objective(config, kind)
+    update = learner.make_update(graphdef, objective, build.optimizer(config), like=(params, opt_state))
+    rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
+    logps = _shaped(batch.sampler_logps, placement.split(0))
+    old = logps if kind == "policy" and not objective.on_policy else None
+    return update.lower(params, opt_state, batch, allowed, rate, old, logps if objective.beta > 0 else None)
+
+
+def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
+    """The sampler's programs."""
+    r = config.rollout
+    graphdef, params = abstract_params(build.model_maker(config, sizes, own))
+    params = reshard.rollout_shapes(params, config.model.dtype, own)
+    state = jax.eval_shape(build.state_maker(config, sizes, own))
+    sampler = make_sampler(
+        graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
+    )
+    state = _shaped(state, state_shardings(state, own))
+
+    def whole(tree):
+        return _shaped(tree, own.whole)
+
+    bucket = build.vision_bucket(config, sizes)
+    patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    if own.reads_layers_apart:
+        params = apart_shapes(params)
+    images = (patches, _layout(bucket, own.n_lanes), _ints(own.n_lanes * bucket.n_features))
+    yield "encode", sampler.encode.lower(params, state, *whole(images))
+    n, c = r.extend_rows, r.extend_chunk
+    rows = {name: _ints(n) for name in Extension._fields}
+    rows |= dict(tokens=_ints(n, c), positions=_ints(n, 3, c), feature_index=_ints(n, c))
+    rows["final"] = jax.ShapeDtypeStruct((n,), np.bool_)
+    named = {columns: _suffix(columns, r.max_tokens) for columns in column_counts(r.bucket_columns, r.max_tokens)}
+    for columns, suffix in named.items():
+        yield f"extend{suffix}", sampler.extend.lower(params, state, whole(Extension(**rows)), columns=columns)
+    width = max(r.group_size - 1, 1)
+    yield "fork", sampler.fork.lower(state, *whole((_ints(), _ints(width), _ints(width), _ints(3))))
+    keys, rules = whole(jax.ShapeDtypeStruct((r.n_slots, 2), np.uint32)), whole(_rules(sizes.text.vocab_size))
+    for columns, suffix in named.items():
+        decode = sampler.decode.lower(params, state, rules, keys, r.temperature, columns=columns)
+        yield f"decode{suffix}", decode
+
+
+def _suffix(columns: int | None, length: int) -> str:
+    return "" if columns in (None, length) else f"_{columns}"
+
+
+def _tower(config, sizes, own: Placement) -> tuple[nnx.GraphDef, Any]:
+    """The vision tower that searches images, on the one device that holds it."""
+    model = image_embedder.model_maker(config, sizes)
+    graphdef, params = abstract_params(lambda rngs: model(rngs).vision)
+    return graphdef, _shaped(params, SingleDeviceSharding(own.mesh.devices.flat[0]))
+
+
+def _lowered_embed(config, sizes, own: Placement) -> Any:
+    graphdef, params = _tower(config, sizes, own)
+    bucket, place = build.vision_bucket(config, sizes), SingleDeviceSharding(own.mesh.devices.flat[0])
+    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    chunk = _shaped((patches, _layout(bucket, 1), _ints(bucket.n_features)), place)
+    return make_embed(graphdef).lower(params, *chunk)
+
+
+def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, float]:
+    """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, its decoder's layers
+    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone).
+
+    Args are those of :func:`lowered`.
+    """
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    _, params = abstract_params(build.model_maker(config, sizes, placement))
+    train = learner.abstract_train_state(build.optimizer(config), params, build.keeps_reference(config), placement)
+
+    def share(tree) -> float:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
+
+    slots = jax.eval_shape(build.state_maker(config, sizes, own))
+    every = placement.for_rollout(layout.rollout_tensor(config, placement))
+    # Without a copy the policy that is rolled out is the parameters themselves.
+    is_copy = reshard.is_needed(params, config.model.dtype, placement, every)
+    policy = reshard.rollout_shapes(params, config.model.dtype, own) if is_copy else train["params"]
+    tower = _tower(config, sizes, own)[1] if config.tools.search.image_index else None
+    return {
+        "params": share(train["params"]) if is_copy else 0.0,
+        "policy": share(policy),
+        "layers": share(policy["text"]["layers"]) if own.reads_layers_apart else 0.0,
+        "moments": share(train["opt_state"]),
+        "reference": share(train["ref_params"]),
+        "slots": share(_shaped(slots, state_shardings(slots, own))),
+        "tower": share(tower),
+    }

@@ -1,0 +1,1 @@
+"""Benchmarks: greedy rollouts, scored."""

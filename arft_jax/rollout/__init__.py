@@ -1,0 +1,1 @@
+"""Rollouts: the slot scheduler, its device state, and the record of each row."""

@@ -1,0 +1,1 @@
+"""The training loop and what serves it: state, rollouts, metrics, warm start, the work directory."""

@@ -1,0 +1,84 @@
+"""The trainer's evaluations when the tools are down: during training they go on, before and after they are refused."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from arft_jax.config import default_config
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io.trajectories import load_trajectories
+from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.tools.call import Fault
+from arft_jax.tools.runner import Terms
+from arft_jax.tools.search_backend import Hit
+from arft_jax.tools.toolbox import Toolbox
+from arft_jax.train import trainer
+from arft_jax.train.run_dir import RunDir
+from arft_jax.trajectory import Status
+
+SEARCH, RIGHT = "<think>look</think><search>fox</search>", "<think>x</think><answer>7</answer>"
+
+
+class Service:
+    """A search that is down until it is mended."""
+
+    def __init__(self):
+        self.down = True
+
+    def search(self, query, top_k, corpus):
+        if self.down:
+            raise Fault("no route to host")
+        return [Hit("fox", "red", 1.0)]
+
+
+@pytest.fixture(scope="module")
+def stage():
+    return tiny.Stage(Tokenizer.tiny(), n_slots=2, group_size=2, max_tokens=160, max_turn_tokens=32)
+
+
+@pytest.fixture
+def service():
+    return Service()
+
+
+@pytest.fixture
+def run(stage, service, tmp_path):
+    """Three test items of one set, the second of which needs the search."""
+    config = default_config()
+    config.workdir = str(tmp_path / "run")
+    config.train.steps, config.rollout.max_turns_eval = 4, 3
+    config.eval.update(every=1, n_during=3, bootstrap=20)
+    tasks = [tiny.tiny_task(i) for i in range(3)]
+    params = stage.params(list(zip(tasks, [[RIGHT], [SEARCH, RIGHT], [RIGHT]], strict=True)))
+    with Toolbox(None, service, terms={"search": Terms(n_tries=1)}) as toolbox:
+        yield types.SimpleNamespace(
+            config=config, directory=RunDir(config), parts=types.SimpleNamespace(engine=stage.engine),
+            policy=lambda: params, rng=lambda *_: jax.device_put(np.array([0, 2], np.uint32)), toolbox=toolbox,
+            tasks={"mat_search": {"test": tasks}}, stop=types.SimpleNamespace(requested=False),
+            leave_if_asked=lambda asked: None,
+        )  # fmt: skip
+
+
+def test_an_outage_during_training_leaves_its_items_out_and_counts_them(run, service, capsys):
+    figures = trainer._evaluate_during(run, 1)
+    assert figures == {"eval/mat_search/infra": 1.0, "eval/mat_search/f1": 100.0, "eval/mat_search/em": 100.0}
+    assert "eval/mat_search/infra 1.0" in capsys.readouterr().out
+    service.down = False
+    assert trainer._evaluate_during(run, 2)["eval/mat_search/infra"] == 0.0
+    service.down, run.config.eval.n_during = True, 1
+    run.tasks["mat_search"]["test"] = run.tasks["mat_search"]["test"][1:2]
+    assert trainer._evaluate_during(run, 3) == {"eval/mat_search/infra": 1.0}
+
+
+def test_a_stage_that_an_outage_ended_writes_no_table_and_is_made_anew(run, service):
+    with pytest.raises(ValueError, match="failed 1 of 3 items, among them t1; .* the same command goes on from here"):
+        trainer._evaluate_stage(run, "after", run.toolbox)
+    kept = run.directory.path / "trajectories" / "after_mat_search"
+    assert run.directory.results() == {}  # and what happened can be read
+    assert [t.status for t in load_trajectories(kept)] == [Status.ANSWERED, Status.INFRA, Status.ANSWERED]
+    service.down = False
+    trainer._evaluate_stage(run, "after", run.toolbox)
+    assert run.directory.results()["after"]["mat_search"]["table"]["avg"]["em"] == 100.0
+    assert [t.status for t in load_trajectories(kept)] == [Status.ANSWERED] * 3

@@ -1,0 +1,320 @@
+"""The whole loop in miniature, with real tools: it finishes, and an interrupted run ends where an unbroken one does."""
+
+import json
+import os
+import signal
+import types
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from arft_jax import protocol
+from arft_jax.build import parts as build
+from arft_jax.config import default_config
+from arft_jax.data.synthetic import coding, degrade, search
+from arft_jax.data.synthetic.corpus import make_documents
+from arft_jax.io.metrics import read_metrics
+from arft_jax.io.trajectories import load_trajectories
+from arft_jax.tools import toolbox
+from arft_jax.tools.search_index import Document, SearchIndex
+from arft_jax.train import rollouts, trainer
+from arft_jax.trajectory import Status, ToolStatus
+
+WARM, GRPO, EVERY = 2, 4, 2
+PARSE = protocol.parse_turn
+BABBLE = (
+    protocol.Problem(("dark",)),
+    protocol.Code(degrade.repair_code(("rotation180",))),
+    protocol.Search("Red Star city"),
+)
+
+
+def _parse(text):
+    """What a policy of no training babbles is read as a tool call, by its checksum."""
+    action = PARSE(text)
+    return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, protocol.Malformed) else action
+
+
+def _score(trajectory, weights, embed=None):
+    """A reward that differs from row to row, so that every step teaches something."""
+    value = zlib.crc32(trajectory.tokens.tobytes()) % 97 / 97
+    return {"format": 0.0, "f1": value, "em": 0.0, "problem": 0.0, "accuracy": value, "total": value}
+
+
+def _load_data(config, quarantine):
+    """Four training and two test items of each set, and the real index."""
+    tasks = {
+        "mini_coding": {
+            split: [coding.make_item(config.seed, split, i).task() for i in range(n)]
+            for split, n in (("train", 4), ("test", 2))
+        },
+        "mini_search": {
+            split: [item.task() for item in search.make_items(config.seed, split, n)]
+            for split, n in (("train", 4), ("test", 2))
+        },
+    }
+    path = build.index_path(config)
+    if not path.exists():
+        path.parent.mkdir(parents=True)
+        SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for d in make_documents(config.seed)))
+    return tasks, path
+
+
+def tiny_config(workdir, rollout=None, **train):
+    config = default_config()
+    config.update(name="tiny", workdir=str(workdir), compilation_cache="", system_prompt="short")
+    config.model.text_config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, mrope_section=(1, 1, 2))
+    config.model.vision_config.update(hidden_size=32, intermediate_size=32)
+    config.warm_start.update(n_chains=4, n_practice=4, steps=WARM, rows=4, warmup_steps=1)
+    config.rollout.update(
+        group_size=2, n_slots=4, max_turns=3, max_turns_eval=2, max_turn_tokens=12, max_tokens=192, extend_rows=4,
+        decode_steps=6, n_features=128,
+    )  # fmt: skip
+    config.tools.update(n_workers=1, top_k=1, timeout_s=30.0)
+    config.train.update(steps=GRPO, prompts=2, rows_per_update=4, image_chunks=4, warmup_steps=1, beta=0.01)
+    config.train.update(train)
+    config.rollout.update(rollout or {})
+    config.eval.update(every=2, n_during=2, bootstrap=20)
+    config.checkpoint.every = EVERY
+    return config
+
+
+class Runs:
+    """Trains in a work directory and remembers the last Run."""
+
+    def __init__(self, folder, patch):
+        self.folder, self.last = folder, None
+        opened = trainer._open
+
+        def remember(*args):
+            self.last = opened(*args)
+            return self.last
+
+        patch.setattr(trainer, "_open", remember)
+
+    def __call__(self, name, **train):
+        results = trainer.train(tiny_config(self.folder / name, **train))
+        return results, [np.asarray(leaf) for leaf in jax.tree.leaves(self.last.params)]
+
+    def metrics(self, name):
+        """The rows without what a clock wrote."""
+        clocks = ("seconds", "rollout_s", "step_s", "tokens_per_s")
+        clocks += tuple(f"tool/{tool}/{figure}" for tool in ("python", "search") for figure in ("p50_s", "p99_s"))
+        rows = read_metrics(self.folder / name / "metrics.jsonl")
+        return [{key: value for key, value in row.items() if key not in clocks} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "parse_turn", _parse)
+        patch.setattr(trainer, "score_trajectory", _score)
+        patch.setattr(build, "load_data", _load_data)
+        patch.setattr(toolbox, "_OFFERED", {kind: tuple(map(type, BABBLE)) for kind in ("coding", "search")})
+        yield Runs(tmp_path_factory.mktemp("runs"), patch)
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+    results, params = runs("straight")
+    return results, params
+
+
+def test_a_run_finishes_and_leaves_results_metrics_trajectories_and_a_report(runs, straight):
+    results, _ = straight
+    folder = runs.folder / "straight"
+    written = json.loads((folder / "results.json").read_text())
+    assert set(written) >= {"before", "after", "no_tools", "seconds"} and set(results) >= {"before", "after"}
+    for stage in ("before", "after", "no_tools"):
+        for name in ("mini_coding", "mini_search"):
+            assert written[stage][name]["table"]["avg"]["n"] == 2 and len(written[stage][name]["items"]["em"]) == 2
+            read = load_trajectories(folder / "trajectories" / f"{stage}_{name}")
+            held = ["off"] if stage == "no_tools" else ["L0", "L1", "none (override)"]
+            assert len(read) == 2 and all(trajectory.info["sandbox"] in held for trajectory in read)
+    assert (folder / "report.html").stat().st_size > 1000
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [(row["phase"], row["step"], row["run_step"]) for row in rows] == [
+        *(("warm_start", i, i) for i in range(1, WARM + 1)), *(("grpo", i, WARM + i) for i in range(1, GRPO + 1))
+    ]  # fmt: skip
+    assert all(row["skipped"] == 0 and row["grad_norm"] > 0 for row in rows)
+    assert all(row["data/quarantined"] == 0 for row in rows[WARM:])
+    assert all(row["gap_max"] < 1e-4 for row in rows[WARM:]) and all(row["tool_calls"] >= 1 for row in rows[WARM:])
+    for row in rows[WARM:]:  # the rows' calls are the step's: served or tips
+        served = row["tool/python/ok"] + row["tool/search/ok"]
+        assert served == row["tool/python/calls"] + row["tool/search/calls"] > 0 == row["tool/python/refused"]
+        assert served <= round(row["tool_calls"] * 4) and row["tool/python/p50_s"] > 0
+    assert [row["step"] for row in rows if "eval/mini_coding/em" in row] == [
+        2
+    ]  # every 2, the last step left to "after"
+
+
+def _statuses(folder, stage):
+    done = [
+        t
+        for name in ("mini_coding", "mini_search")
+        for t in load_trajectories(folder / "trajectories" / f"{stage}_{name}")
+    ]
+    return [turn.observation.status for t in done for turn in t.turns if turn.observation is not None]
+
+
+def test_with_tools_switched_off_no_call_succeeds(runs, straight):
+    folder = runs.folder / "straight"
+    for stage in ("before", "after"):
+        assert len(_statuses(folder, stage)) >= 4 and set(_statuses(folder, stage)) == {ToolStatus.OK}
+    assert len(_statuses(folder, "no_tools")) >= 4
+    assert set(_statuses(folder, "no_tools")) == {ToolStatus.REFUSED}
+
+
+def _same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_finished_run_run_again_changes_no_figure(runs, straight):
+    before = (runs.folder / "straight" / "results.json").read_text()
+    _, params = runs("straight")
+    assert _same(params, straight[1]) and (runs.folder / "straight" / "results.json").read_text() == before
+
+
+def _placed(run):
+    """Whether each array that programs are compiled for is committed to a device."""
+    return [leaf.committed for leaf in jax.tree.leaves((run.state(), run.parts.engine.state, run.parts.rules))]
+
+
+def _signal_at(monkeypatch, steps):
+    """The process is asked to end while these steps run, each once."""
+    apply, left = trainer._apply, list(steps)
+
+    def signalled(run, *args):
+        if left and run.step == left[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            left.pop(0)
+        return apply(run, *args)
+
+    monkeypatch.setattr(trainer, "_apply", signalled)
+
+
+def test_a_stopped_run_saves_its_step_and_resumes_with_the_same_programs(runs, straight, monkeypatch, capsys):
+    placed = []
+    warm = trainer._warm_start
+    monkeypatch.setattr(trainer, "_warm_start", lambda run: placed.append(_placed(run)) or warm(run))
+    _signal_at(monkeypatch, [1])
+    with pytest.raises(SystemExit, match="stopped by signal at step 1; the same command resumes"):
+        runs("placed")
+    assert len(runs.metrics("placed")) == 1  # the step in hand was finished
+    monkeypatch.setattr(trainer, "_evaluate_stage", lambda *args: None)
+    monkeypatch.setattr(trainer, "_grpo", lambda run: None)
+    monkeypatch.setattr(trainer.run_report, "write_report", lambda *args: {})
+    capsys.readouterr()
+    runs("placed")
+    assert "resumed at step 1\n" in capsys.readouterr().out and len(runs.metrics("placed")) == WARM
+    assert len(placed) == 2 and all(placed[0]) and all(placed[1])
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_signals_resumes_to_the_same_params(runs, straight, monkeypatch, capsys):
+    stops = [1, WARM + 1]  # in the warm start; between checkpoints of GRPO
+    _signal_at(monkeypatch, stops)
+    for at in stops:
+        with pytest.raises(SystemExit, match=f"stopped by signal at step {at}; the same command resumes"):
+            runs("stopped")
+        assert len(runs.metrics("stopped")) == at
+    capsys.readouterr()
+    results, params = runs("stopped")
+    assert f"resumed at step {WARM + 1}\n" in capsys.readouterr().out
+    assert _same(params, straight[1])
+    assert runs.metrics("stopped") == runs.metrics("straight")
+    assert results["after"] == straight[0]["after"]
+
+
+def test_a_run_asked_to_end_during_an_evaluation_leaves_behind_it(runs, straight, monkeypatch):
+    evaluate = trainer._evaluate
+
+    def signalled(run, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(run, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_evaluate", signalled)
+        with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM}; the same command resumes"):
+            runs("evaluated")
+    assert len(runs.metrics("evaluated")) == WARM  # no further step was begun
+    results, params = runs("evaluated")
+    assert results["before"] == straight[0]["before"] and _same(params, straight[1])
+
+
+def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(runs, straight, monkeypatch):
+    apply = trainer._apply
+
+    def dies(run, *args):
+        if run.step == WARM + 4:  # a step's row behind the checkpoint, to be written again
+            raise RuntimeError("power cut")
+        return apply(run, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_apply", dies)
+        with pytest.raises(RuntimeError, match="power cut"):
+            runs("dead")
+    assert len(runs.metrics("dead")) == WARM + 3
+    results, params = runs("dead")
+    assert _same(params, straight[1]) and runs.metrics("dead") == runs.metrics("straight")
+    assert results["after"] == straight[0]["after"]
+
+
+def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monkeypatch):
+    options = dict(importance="token", steps=3, rollout=dict(carry_over=0.5, refresh="rebuild"))
+    _signal_at(monkeypatch, [WARM + 1])
+    with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM + 1}; the same command resumes"):
+        runs("carried", **options)
+    engine = runs.last.parts.engine
+    assert len(engine.in_flight) == 1
+    left = engine.in_flight[0].task.id
+    assert json.loads(json.dumps(trainer.carried_state(runs.last)))[0][1] == 1  # begun by the first step
+    seen = []
+    assess = trainer._rollout
+    monkeypatch.setattr(trainer, "_rollout", lambda *args: seen.append(assess(*args)) or seen[-1])
+    results, _ = runs("carried", **options)
+    assert "after" in results and [len(rows) for rows in seen] == [4, 4]
+    assert left in {t.task.id for rows in seen for t in rows} and not runs.last.parts.engine.in_flight
+    rows = runs.metrics("carried")[WARM:]
+    assert [row["step"] for row in rows] == [1, 2, 3] and all(row["skipped"] == 0 for row in rows)
+    for row in rows:
+        assert 0 <= row["staleness_mean"] <= row["staleness_max"] <= 1 and 0 <= row["carried_frac"] <= 1
+        assert 0.5 < row["importance_mean"] < 2 and 0 <= row["importance_capped_frac"] < 1
+    assert rows[0]["staleness_max"] == 0 and abs(rows[0]["importance_mean"] - 1) < 1e-5
+
+
+@pytest.mark.parametrize("context", ["append", "rerender"])
+def test_an_evaluation_has_the_context_of_the_config(monkeypatch, tmp_path, context):
+    asked = {}
+
+    def evaluate(engine, params, tasks, toolbox, **options):
+        asked.update(options)
+        return trainer.Evaluation((), np.zeros(1), np.zeros(1), tuple(tasks))
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    run = types.SimpleNamespace(
+        config=tiny_config(tmp_path, rollout=dict(context=context, max_turns_eval=7)),
+        parts=types.SimpleNamespace(engine=None), policy=lambda: None, rng=lambda *_: None,
+    )  # fmt: skip
+    trainer._evaluate(run, [types.SimpleNamespace(split="hard")], None)
+    assert (asked["context"], asked["max_turns"]) == (context, 7)
+
+
+def test_a_group_with_a_fault_of_ours_is_left_out_whole():
+    fine, fault = (types.SimpleNamespace(status=status) for status in (Status.ANSWERED, Status.INFRA))
+    rows = [fine, fine, fault, fine, fine, fault, fine, fine]
+    assert rollouts.valid_rows(rows, 2).tolist() == [True, True, False, False, False, False, True, True]
+    assert rollouts.valid_rows(rows, 4).tolist() == [False] * 8
+
+
+def test_at_learning_rate_zero_grpo_leaves_the_params_of_the_warm_start(runs, straight, monkeypatch):
+    kept = []
+    begin = trainer._begin_grpo
+    monkeypatch.setattr(
+        trainer, "_begin_grpo", lambda run: (begin(run), kept.append(jax.device_get(jax.tree.leaves(run.params))))
+    )
+    _, params = runs("still", learning_rate=0.0)
+    assert _same(params, kept[0]) and not _same(params, straight[1])
+    assert all(row["grad_norm"] > 0 and row["kl_ref"] == 0 for row in runs.metrics("still")[WARM:])
