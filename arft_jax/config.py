@@ -161,7 +161,7 @@ def default_config() -> ml_collections.ConfigDict:
                 max_output_bytes=2000,  # printed text kept
                 top_k=4,  # search results shown
                 n_threads=8,  # calls of each tool in flight
-                deadline_s=120.0,  # one call, waiting and all tries included; after it: a fault of ours
+                deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
                 trajectory_deadline_s=600.0,  # all calls of one trajectory
                 n_tries=3,  # of one call, where its back-end fails
                 sandbox=dict(

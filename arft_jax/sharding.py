@@ -197,8 +197,8 @@ class Placement:
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     @property
-    def reads_layers_apart(self) -> bool:
-        """Whether rollouts keep the layers of cache and weights apart: everywhere but on TPUs (models/cache.py)."""
+    def reads_unstacked_layers(self) -> bool:
+        """Whether rollouts keep cache and weights as one array a layer: everywhere but on TPUs (models/cache.py)."""
         return self.mesh.devices.flat[0].platform != "tpu"
 
     @property

@@ -25,7 +25,7 @@ class Status(enum.StrEnum):
     TURN_TOKENS = "turn_tokens"  # a turn reached max_turn_tokens without a stop tag
     TOKENS = "tokens"  # the trajectory's token budget is spent, at a whole observation
     IMAGES = "images"  # the trajectory's budget of images or of their pixels is spent, at a whole observation
-    INFRA = "infra"  # a fault of ours: masked, never scored
+    INFRA = "infra"  # an infrastructure failure: masked, never scored
 
 
 class ToolStatus(enum.StrEnum):
@@ -34,7 +34,7 @@ class ToolStatus(enum.StrEnum):
     OK = "ok"
     ERROR = "error"  # the policy's own mistake: exception, bad request
     LIMIT = "limit"  # time, memory or output limit reached
-    INFRA = "infra"  # a fault of ours, never shown to the policy and never scored
+    INFRA = "infra"  # an infrastructure failure, never shown to the policy and never scored
     REFUSED = "refused"  # the tool is switched off or not offered to this task
 
 

@@ -30,8 +30,8 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import Layers, init_cache
 from arft_jax.models.qwen2_5_vl.published import SIZES as PUBLISHED
 from arft_jax.steps.init import abstract_params, init_params
-from arft_jax.steps.place import make_copy, make_put_layer
-from arft_jax.steps.sampler import ApartParams, Rules, make_sampler
+from arft_jax.steps.param_edits import make_copy, make_put_layer
+from arft_jax.steps.sampler import Rules, UnstackedParams, make_sampler
 from arft_jax.steps.state import NO_STOP, RUNNING, SlotState, init_state, make_state
 
 SIZES = ("tiny", *PUBLISHED)
@@ -81,7 +81,7 @@ class Decoder:
     @property
     def param_bytes(self) -> int:
         """Of all weights, the vision tower's too; the decoder's layers twice where they are kept apart."""
-        copied = self.abstract["text"]["layers"] if self.placement.reads_layers_apart else ()
+        copied = self.abstract["text"]["layers"] if self.placement.reads_unstacked_layers else ()
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((self.abstract, copied)))
 
     @property
@@ -131,7 +131,7 @@ class Decoder:
         self.state, self.context = None, context  # the old cache goes before the new one comes
 
         def make() -> SlotState:
-            cache = init_cache(text, self.n_slots, length, self.dtype, self.placement.reads_layers_apart)
+            cache = init_cache(text, self.n_slots, length, self.dtype, self.placement.reads_unstacked_layers)
             return init_state(cache, self._n_features, text.dim)
 
         state = make_state(make, self.placement)
@@ -155,8 +155,8 @@ class Decoder:
         self.sampler = make_sampler(
             self.graphdef, decode_steps=self.n_steps, top_k=0, top_p=1.0, state=self.state, placement=self.placement
         )
-        if self.state.cache.is_apart and not isinstance(self.params, ApartParams):
-            self.params = self.sampler.take_apart(self.params)
+        if self.state.cache.is_unstacked and not isinstance(self.params, UnstackedParams):
+            self.params = self.sampler.unstack(self.params)
 
     def _rewind(self) -> SlotState:
         """Every row runs from ``context`` again; the columns behind it are written anew."""

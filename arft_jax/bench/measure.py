@@ -150,10 +150,10 @@ class Ours:
 
         def alone(turn_len: int) -> tuple[float, int]:
             self.play(self.roller(), GROUPS, GROUP_SIZE, turn_len, 1)
-            return self.roller().costs.total_s, self.roller().costs.n_segments
+            return self.roller().costs.total_s, self.roller().costs.n_decodes
 
         (long_s, n_long), (short_s, n_short) = alone(DECODE_LEN), alone(1)
-        device_s, host_s = (long_s - short_s) / (n_long - n_short), costs.segment_host_s / costs.n_segments
+        device_s, host_s = (long_s - short_s) / (n_long - n_short), costs.decode_host_s / costs.n_decodes
         return dataclasses.asdict(costs) | {
             "host_s_a_segment": host_s,
             "device_s_a_segment": device_s,

@@ -19,7 +19,7 @@ from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.rollout.engine import Engine, Limits, Request
+from arft_jax.rollout.engine import Engine, Request, RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler
@@ -69,11 +69,11 @@ class Bench:
         """
         r = self.config.rollout
         n_slots, max_tokens = n_slots or r.n_slots, max_tokens or r.max_tokens
-        limits = Limits(
+        limits = RolloutLimits(
             n_slots=n_slots, group_size=r.group_size, max_turns=r.max_turns, max_turn_tokens=r.max_turn_tokens,
             max_tokens=max_tokens, extend_rows=r.extend_rows, extend_chunk=r.extend_chunk, n_features=r.n_features,
         )  # fmt: skip
-        dtype, apart = jnp.dtype(self.config.model.dtype), self.placement.reads_layers_apart
+        dtype, apart = jnp.dtype(self.config.model.dtype), self.placement.reads_unstacked_layers
         cache = init_cache(self.sizes.text, n_slots, max_tokens, dtype, apart)
         return Engine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
@@ -123,7 +123,7 @@ class ScriptedTools:
       requests: that are to be served.
       seed: of the images; no two calls get the same one.
       latencies_s: of the calls, in turn; empty: none waits.
-      down: every call is a fault of ours.
+      down: every call is an infrastructure failure.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
 from arft_jax.build.prompts import check_prompts
 from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rollout.engine import Engine, Limits
+from arft_jax.rollout.engine import Engine, RolloutLimits
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
 from arft_jax.steps import learner
@@ -227,7 +227,7 @@ def state_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[]
     """Makes the sampler's empty slots, as the placement's devices read them."""
     r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
     kept = jnp.dtype(r.cache_dtype or dtype)
-    sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_layers_apart)
+    sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_unstacked_layers)
     return lambda: init_state(init_cache(*sizes_of), r.n_features, text.dim, dtype)
 
 
@@ -257,7 +257,7 @@ def build(config) -> Parts:
         make_sampler(reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own),
         state,
         rules,
-        Limits(
+        RolloutLimits(
             n_slots=r.n_slots,
             group_size=r.group_size,
             max_turns=r.max_turns,

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_index import SearchIndex
 from arft_jax.tools.toolbox import Toolbox
 
 
-def call_terms(config, searches_here: bool) -> dict[str, Terms]:
+def call_policies(config, searches_here: bool) -> dict[str, CallPolicy]:
     """How each tool is called; a search by its own terms where it goes over the network."""
     t, s = config.tools, config.tools.search
-    usual = Terms(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
+    usual = CallPolicy(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
     terms = dict.fromkeys(("python", "search", "image_search"), usual)
     if not searches_here:
         try_s = s.try_s or TRY_S[s.backend]
-        terms["search"] = Terms(s.n_threads, s.deadline_s, try_s, t.n_tries, calls_per_s=s.calls_per_s)
+        terms["search"] = CallPolicy(s.n_threads, s.deadline_s, try_s, t.n_tries, calls_per_s=s.calls_per_s)
     return terms
 
 
@@ -67,7 +67,7 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
             search,
             top_k=t.top_k,
             n_threads=t.n_threads,
-            terms=call_terms(config, s.backend == "local"),
+            terms=call_policies(config, s.backend == "local"),
             trajectory_deadline_s=t.trajectory_deadline_s,
             pictures=pictures,
             image_top_k=s.image_top_k,

@@ -20,7 +20,7 @@ from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, sa
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.steps import place
+from arft_jax.steps import param_edits
 from arft_jax.train.run_dir import HF_FILES, flatten
 
 BESIDE = HF_FILES  # an imported checkpoint has the same folder
@@ -119,7 +119,7 @@ def export_weights(
     abstract = abstract_params(source.model, lora=source.lora)
     params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
     if source.lora.rank:
-        params = place.make_merge(source.lora.scale)(params)
+        params = param_edits.make_merge(source.lora.scale)(params)
     save_params(
         out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
         files=source.files, config_extra=source.config_extra,

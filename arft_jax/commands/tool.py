@@ -20,7 +20,7 @@ PUBLISHED_SIZES = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}  # 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Call:
+class ToolRequest:
     """A request as it came from the command line; what was not given is empty.
 
     Args:
@@ -70,7 +70,7 @@ _FLAGS = {
 _FLAG_NAMES = {"images": "image"}
 
 
-def check(call: Call) -> None:
+def check(call: ToolRequest) -> None:
     """Refuses a request that fits no tool.
 
     Raises:
@@ -100,7 +100,7 @@ def _read_code(path: str) -> str:
         raise ValueError(f"--code must be a readable UTF-8 file: got {path} ({error})") from error
 
 
-def _run_python(call: Call, bank: ImageBank) -> Outcome:
+def _run_python(call: ToolRequest, bank: ImageBank) -> Outcome:
     """As in a rollout: all images by name, the newest under the paper's name too."""
     t, source = call.config.tools, _read_code(call.code)
     limits = dict(timeout_s=t.timeout_s, memory_mb=t.memory_mb, max_output_bytes=t.max_output_bytes)
@@ -110,7 +110,7 @@ def _run_python(call: Call, bank: ImageBank) -> Outcome:
         sandbox = PythonSandbox(n_workers=1, level=level, wrapper=s.wrapper, override=s.override, **limits)
     except NoneHolds as error:  # nothing was run, nor will be on this host
         return refused(str(error))
-    except RuntimeError as error:  # a worker did not come up: a fault of ours
+    except RuntimeError as error:  # a worker did not come up: an infrastructure failure
         return Outcome(Observation(str(error), (), ToolStatus.INFRA))
     with sandbox:
         report = sandbox.report(source, name_images(bank))
@@ -118,7 +118,7 @@ def _run_python(call: Call, bank: ImageBank) -> Outcome:
         return Outcome(report.observation, ended, sandbox.line)
 
 
-def _text_search(call: Call, stack: contextlib.ExitStack):
+def _text_search(call: ToolRequest, stack: contextlib.ExitStack):
     """The search that the flags or the config name."""
     from arft_jax.tools.remote_search import open_remote_search
     from arft_jax.tools.search_index import SearchIndex
@@ -131,22 +131,22 @@ def _text_search(call: Call, stack: contextlib.ExitStack):
     return stack.enter_context(open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode))
 
 
-def _search(call: Call, bank: ImageBank) -> Outcome:
+def _search(call: ToolRequest, bank: ImageBank) -> Outcome:
     """As in a rollout: through the toolbox, with its terms, its retries and its wording."""
-    from arft_jax.build.tools import call_terms
+    from arft_jax.build.tools import call_policies
     from arft_jax.tools.toolbox import Toolbox
 
     t = call.config.tools
     with contextlib.ExitStack() as stack:
         search = _text_search(call, stack)
-        terms = call_terms(call.config, bool(call.index) or t.search.backend == "local")
+        terms = call_policies(call.config, bool(call.index) or t.search.backend == "local")
         options = dict(terms=terms, trajectory_deadline_s=t.trajectory_deadline_s)
         toolbox = stack.enter_context(Toolbox(None, search, top_k=t.top_k, **options))
         task = Task("call", "search", call.query, (), ())
         return Outcome(toolbox.submit(task, protocol.Search(call.query), ()).result())
 
 
-def _search_images(call: Call, bank: ImageBank) -> Outcome:
+def _search_images(call: ToolRequest, bank: ImageBank) -> Outcome:
     from arft_jax.tools.image_index import ImageIndex
     from arft_jax.tools.image_search import find_images
 
@@ -162,7 +162,7 @@ def _search_images(call: Call, bank: ImageBank) -> Outcome:
         return Outcome(dataclasses.replace(seen, seconds=time.monotonic() - started))
 
 
-def _crop(call: Call, bank: ImageBank) -> Outcome:
+def _crop(call: ToolRequest, bank: ImageBank) -> Outcome:
     data = call.config.data
     try:
         box = [float(number) for number in call.box.split(",")]
@@ -188,7 +188,7 @@ def _write(images: Sequence[Image], folder: str) -> Iterator[str]:
         raise ValueError(f"--out must be a writable folder: got {folder} ({error.strerror})") from error
 
 
-def run(call: Call, out: str = "") -> dict[str, Any]:
+def run(call: ToolRequest, out: str = "") -> dict[str, Any]:
     """Makes the call and writes the images that it gave, as PNG under the names that the policy would use.
 
     Args:

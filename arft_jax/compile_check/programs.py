@@ -24,7 +24,7 @@ from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
-from arft_jax.steps.sampler import Extension, Rules, apart_shapes, column_counts, make_sampler
+from arft_jax.steps.sampler import Extension, Rules, column_counts, make_sampler, unstacked_shapes
 from arft_jax.steps.state import state_shardings
 
 GIB = 2**30
@@ -157,8 +157,8 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
 
     bucket = build.vision_bucket(config, sizes)
     patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
-    if own.reads_layers_apart:
-        params = apart_shapes(params)
+    if own.reads_unstacked_layers:
+        params = unstacked_shapes(params)
     images = (patches, _layout(bucket, own.n_lanes), _ints(own.n_lanes * bucket.n_features))
     yield "encode", sampler.encode.lower(params, state, *whole(images))
     n, c = r.extend_rows, r.extend_chunk
@@ -217,7 +217,7 @@ def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, f
     return {
         "params": share(train["params"]) if is_copy else 0.0,
         "policy": share(policy),
-        "layers": share(policy["text"]["layers"]) if own.reads_layers_apart else 0.0,
+        "layers": share(policy["text"]["layers"]) if own.reads_unstacked_layers else 0.0,
         "moments": share(train["opt_state"]),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),

@@ -61,7 +61,7 @@ def remedies(name: str, config, placement: Placement, own: Placement) -> list[st
         "model.remat": config.model.remat,
         "mesh.fsdp": placement.mesh.shape["fsdp"] == placement.mesh.size,
         # 0 saves the copy of the columns that are read, where one is made
-        "rollout.bucket_columns": not (config.rollout.bucket_columns and own.reads_layers_apart),
+        "rollout.bucket_columns": not (config.rollout.bucket_columns and own.reads_unstacked_layers),
         "rollout.tensor": own.mesh.shape["tensor"] == own.mesh.size,
         "train.rows_per_update": config.train.rows_per_update == placement.n_lanes,
         "warm_start.rows": config.warm_start.rows == placement.n_lanes,

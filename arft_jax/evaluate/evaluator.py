@@ -18,7 +18,7 @@ class Evaluation:
 
     Args:
       trajectories: one an item, in order.
-      f1, em: float64[n_items] in [0, 1]; 0 where no answer came, nan where a fault of ours ended the item.
+      f1, em: float64[n_items] in [0, 1]; 0 where no answer came, nan where an infrastructure failure ended the item.
       tasks: the items.
     """
 
@@ -33,7 +33,7 @@ class Evaluation:
         return tuple(task.split for task in self.tasks)
 
     def figures(self) -> dict[str, float]:
-        """``infra``: items that a fault of ours ended; ``f1``, ``em`` of the others, if any, in percent."""
+        """``infra``: items that an infrastructure failure ended; ``f1``, ``em`` of the others, if any, in percent."""
         sound = ~np.isnan(self.f1)
         figures = {"infra": float((~sound).sum())}
         if sound.any():
@@ -44,7 +44,7 @@ class Evaluation:
         """``simple``, ``hard``, ``avg``, each with n, f1, em and ci95, in percent.
 
         Raises:
-          ValueError: an item failed by a fault of ours: a benchmark with holes would be a wrong figure.
+          ValueError: an item failed by an infrastructure failure: a benchmark with holes would be a wrong figure.
         """
         failed = [self.tasks[i].id for i in np.flatnonzero(np.isnan(self.f1))]
         if failed:

@@ -23,7 +23,7 @@ from arft_jax.io.safetensors_dir import write_tensors
 from arft_jax.io.weight_rules import Assignment, Header, as_published, published_name, published_shape, sources
 from arft_jax.io.weights import CONFIG, abstract_params
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.steps import place
+from arft_jax.steps import param_edits
 
 MAX_SHARD_BYTES = 5_000_000_000
 DTYPES = ("float32", "bfloat16")
@@ -110,9 +110,9 @@ def _make_get(
         # What other hosts hold must come here first; what is all here is gathered by the host.
         whole = None if value.is_fully_addressable else NamedSharding(value.sharding.mesh, PartitionSpec())
         if item.stacked:
-            piece = takes.setdefault(whole, place.make_take_layer(whole))(value, np.int32(layer))
+            piece = takes.setdefault(whole, param_edits.make_take_layer(whole))(value, np.int32(layer))
         else:
-            piece = copies.setdefault(whole, place.make_copy(whole))(value)
+            piece = copies.setdefault(whole, param_edits.make_copy(whole))(value)
         return as_published(item.path, np.asarray(piece)).reshape(shapes[name])
 
     return get

@@ -41,7 +41,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints once, not once a process."""
     if is_first():
         print(text, flush=True)

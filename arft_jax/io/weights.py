@@ -23,7 +23,7 @@ from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from arft_jax.steps import init, place
+from arft_jax.steps import init, param_edits
 
 CONFIG = "config.json"
 MODEL_TYPE = "qwen2_5_vl"
@@ -126,10 +126,10 @@ def _fill(
         variable, sharding = item.variable, places[item.keys]
         dtypes = [_host_dtype(headers[name], variable) for name in item.names]
         if not item.stacked:
-            value = place.cast(_put(_read(item, item.names[0], dtypes[0], read), sharding), variable.dtype)
+            value = param_edits.cast(_put(_read(item, item.names[0], dtypes[0], read), sharding), variable.dtype)
         else:
-            update = updates.setdefault(sharding, place.make_put_layer(sharding))
-            value = place.zeros(variable.shape, variable.dtype, sharding)
+            update = updates.setdefault(sharding, param_edits.make_put_layer(sharding))
+            value = param_edits.zeros(variable.shape, variable.dtype, sharding)
             for layer, name in enumerate(item.names):
                 piece = _put(_read(item, name, dtypes[layer], read), _of_layer(sharding))
                 # Waiting bounds what is in flight to one layer.

@@ -1,11 +1,11 @@
 """The key/value cache of the decoder: layers with a slot axis, behind ``write`` and ``read``.
 
-Layers are stacked in one array, which a scan over layers walks through, or stand apart, one array each. On a CPU and a
+Layers are stacked in one array, which a scan over layers walks through, or unstacked, one array each. On a CPU and a
 GPU a product takes whole arrays, so that a layer of the stack is copied before it is read: on a CPU a third of decode's
 time. The TPU compiler reports no such copies, and a scan compiles faster than its layers one by one.
 
-Where layers stand apart a head's keys lie with the columns last, as the product with a query reads them: on a CPU it
-turns them first where they do not, at each token, and takes three times as long.
+An unstacked cache keeps a head's keys with the columns last, as the product with a query reads them. With the columns
+first a CPU transposes the keys at each token, which takes three times as long.
 
 Keys and values may be kept in fewer bits than they are computed in: int8 or float8, both with one scale a token and
 head (symmetric, as in arXiv 2402.02750 without its grouping). float8_e4m3fn needs it too: it has no infinity, a number
@@ -41,14 +41,14 @@ class KVCache(NamedTuple):
     v_scale: Layers | None = None
 
     @property
-    def is_apart(self) -> bool:
+    def is_unstacked(self) -> bool:
         """Whether each layer is an array of its own."""
         return isinstance(self.k, tuple)
 
     @property
     def n_slots(self) -> int:
         """Sequences that live at once."""
-        return self.v[0].shape[0] if self.is_apart else self.v.shape[1]
+        return self.v[0].shape[0] if self.is_unstacked else self.v.shape[1]
 
     @property
     def length(self) -> int:
@@ -62,7 +62,7 @@ class KVCache(NamedTuple):
 
 
 def init_cache(
-    text_config: Any, n_slots: int, cache_len: int, dtype: Any = jnp.float32, apart: bool = False
+    text_config: Any, n_slots: int, cache_len: int, dtype: Any = jnp.float32, unstacked: bool = False
 ) -> KVCache:
     """An empty cache of n_layers * n_slots * cache_len * kv heads * head_dim numbers, twice.
 
@@ -71,7 +71,7 @@ def init_cache(
       n_slots: sequences that live at once.
       cache_len: S, tokens a slot can hold.
       dtype: of the cache.
-      apart: an array for each layer.
+      unstacked: an array for each layer.
 
     Raises:
       ValueError: n_slots or cache_len below 1.
@@ -81,7 +81,7 @@ def init_cache(
     n_layers, slot = text_config.n_layers, (n_slots, text_config.n_kv_heads)
 
     def full(value: float, kind: Any, *shape: int) -> Layers:
-        if apart:
+        if unstacked:
             return tuple(jnp.full((*slot, *shape), value, kind) for _ in range(n_layers))
         return jnp.full((n_layers, *slot, *shape), value, kind)
 
@@ -89,7 +89,7 @@ def init_cache(
     if jnp.dtype(dtype).name in _LARGEST:
         scales = (full(1, jnp.float32, cache_len), full(1, jnp.float32, cache_len))
     h = text_config.head_dim
-    keys = (h, cache_len) if apart else (cache_len, h)
+    keys = (h, cache_len) if unstacked else (cache_len, h)
     return KVCache(full(0, dtype, *keys), full(0, dtype, cache_len, h), *scales)
 
 
@@ -100,7 +100,7 @@ def write(
 
     Args:
       cache: to change.
-      layer: int32[]; a number where layers stand apart.
+      layer: int32[]; a Python int for an unstacked cache.
       slots: int32[R].
       cols: int32[R, T]; S or more: dropped.
       k, v: float[R, T, K, H].
@@ -116,9 +116,9 @@ def write(
         return old.at[(layer, *at)].set(new.astype(old.dtype), mode="drop")
 
     if cache.k_scale is None:
-        return KVCache(put(cache.k, k, cache.is_apart), put(cache.v, v))
+        return KVCache(put(cache.k, k, cache.is_unstacked), put(cache.v, v))
     (k, k_scale), (v, v_scale) = _quantise(k, cache.dtype), _quantise(v, cache.dtype)
-    k, v = put(cache.k, k, cache.is_apart), put(cache.v, v)
+    k, v = put(cache.k, k, cache.is_unstacked), put(cache.v, v)
     return KVCache(k, v, put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
 
 
@@ -126,7 +126,7 @@ def read(
     cache: KVCache, layer: jax.Array | int, slots: jax.Array | None, columns: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Keys [R, K, H, columns] and values [R, K, columns, H]: the first columns of the slots, of all where None."""
-    keys_last = cache.is_apart
+    columns_last = cache.is_unstacked
 
     def take(a: Layers, columns_last: bool = False) -> jax.Array:
         if isinstance(a, tuple):
@@ -135,17 +135,17 @@ def read(
         one = jax.lax.dynamic_index_in_dim(a, layer, 0, keepdims=False)
         return one[:, :, :columns] if slots is None else one[slots, :, :columns]
 
-    k, v = take(cache.k, keys_last), take(cache.v)
+    k, v = take(cache.k, columns_last), take(cache.v)
     if cache.k_scale is not None:
         k_scale, v_scale = take(cache.k_scale), take(cache.v_scale)
-        k = k.astype(jnp.float32) * jnp.expand_dims(k_scale, 2 if keys_last else 3)
+        k = k.astype(jnp.float32) * jnp.expand_dims(k_scale, 2 if columns_last else 3)
         v = v.astype(jnp.float32) * v_scale[..., None]
     k, v = k.astype(dtype), v.astype(dtype)
-    return k if keys_last else jnp.swapaxes(k, 2, 3), v
+    return k if columns_last else jnp.swapaxes(k, 2, 3), v
 
 
 def first_columns(cache: KVCache, n: int) -> KVCache:
-    """A cache of its own of the first n columns, for many reads to share; layers that stand apart."""
+    """A cache of its own of the first n columns, for many reads to share; of an unstacked cache."""
     k = tuple(a[..., :n] for a in cache.k)
     return KVCache(k, *jax.tree.map(lambda a: a[:, :, :n], cache[1:]))
 

@@ -53,7 +53,7 @@ def score_trajectory(
       and ``em`` are an answer's, ``problem`` a problem's, ``step`` that of any step but an answer; 0 elsewhere.
 
     Raises:
-      ValueError: the status is ``infra``: a fault of ours is masked, never scored.
+      ValueError: the status is ``infra``: an infrastructure failure is masked, never scored.
     """
     if trajectory.status is Status.INFRA:
         raise ValueError(

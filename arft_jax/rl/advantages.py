@@ -4,7 +4,7 @@ GRPO (arXiv 2402.03300), section 4.1.2, as in Visual-ARFT (arXiv 2505.14246): A 
 the group, the standard deviation over n - 1 (as ``torch.std``; ``jnp.std`` divides by n, 7 % less at 8).
 Departures:
 
-1. Rows that failed by our fault are left out: the statistics are those of the valid rows alone.
+1. Rows that failed by an infrastructure failure are left out: the statistics are those of the valid rows alone.
 2. ``scale="none"`` leaves the division out (Dr. GRPO, arXiv 2503.20783, section 3.1).
 """
 

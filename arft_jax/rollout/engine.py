@@ -26,17 +26,17 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout.prefill import empty_extension
 from arft_jax.rollout.row import Feed, Row, image_spans
-from arft_jax.rollout.scheduler import Session
-from arft_jax.rollout.trace import Costs, Timeline
+from arft_jax.rollout.scheduler import Scheduler
+from arft_jax.rollout.trace import RolloutCosts, Timeline
 from arft_jax.sharding import Placement
-from arft_jax.steps.sampler import ApartParams, Rules, Sampler, column_counts
+from arft_jax.steps.sampler import Rules, Sampler, UnstackedParams, column_counts
 from arft_jax.steps.state import FREE, SlotState
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class RolloutLimits:
     """Sizes and budgets of a rollout; see config.rollout for the units."""
 
     n_slots: int
@@ -91,7 +91,7 @@ class Engine:
         sampler: Sampler,
         state: SlotState,
         rules: Rules,
-        limits: Limits,
+        limits: RolloutLimits,
         tokenizer: Tokenizer,
         patches: PatchStore,
         bucket: VisionBucket,
@@ -109,9 +109,9 @@ class Engine:
         self.sampler, self.state, self.rules, self.limits = sampler, state, rules, limits
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
         self.parse, self.bucket_columns, self.overlap, self.timeline = parse, bucket_columns, overlap, timeline
-        self.costs = Costs()  # of the last run
+        self.costs = RolloutCosts()  # of the last run
         self._warm: set = set()
-        self._left: Session | None = None  # what run_on left behind
+        self._left: Scheduler | None = None  # what run_on left behind
 
     def put(self, arrays):
         """Host arrays on every device."""
@@ -176,9 +176,9 @@ class Engine:
         return [dataclasses.replace(group.request, rng=group.key) for group in groups]
 
     def read(self, params):
-        """The policy as the programs read it: taken apart where the cache is; what is so already stays."""
-        if self.state.cache.is_apart and not isinstance(params, ApartParams):
-            return self.sampler.take_apart(params)
+        """Per-layer copies of the weights if the KV cache is unstacked; otherwise ``params`` unchanged."""
+        if self.state.cache.is_unstacked and not isinstance(params, UnstackedParams):
+            return self.sampler.unstack(params)
         return params
 
     def warm_up(self, params, temperature: float) -> None:
@@ -228,7 +228,7 @@ class Engine:
         Raises:
           ValueError: a prompt that does not fit, a context that is unknown or not greedy; before any compute.
         """
-        session = Session(self, toolbox, float(temperature), max_turns or self.limits.max_turns, on_finish, context)
+        session = Scheduler(self, toolbox, float(temperature), max_turns or self.limits.max_turns, on_finish, context)
         session.begin(requests, rng)
         self._play(session, params, version, lambda: session.n_done == len(session.groups))
         return [group.rows for group in session.take(len(requests))]
@@ -267,7 +267,7 @@ class Engine:
         Raises:
           ValueError: a prompt that does not fit, or fewer groups under way than ``n_groups``; before any compute.
         """
-        session = self._left or Session(self, toolbox, float(temperature), self.limits.max_turns, None)
+        session = self._left or Scheduler(self, toolbox, float(temperature), self.limits.max_turns, None)
         session.toolbox, session.temperature = toolbox, float(temperature)
         n = len(session.groups) + len(requests)
         if n < n_groups:
@@ -280,13 +280,15 @@ class Engine:
         self._left = session if session.groups else None
         return [group.rows for group in taken]
 
-    def _play(self, session: Session, params, version: int, enough: Callable[[], bool], rebuild: bool = False) -> None:
+    def _play(
+        self, session: Scheduler, params, version: int, enough: Callable[[], bool], rebuild: bool = False
+    ) -> None:
         begin = time.perf_counter()
         try:
             if not enough():
                 params = self.read(params)
                 self.warm_up(params, session.temperature)
-                session.go_on(params, version, rebuild)
+                session.resume(params, version, rebuild)
                 self.costs = session.costs
                 while not enough():
                     session.round()

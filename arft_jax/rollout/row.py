@@ -8,7 +8,7 @@ import numpy as np
 from arft_jax import protocol
 from arft_jax.data.chat import Segment
 from arft_jax.tools.bank import ImageBank
-from arft_jax.tools.sandbox import Session
+from arft_jax.tools.sandbox import CodeSession
 from arft_jax.trajectory import ImageSpan, Observation, Status, Task, ToolCall, Trajectory, Turn
 
 
@@ -71,7 +71,7 @@ class Row:
     def __init__(self, task: Task, number: int, row: int, request: int, slot: int):
         self.task, self.number, self.row, self.request, self.slot = task, number, row, request, slot
         self.bank = ImageBank(task.images)
-        self.session = Session()  # of its Python calls, where the toolbox has sessions
+        self.session = CodeSession()  # of its Python calls, where the toolbox has sessions
         self.length = self.next_position = self.prompt_len = 0
         self.n_images = self.n_pixels = 0  # injected, pixels as encoded
         self.limit = 0  # length at which the turn in the making must stop

@@ -20,8 +20,8 @@ from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.rerender import CONTEXTS, rerendered
 from arft_jax.rollout.row import Feed, Row
-from arft_jax.rollout.trace import Costs
-from arft_jax.steps.sampler import Report
+from arft_jax.rollout.trace import RolloutCosts
+from arft_jax.steps.sampler import DecodeReport
 from arft_jax.steps.state import BUDGET, FREE, RUNNING, STOPPED
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
 
@@ -49,7 +49,7 @@ class Group:
     version: int | None = None
 
 
-class Session:
+class Scheduler:
     """Groups under way: who is in which slot, what waits for what.
 
     Args:
@@ -85,8 +85,8 @@ class Session:
         self.waiting: dict[concurrent.futures.Future, int] = {}
         self.feeds: deque[Feed] = deque()
         self.forks: list[tuple[int, list[int]]] = []
-        self.unread: deque[tuple[int, Report]] = deque()  # segments by number
-        self.costs = Costs()
+        self.unread: deque[tuple[int, DecodeReport]] = deque()  # segments by number
+        self.costs = RolloutCosts()
         self._keys = np.zeros((engine.limits.n_slots, 2), np.uint32)
         self._keys_put: jax.Array | None = None  # None: they have changed since they were
         self._dispatched = False
@@ -127,10 +127,10 @@ class Session:
 
     # ------------------------------------------------------------- going, standing
 
-    def go_on(self, params, version: int, rebuild: bool) -> None:
+    def resume(self, params, version: int, rebuild: bool) -> None:
         """Rows that stood still run again, under these weights."""
         engine = self.engine
-        self.params, self.version, self.costs = params, version, Costs()
+        self.params, self.version, self.costs = params, version, RolloutCosts()
         self._feeder = Feeder(engine, params, self.rows, self.costs)
         held = engine.held | set(self.rows)
         self.free = [slot for slot in reversed(range(engine.limits.n_slots)) if slot not in held]
@@ -148,7 +148,7 @@ class Session:
         self.admit()
         self.serve()
         self.feed()
-        with self.costs.waiting("segment_s"):
+        with self.costs.waiting("decode_s"):
             self.decode()
             self.collect()
 
@@ -287,7 +287,7 @@ class Session:
         self._mark(slots, trace.DECODE)
         self.running.update(slots)
         for slot in slots:
-            self.rows[slot].live_from = self.costs.n_segments
+            self.rows[slot].live_from = self.costs.n_decodes
 
     def decode(self) -> None:
         """Dispatches one segment, unless every row must have reached its limit in those that were not read yet."""
@@ -307,8 +307,8 @@ class Session:
             self.temperature,
             columns=engine.columns_for(max(row.bound for row in live)),
         )
-        self.unread.append((self.costs.n_segments, report))
-        self.costs.n_segments += 1
+        self.unread.append((self.costs.n_decodes, report))
+        self.costs.n_decodes += 1
         self._dispatched = True
 
     # --------------------------------------------------------------- slots out
@@ -321,7 +321,7 @@ class Session:
         while len(self.unread) > keep:
             self._read(*self.unread.popleft())
 
-    def _read(self, number: int, report: Report) -> None:
+    def _read(self, number: int, report: DecodeReport) -> None:
         """Takes in what a segment sampled; parses the turns that stopped, sends tool calls out, finishes rows."""
         with self.costs.waiting("device_wait_s"):
             status, code, length, tokens, logps = jax.device_get(report)
@@ -364,7 +364,7 @@ class Session:
 
 
 def _answer(future: concurrent.futures.Future) -> Observation:
-    """What a tool returned; a call that was cancelled or raised, which none should, is a fault of ours."""
+    """What a tool returned; a call that was cancelled or raised, which none should, is an infrastructure failure."""
     if future.cancelled():
         return Observation("the call was cancelled", (), ToolStatus.INFRA)
     if (fault := future.exception()) is not None:

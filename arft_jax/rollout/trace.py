@@ -9,23 +9,23 @@ EXTEND, DECODE, PAUSED, IDLE = "extend", "decode", "paused", "idle"
 
 
 @dataclasses.dataclass
-class Costs:
+class RolloutCosts:
     """Seconds and counts of one call of Engine.run.
 
     Args:
       total_s: from begin to end.
       device_wait_s: the host waited for a segment's report.
-      segment_s: dispatching and reading segments, parsing turns; ``device_wait_s`` is a part of it.
+      decode_s: dispatching and reading segments, parsing turns; ``device_wait_s`` is a part of it.
       tool_wait_s: the host had nothing to do but wait for a tool.
-      n_segments, n_extends, n_encodes, n_forks: device calls.
+      n_decodes, n_extends, n_encodes, n_forks: device calls.
       n_sampled: tokens that were sampled.
     """
 
     total_s: float = 0.0
     device_wait_s: float = 0.0
-    segment_s: float = 0.0
+    decode_s: float = 0.0
     tool_wait_s: float = 0.0
-    n_segments: int = 0
+    n_decodes: int = 0
     n_extends: int = 0
     n_encodes: int = 0
     n_forks: int = 0
@@ -37,9 +37,9 @@ class Costs:
         return self.total_s - self.device_wait_s - self.tool_wait_s
 
     @property
-    def segment_host_s(self) -> float:
+    def decode_host_s(self) -> float:
         """Seconds in which the host worked for decode segments; the rest of ``host_s`` is for feeding."""
-        return self.segment_s - self.device_wait_s
+        return self.decode_s - self.device_wait_s
 
     @contextlib.contextmanager
     def waiting(self, name: str) -> Iterator[None]:

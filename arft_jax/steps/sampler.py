@@ -56,7 +56,7 @@ class Extension(NamedTuple):
     row: jax.Array
 
 
-class Report(NamedTuple):
+class DecodeReport(NamedTuple):
     """What the host reads of one decode segment, apart from the state, which the next call consumes.
 
     status, stop_code, length int32[N] as in the state behind the segment; tokens int32[N, n_steps] and logps
@@ -70,8 +70,8 @@ class Report(NamedTuple):
     logps: jax.Array
 
 
-class ApartParams(NamedTuple):
-    """Parameters with a second copy of the decoder's layers, one by one, for a cache whose layers stand apart.
+class UnstackedParams(NamedTuple):
+    """Parameters with a second copy of the decoder's layers, one by one, for an unstacked KV cache.
 
     A product reads a layer of the stack only after copying it (models/cache.py): here that is done once for a rollout,
     not at each token. The stack stays for who else reads ``params``.
@@ -84,10 +84,10 @@ class ApartParams(NamedTuple):
 def _merged(graphdef, params, cache: KVCache | None = None):
     """(model, the decoder's layers one by one where the cache's are, else None)."""
     states = None
-    if isinstance(params, ApartParams):
+    if isinstance(params, UnstackedParams):
         params, states = params
     model = nnx.merge(graphdef, params)
-    return model, model.layers_apart(states) if cache is not None and cache.is_apart else None
+    return model, model.unstacked_layers(states) if cache is not None and cache.is_unstacked else None
 
 
 def _encode(graphdef, params, state: SlotState, patches, layout, rows) -> SlotState:
@@ -146,7 +146,7 @@ def _fork(state: SlotState, source, targets, rows, begin) -> SlotState:
 
         return jax.lax.fori_loop(0, targets.shape[0], put, leaf)
 
-    slots_at = 0 if state.cache.is_apart else 1
+    slots_at = 0 if state.cache.is_unstacked else 1
     return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, slots_at), targets, rows, begin)
 
 
@@ -169,7 +169,7 @@ def _fork_split(state: SlotState, source, targets, rows, begin) -> SlotState:
     def spread_cache(leaf):  # as a loop's carry it is changed in place
         return jax.lax.fori_loop(0, leaf.shape[0], lambda layer, kept: kept.at[layer].set(spread(kept[layer])), leaf)
 
-    return _forked(state, spread, spread if state.cache.is_apart else spread_cache, targets, rows, begin)
+    return _forked(state, spread, spread if state.cache.is_unstacked else spread_cache, targets, rows, begin)
 
 
 def _forked(state: SlotState, by_slot, by_layer, targets, rows, begin) -> SlotState:
@@ -237,7 +237,7 @@ def _decode(
     top_k,
     top_p,
     columns: int | None = None,
-) -> tuple[SlotState, Report]:
+) -> tuple[SlotState, DecodeReport]:
     """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop.
 
     Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment. ``rng`` is
@@ -245,11 +245,11 @@ def _decode(
     """
     model, layers = _merged(graphdef, params, state.cache)  # once for all steps
     n_slots, cache, begin = state.length.shape[0], state.cache, state.length - 1
-    is_cut = cache.is_apart and columns is not None and columns < cache.length
+    is_cut = cache.is_unstacked and columns is not None and columns < cache.length
     if is_cut:  # a product would copy the columns that it reads at each step
         state = state._replace(cache=first_columns(cache, columns))
 
-    def go_on(carry):
+    def unfinished(carry):
         i, state, _, _ = carry
         return (i < n_steps) & jnp.any(state.status == RUNNING)
 
@@ -259,11 +259,11 @@ def _decode(
         return i + 1, state, tokens.at[:, i].set(new), logps.at[:, i].set(new_logps)
 
     seen = jnp.zeros((n_slots, n_steps), jnp.int32), jnp.zeros((n_slots, n_steps), jnp.float32)
-    _, state, tokens, logps = jax.lax.while_loop(go_on, body, (jnp.zeros((), jnp.int32), state, *seen))
+    _, state, tokens, logps = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state, *seen))
     if is_cut:
         written = begin[:, None] + jnp.arange(n_steps, dtype=jnp.int32)[None, :]
         state = state._replace(cache=put_columns(cache, state.cache, written))
-    return state, Report(state.status, state.stop_code, state.length, tokens, logps)
+    return state, DecodeReport(state.status, state.stop_code, state.length, tokens, logps)
 
 
 def _one_by_one(stacked: jax.Array) -> tuple[jax.Array, ...]:
@@ -276,8 +276,8 @@ def _layer_place(stacked) -> jax.sharding.Sharding:
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])) if isinstance(place, NamedSharding) else place
 
 
-def take_apart(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], params) -> ApartParams:
-    """Copies the decoder's layers out of their stack, split over devices as they are there.
+def unstack(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], params) -> UnstackedParams:
+    """Copies the decoder's layers out of their stack; each copy is split over devices as the stack is.
 
     Args:
       one_by_one: the layers of one parameter.
@@ -285,14 +285,14 @@ def take_apart(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], params)
     """
     leaves, structure = jax.tree.flatten(params["text"]["layers"])
     layers = [jax.device_put(one_by_one(leaf), _layer_place(leaf)) for leaf in leaves]
-    return ApartParams(params, tuple(jax.tree.unflatten(structure, of_one) for of_one in zip(*layers, strict=True)))
+    return UnstackedParams(params, tuple(jax.tree.unflatten(structure, of_one) for of_one in zip(*layers, strict=True)))
 
 
-def apart_shapes(params) -> ApartParams:
-    """:func:`take_apart` of shapes with shardings."""
+def unstacked_shapes(params) -> UnstackedParams:
+    """:func:`unstack` of shapes with shardings."""
     stack = params["text"]["layers"]
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=_layer_place(x)), stack)
-    return ApartParams(params, (one,) * jax.tree.leaves(stack)[0].shape[0])
+    return UnstackedParams(params, (one,) * jax.tree.leaves(stack)[0].shape[0])
 
 
 def column_counts(size: int, length: int) -> tuple[int | None, ...]:
@@ -308,7 +308,7 @@ def column_counts(size: int, length: int) -> tuple[int | None, ...]:
 
 
 class Sampler(NamedTuple):
-    """The compiled programs; ``params`` and ``state`` lead every call but fork and take_apart.
+    """The compiled programs; ``params`` and ``state`` lead every call but fork and unstack.
 
     Decode is traced once a temperature, decode and extend once a number of ``columns``.
     """
@@ -317,7 +317,7 @@ class Sampler(NamedTuple):
     extend: jax.stages.Wrapped
     fork: jax.stages.Wrapped
     decode: jax.stages.Wrapped
-    take_apart: Callable[[Any], Any]  # params as the others read them; not counted among the programs
+    unstack: Callable[[Any], Any]  # params as the others read them; not counted among the programs
     decode_steps: int  # tokens of a segment at most
 
     def n_compiled(self) -> int:
@@ -345,7 +345,7 @@ def make_sampler(
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension, columns=None),
       fork(state, source, targets, rows, begin), decode(params, state, rules, rng, temperature, columns=None) with a
-      static temperature; each returns the new state, decode a :class:`Report` beside it, and consumes the old.
+      static temperature; each returns the new state, decode a :class:`DecodeReport` beside it, and consumes the old.
       ``columns`` is static too: None reads the whole cache.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
@@ -363,9 +363,9 @@ def make_sampler(
             decode,
             donate_argnums=1,
             static_argnums=4,
-            out_shardings=None if places is None else (places, Report(*[told] * len(Report._fields))),
+            out_shardings=None if places is None else (places, DecodeReport(*[told] * len(DecodeReport._fields))),
             **named,
         ),
-        take_apart=functools.partial(take_apart, jax.jit(_one_by_one)),
+        unstack=functools.partial(unstack, jax.jit(_one_by_one)),
         decode_steps=decode_steps,
     )

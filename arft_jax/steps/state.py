@@ -52,7 +52,7 @@ def state_shardings(state: SlotState, placement: Placement) -> SlotState:
     """
     n_kv_heads = jax.tree.leaves(state.cache.k)[0].shape[-3]
     heads = partition_spec("cache", ("kv_heads",), (n_kv_heads,), placement.mesh)
-    stack = () if state.cache.is_apart else (None,)
+    stack = () if state.cache.is_unstacked else (None,)
     cache = NamedSharding(placement.mesh, PartitionSpec(*stack, BATCH_AXES, *heads))
     places = jax.tree.map(lambda _: placement.split(0), state)
     return places._replace(cache=jax.tree.map(lambda _: cache, state.cache), features=placement.whole)

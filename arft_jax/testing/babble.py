@@ -72,7 +72,7 @@ class World:
     ) -> Engine:
         """Other slots with the same programs, those of decode_steps apart; keys and values in another type.
 
-        Layers of the cache stand apart, as on CPUs and GPUs, or are ``stacked``, as on TPUs.
+        The cache is unstacked, as on CPUs and GPUs, or ``stacked``, as on TPUs.
         """
         sampler = sampler or self.programs
         if decode_steps:
@@ -90,7 +90,7 @@ class World:
             **limits,
         )
         sizes = engine.limits
-        cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype, apart=not stacked)
+        cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype, unstacked=not stacked)
         engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
         # committed to its device, as build makes it: jit keeps programs of committed and of other arrays apart
         engine.state = jax.device_put(engine.state, jax.devices()[0])

@@ -14,7 +14,7 @@ prints one row a fault, for steps of about 30 s and the time limits of the defau
   cost       first less at once: about two tries and a pause, however long the step is
   opened     from the first call into the outage, which begins with a step, to the open breaker
   closed     from the recovery to the closed breaker
-  infra      trajectories that ended by our fault; "scored infra": those among them that would be scored
+  infra      trajectories that ended by an infrastructure failure; "scored infra": those among them that would be scored
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from arft_jax.rollout.engine import Request
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FAULTS, WELL, FaultServer
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
 
@@ -47,8 +47,8 @@ class Outcome:
     Args:
       fault: mode of the server.
       error_s, fault_s, first_s, open_s, opened_s, closed_s: see the module.
-      n_infra: trajectories that ended by our fault.
-      n_leaked: trajectories that saw a fault of ours and ended otherwise: such would be scored.
+      n_infra: trajectories that ended by an infrastructure failure.
+      n_leaked: trajectories that saw an infrastructure failure and ended otherwise: such would be scored.
       n_trapped: connections to where the redirect points.
       well_before, well_after: whether every trajectory was answered before and after.
     """
@@ -77,10 +77,10 @@ class Outcome:
         return self.first_s - self.fault_s
 
 
-def default_terms() -> Terms:
+def default_terms() -> CallPolicy:
     """How the default config has a search service called."""
     t, s = default_config().tools, default_config().tools.search
-    return Terms(s.n_threads, s.deadline_s, s.try_s or TRY_S["http"], t.n_tries, calls_per_s=s.calls_per_s)
+    return CallPolicy(s.n_threads, s.deadline_s, s.try_s or TRY_S["http"], t.n_tries, calls_per_s=s.calls_per_s)
 
 
 class Stand:
@@ -169,7 +169,7 @@ class _Watch(threading.Thread):
         return self.at
 
 
-def drill(stand: Stand, fault: str, terms: Terms, n_open_steps: int = 1) -> Outcome:
+def drill(stand: Stand, fault: str, terms: CallPolicy, n_open_steps: int = 1) -> Outcome:
     """An outage from its beginning to its end, after steps to compare it with."""
     error_s, fault_s = stand.error_s(), stand.fault_s()
     with (

@@ -18,7 +18,7 @@ from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout.engine import Engine, Limits, Request
+from arft_jax.rollout.engine import Engine, Request, RolloutLimits
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps.sampler import Rules, Sampler, make_sampler
 from arft_jax.steps.state import init_state
@@ -27,7 +27,7 @@ from arft_jax.testing.tiny_model import tiny_config, tiny_model
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
 SYSTEM = {"coding": "Fix.", "search": "Search."}
-LIMITS = Limits(
+LIMITS = RolloutLimits(
     n_slots=6, group_size=3, max_turns=3, max_turn_tokens=10, max_tokens=128, extend_rows=4, extend_chunk=16,
     n_features=64,
 )  # fmt: skip
@@ -156,7 +156,7 @@ class LateTools(InstantTools):
 
 
 def failing(task: Task, action: protocol.Action, image: Image | None) -> Observation:
-    """A fault of ours at every call."""
+    """An infrastructure failure at every call."""
     return Observation("tool fault", (), ToolStatus.INFRA)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 class Fault(Exception):
-    """A fault of ours or of a service, never of the policy.
+    """An infrastructure failure: ours or a service's, never the policy's.
 
     Args:
       text: for logs; a secret must not stand in it.

@@ -4,7 +4,8 @@ The package bounds neither the time nor the bytes of a call and starts threads t
 and its memory capped. It starts with an environment that is built, so that no key of the trainer's is in it.
 
 One departure from what an empty list would say: the package reports a refused request and a query without results
-in the same words, so both are faults of ours: the policy is never told "nothing found" because we were blocked.
+in the same words, so both are infrastructure failures: the policy is never told "nothing found" because we were
+blocked.
 
 https://github.com/deedy5/ddgs, DDGS.text.
 """

@@ -17,10 +17,10 @@ from arft_jax.trajectory import Image, Observation, ToolStatus
 _NAME = re.compile(rf"\s*{PREFIX}[0-9]+\s*", re.ASCII)
 
 
-def means_image(query: str) -> bool:
+def is_image_query(query: str) -> bool:
     """Whether a search is for pictures like one of the trajectory's.
 
-    >>> means_image(" image_2 "), means_image("image_2 by night")
+    >>> is_image_query(" image_2 "), is_image_query("image_2 by night")
     (True, False)
     """
     return _NAME.fullmatch(query) is not None
@@ -43,7 +43,7 @@ def find_images(
       more room) are left out. An error where there is no image of that name.
     """
     bank = ImageBank(images)
-    if means_image(query):
+    if is_image_query(query):
         try:
             asked = bank.get(query.strip())
         except Refused as error:

@@ -3,7 +3,7 @@
 A call waits for one of its tool's threads, is recalled from a record where there is one, else tried a few
 times, with pauses of random length between (full jitter: Brooker, "Exponential Backoff and Jitter", AWS
 Architecture Blog, 2015). A breaker stops asking a back-end that fails; probes of its own, which no
-trajectory waits for, find out when it is well again. Whatever ends badly by our fault is an INFRA observation.
+trajectory waits for, find out when it is well again. An infrastructure failure is an INFRA observation.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ Recall = Callable[[], Observation | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms:
+class CallPolicy:
     """How a tool is called.
 
     Args:
@@ -89,7 +89,7 @@ class Tool:
       deadlines: shared by all tools; closed before this is.
     """
 
-    def __init__(self, name: str, terms: Terms, deadlines: Deadlines):
+    def __init__(self, name: str, terms: CallPolicy, deadlines: Deadlines):
         self._terms, self._deadlines = terms, deadlines
         self._threads = concurrent.futures.ThreadPoolExecutor(terms.n_threads, thread_name_prefix=f"tool-{name}")
         self._breaker, self._rate, self._metrics = Breaker(), Rate(terms.calls_per_s), ToolMetrics()
@@ -230,7 +230,7 @@ class ToolRunner:
       terms: how each tool is called, by its name.
     """
 
-    def __init__(self, terms: Mapping[str, Terms]):
+    def __init__(self, terms: Mapping[str, CallPolicy]):
         self._deadlines = Deadlines()
         self._tools = {name: Tool(name, its, self._deadlines) for name, its in terms.items()}
 
@@ -242,7 +242,8 @@ class ToolRunner:
         Args:
           tool: its name.
           work: does the call, in another thread, perhaps several times; may raise Fault, or anything that then counts
-            as a fault of ours. It should heed its Call: work that does not is waited for when the runner closes.
+            as an infrastructure failure. It should heed its Call: work that does not is waited for when the runner
+            closes.
           recall: asked first, once, whatever the breaker says: what is known without the back-end, or None.
           deadline_s: where it is shorter than the tool's own.
 

@@ -10,11 +10,11 @@ from arft_jax import protocol
 from arft_jax.tools.bank import name_images
 from arft_jax.tools.call import Call, Cancelled
 from arft_jax.tools.image_index import ImageIndex
-from arft_jax.tools.image_search import find_images, means_image
+from arft_jax.tools.image_search import find_images, is_image_query
 from arft_jax.tools.remote_search import RemoteSearch, check_corpus
 from arft_jax.tools.result_text import format_hits
-from arft_jax.tools.runner import Terms, ToolRunner
-from arft_jax.tools.sandbox import PythonSandbox, Session
+from arft_jax.tools.runner import CallPolicy, ToolRunner
+from arft_jax.tools.sandbox import CodeSession, PythonSandbox
 from arft_jax.tools.search_backend import Hit, SearchBackend
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
@@ -68,7 +68,7 @@ class Toolbox:
       n_threads: calls of each tool that are served at the same time; more than the sandbox's workers is no gain.
       enabled: False refuses every call, for the control experiment without tools.
       deadline_s: seconds from submission to a result, waiting included; after it the call counts as a
-        fault of ours. It must leave room for a queue of calls that all reach the sandbox's time limit.
+        infrastructure failure. It must leave room for a queue of calls that all reach the sandbox's time limit.
       max_result_chars: cap on each search result.
       terms: how a tool (``python``, ``search``, ``image_search``) is called, where it is not by n_threads and
         deadline_s alone.
@@ -91,7 +91,7 @@ class Toolbox:
         enabled: bool = True,
         deadline_s: float = 120.0,
         max_result_chars: int = 1000,
-        terms: Mapping[str, Terms] | None = None,
+        terms: Mapping[str, CallPolicy] | None = None,
         trajectory_deadline_s: float = float("inf"),
         pictures: ImageIndex | None = None,
         image_top_k: int = 1,
@@ -113,7 +113,7 @@ class Toolbox:
         self._max_result_chars = max_result_chars
         self._trajectory_deadline_s = trajectory_deadline_s
         self._refused, self._lock = collections.Counter(), threading.Lock()
-        usual = Terms(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
+        usual = CallPolicy(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
         there = {"python": python, "search": search, "image_search": pictures}
         self._runner = ToolRunner(
             {name: (terms or {}).get(name, usual) for name, tool in there.items() if tool is not None}
@@ -125,7 +125,7 @@ class Toolbox:
         action: protocol.Action,
         images: Sequence[Image],
         spent_s: float = 0.0,
-        session: Session | None = None,
+        session: CodeSession | None = None,
     ) -> "concurrent.futures.Future[Observation]":
         """Starts a call.
 
@@ -162,7 +162,9 @@ class Toolbox:
                 else:
                     run = functools.partial(self._python.run, source, named)
                 return self._runner.submit("python", functools.partial(_run_code, run), deadline_s=left_s)
-            case protocol.Search(query) if self._pictures is not None and (self._search is None or means_image(query)):
+            case protocol.Search(query) if self._pictures is not None and (
+                self._search is None or is_image_query(query)
+            ):
                 found = functools.partial(
                     find_images, self._pictures, query, images, self._image_top_k, self._max_result_chars
                 )

@@ -61,7 +61,7 @@ def roll_out(run, step: int) -> list[list[Trajectory]]:
 
 
 def mask_bad_images(run, trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Those that were shown a stand-in for a bad file end by a fault of ours; each such file is named once.
+    """Those that were shown a stand-in for a bad file end by an infrastructure failure; each such file is named once.
 
     A file that is damaged behind its header is known when its task is first rolled out. The whole group is then left
     out, as where a tool failed: what the policy says of a grey picture is worth nothing.
@@ -82,7 +82,7 @@ def tell_quarantined(run) -> None:
 
 
 def valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
-    """bool[B]: False on every row of a group in which a tool failed, or an image was bad, by our fault."""
+    """bool[B]: False on every row of a group that had an infrastructure failure, a damaged image included."""
     good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
     return np.repeat(good.all(axis=1), group_size)
 

@@ -4,7 +4,7 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   1. Tools run during training, over several turns, with images in every turn.
   2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
-  4. A group in which a tool failed by our fault, or whose image is damaged, is dropped whole.
+  4. A group in which a tool failed by an infrastructure failure, or whose image is damaged, is dropped whole.
   5. Where asked for, slow groups go on in the next step's rollout and importance weights correct for it.
 
 Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
@@ -140,7 +140,7 @@ def train(config) -> dict:
     with contextlib.ExitStack() as stack:
         # --------------------------------------------------- parts, data, tools
         run = _open(config, directory, stack)
-        hosts.say(f"{config.name}: {build.describe(run.parts)}; work directory {directory.path}")
+        hosts.print_once(f"{config.name}: {build.describe(run.parts)}; work directory {directory.path}")
         with jax.transfer_guard("disallow"):
             # ---------------------------------------------------- warm start
             if run.step < config.warm_start.steps:
@@ -171,7 +171,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     tasks, index_path = hosts.in_turn(lambda: build.load_data(config, quarantine))
     check_prompts(config, tasks, parts.tokenizer, parts.patches.processor, parts.bucket)
     toolbox = stack.enter_context(toolset.open_toolbox(config, index_path))
-    hosts.say(toolbox.line)
+    hosts.print_once(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     with_reference = build.keeps_reference(config)
     abstract = learner.abstract_train_state(optimizer, parts.abstract, with_reference, parts.placement)
@@ -195,7 +195,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         for name, stream in run.streams.items():
             stream.set_state(host["streams"][name])
         resume_carried(run, host.get("carried", []))
-        hosts.say(f"resumed at step {run.step}")
+        hosts.print_once(f"resumed at step {run.step}")
     if hosts.is_first():
         run.metrics = stack.enter_context(MetricsWriter(directory.path / "metrics.jsonl", resume_step=run.step))
     run.begin = time.perf_counter()
@@ -211,7 +211,7 @@ def _warm_start(run: Run) -> None:
     tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
     chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
-    hosts.say(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
+    hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     update = _make_update(run, build.objective(config, "imitation"))
     progress = Progress("warm start", w.steps, start=run.step)
     while run.step < w.steps:
@@ -360,7 +360,7 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
     """Every test item of every task, once a run; figures to results.json, trajectories beside it.
 
     Raises:
-      ValueError: a fault of the tools ended an item; the same command begins the stage anew.
+      ValueError: a fault ended an item; the same command begins the stage anew.
     """
     if stage in run.directory.results():
         return
@@ -373,7 +373,7 @@ def _evaluate_stage(run: Run, stage: str, toolbox: Toolbox) -> None:
         save_trajectories(run.directory.path / "trajectories" / f"{stage}_{name}{own}.jsonl", stamped)
         results[name] = {"table": done.table(run.config.eval.bootstrap), "items": done.items()}
         avg = results[name]["table"]["avg"]
-        hosts.say(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
+        hosts.print_once(f"{stage} {name}: F1 {avg['f1']:.2f} EM {avg['em']:.2f} ({time.perf_counter() - begin:.0f} s)")
     if hosts.is_first():
         run.directory.add_result(stage, results)
     run.leave_if_asked(hosts.any_of(run.stop.requested))
@@ -393,5 +393,5 @@ def _evaluate_during(run: Run, step: int) -> dict[str, float]:
         picked = [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(e.n_during, len(tasks))).astype(int)]
         done = _evaluate(run, picked, run.toolbox)
         figures |= {f"eval/{name}/{key}": value for key, value in done.figures().items()}
-    hosts.say("  ".join(f"{key} {value:.1f}" for key, value in figures.items()))
+    hosts.print_once("  ".join(f"{key} {value:.1f}" for key, value in figures.items()))
     return figures

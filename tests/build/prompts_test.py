@@ -14,7 +14,7 @@ from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.build.prompts import check_prompts
 from arft_jax.rollout.engine import Request
-from arft_jax.rollout.scheduler import Session
+from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
 
 SIZES = ((28, 28), (28, 56), (56, 56))
@@ -59,7 +59,7 @@ def refused_by_the_rollout(stage, config, task, monkeypatch):
         patch.setattr(engine, "limits", dataclasses.replace(engine.limits, **limits))
         patch.setattr(engine, "system", {"coding": "Fix, then answer.", "search": "Search, then answer."})
         try:
-            Session(engine, None, 0.0, 1, None).begin([Request(task, 0, 1)], jax.random.key(0))
+            Scheduler(engine, None, 0.0, 1, None).begin([Request(task, 0, 1)], jax.random.key(0))
         except ValueError:
             return True
     return False

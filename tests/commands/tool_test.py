@@ -10,7 +10,7 @@ import pytest
 
 from arft_jax.build import tools as toolset
 from arft_jax.commands import tool as tool_call
-from arft_jax.commands.tool import Call
+from arft_jax.commands.tool import ToolRequest
 from arft_jax.config import default_config
 from arft_jax.data.images import ImageProcessor, decode_image, encode_png, stand_in
 from arft_jax.testing.fault_server import FaultServer
@@ -48,7 +48,7 @@ def code(tmp_path, source):
 
 
 def run(tool, config, out, **given):
-    result = tool_call.run(Call(tool, config, **given), str(out))
+    result = tool_call.run(ToolRequest(tool, config, **given), str(out))
     assert set(result) == KEYS and json.loads(json.dumps(result)) == result
     return result
 
@@ -261,19 +261,20 @@ def test_a_request_that_fits_no_tool_is_the_callers_mistake(tmp_path, config, ca
     if given.get("images") == ["CARD"]:
         given = given | {"images": [card]}
     with pytest.raises(ValueError, match="^[^\n]*$") as caught:
-        tool_call.run(Call(config=config, **given))
+        tool_call.run(ToolRequest(config=config, **given))
     assert sentence in str(caught.value)
 
 
 def test_out_must_be_a_folder(tmp_path, config, card):
     with pytest.raises(ValueError, match="--out must be a folder: got .*card.png"):
-        tool_call.run(Call("crop", config, images=[card], box="0,0,9,9", frame="original"), card)
+        tool_call.run(ToolRequest("crop", config, images=[card], box="0,0,9,9", frame="original"), card)
 
 
 def test_without_out_images_go_to_a_fresh_folder(config, card, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = [
-        tool_call.run(Call("crop", config, images=[card], box="0,0,9,9", frame="original"))["images"] for _ in range(2)
+        tool_call.run(ToolRequest("crop", config, images=[card], box="0,0,9,9", frame="original"))["images"]
+        for _ in range(2)
     ]
     assert made[0] != made[1] and all(pathlib.Path(path).is_relative_to(tmp_path) for paths in made for path in paths)
 

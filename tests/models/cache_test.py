@@ -51,7 +51,7 @@ def test_nothing_else_is_touched_and_columns_beyond_the_end_are_dropped(dtype):
 @pytest.mark.parametrize("dtype", STEP)
 def test_layers_that_stand_apart_hold_what_a_stack_holds(dtype):
     stacked, k, v = filled(dtype)
-    apart = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, apart=True)
+    apart = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, unstacked=True)
     assert (apart.n_slots, apart.length, apart.dtype) == (stacked.n_slots, stacked.length, stacked.dtype)
     apart = write(apart, 1, jnp.asarray([2, 0]), jnp.asarray([[1, 2], [4, 6]]), k, v)
     turned = apart._replace(k=[jnp.swapaxes(layer, 2, 3) for layer in apart.k])
@@ -68,7 +68,7 @@ def test_layers_that_stand_apart_hold_what_a_stack_holds(dtype):
 @pytest.mark.parametrize("dtype", STEP)
 def test_columns_written_to_a_part_come_back_and_nothing_else_does(dtype):
     slots, k, v = jnp.arange(3), *(jax.random.normal(jax.random.key(i), (3, 2, 2, 4)) for i in (5, 6))
-    full = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, apart=True)
+    full = init_cache(SIZES, n_slots=3, cache_len=6, dtype=dtype, unstacked=True)
     full = write(full, 0, slots, jnp.asarray([[0, 5]] * 3), k, v)
     part = cache_lib.first_columns(full, 4)
     assert part.length == 4

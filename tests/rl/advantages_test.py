@@ -40,7 +40,7 @@ def test_advantages_equal_the_numpy_loop(scale):
     rewards = rng.choice([0.0, 0.5, 1.0, 2.0], size=48).astype(np.float32)
     rewards[:8] = 0.7  # a group without variance
     valid = rng.random(48) < 0.8
-    valid[8:16] = False  # a group of our faults
+    valid[8:16] = False  # a group of infrastructure failures
     valid[16:24] = np.arange(8) == 3  # one row left
     got, _ = compute(rewards, 8, valid, scale=scale)
     np.testing.assert_allclose(got, oracle(rewards, 8, valid, 1e-4, scale), atol=2e-6)

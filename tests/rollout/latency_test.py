@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.scheduler import Session
+from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.trajectory import Observation, Status
 
@@ -55,7 +55,7 @@ class Clock:
 
     def __init__(self, stage, patch, waits):
         self.now, self._free, self._ends, self._due, self._waits = 0.0, 0.0, [], [], waits
-        decode, read, wait = stage.engine.sampler.decode, Session._read, concurrent.futures.wait
+        decode, read, wait = stage.engine.sampler.decode, Scheduler._read, concurrent.futures.wait
 
         def timed_decode(*args, **kwargs):
             self._free = max(self._free, self.now) + SEGMENT_S
@@ -75,7 +75,7 @@ class Clock:
             return wait(futures, timeout=0, return_when=return_when)
 
         patch.setattr(stage.engine, "sampler", stage.engine.sampler._replace(decode=timed_decode))
-        patch.setattr(Session, "_read", timed_read)
+        patch.setattr(Scheduler, "_read", timed_read)
         patch.setattr(concurrent.futures, "wait", timed_wait)
 
     def submit(self, *_):

@@ -168,8 +168,8 @@ def _columns(cache, row):
 
 
 def _go_on(engine, params, rebuild):
-    """What go_on does to the cache before anything else runs."""
-    engine._left.go_on(params, 1, rebuild)
+    """What resume does to the cache before anything else runs."""
+    engine._left.resume(params, 1, rebuild)
     return jax.device_get(engine.state.cache)
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from arft_jax.rollout import trace
-from arft_jax.rollout.trace import DECODE, EXTEND, IDLE, PAUSED, Costs, Timeline
+from arft_jax.rollout.trace import DECODE, EXTEND, IDLE, PAUSED, RolloutCosts, Timeline
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_timeline_is_bounded(clock):
 
 
 def test_the_host_pays_for_what_it_does_not_wait_for():
-    costs = Costs()
+    costs = RolloutCosts()
     with costs.waiting("device_wait_s"):
         time.sleep(0.02)
     with pytest.raises(KeyError), costs.waiting("tool_wait_s"):

@@ -11,7 +11,7 @@ from arft_jax.rollout import prefill
 from arft_jax.rollout.engine import Request
 from arft_jax.rollout.row import Feed, image_spans
 from arft_jax.steps import learner
-from arft_jax.steps.sampler import ApartParams
+from arft_jax.steps.sampler import UnstackedParams
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import (
     LOGPS_TOLERANCE,
@@ -139,8 +139,8 @@ def test_rows_of_a_group_begin_as_slots_come_free_and_are_the_same(world, n_slot
 
 def test_layers_that_stand_apart_and_layers_in_a_stack_give_the_same_rows(world):
     stacked = world.engine(stacked=True)
-    assert world.base.state.cache.is_apart and not stacked.state.cache.is_apart
-    assert isinstance(world.base.read(world.params), ApartParams) and stacked.read(world.params) is world.params
+    assert world.base.state.cache.is_unstacked and not stacked.state.cache.is_unstacked
+    assert isinstance(world.base.read(world.params), UnstackedParams) and stacked.read(world.params) is world.params
     n = world.programs.n_compiled()
     assert_same(flat(world.run(stacked, world.requests)), flat(world.reference))
     assert world.programs.n_compiled() == n + 4  # each program once more, for the other state

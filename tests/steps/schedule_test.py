@@ -6,7 +6,7 @@ import pytest
 
 from arft_jax.rollout import trace
 from arft_jax.rollout.engine import Request
-from arft_jax.rollout.scheduler import Session
+from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.rollout.trace import Timeline
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import RUNNING
@@ -34,9 +34,9 @@ def test_reading_a_segment_before_the_next_is_dispatched_changes_no_bit(world):
     def orders(overlap):
         calls.clear()
         engine = world.engine(sampler=sampler._replace(decode=decode), options=dict(overlap=overlap))
-        read = Session._read
+        read = Scheduler._read
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Session, "_read", lambda self, *args: (calls.append("read"), read(self, *args)))
+            patch.setattr(Scheduler, "_read", lambda self, *args: (calls.append("read"), read(self, *args)))
             return world.run(engine, world.requests), list(calls)
 
     apart, apart_calls = orders(False)
@@ -141,7 +141,7 @@ def test_costs_count_what_was_done(world):
     rows = flat(world.run(world.base, world.requests))
     costs = world.base.costs
     assert costs.n_sampled == sum(int(t.loss_mask.sum()) for t in rows)
-    assert costs.n_forks >= N_TASKS and costs.n_segments > 4 and costs.n_extends >= N_TASKS
+    assert costs.n_forks >= N_TASKS and costs.n_decodes > 4 and costs.n_extends >= N_TASKS
     assert 0 < costs.host_s < costs.total_s and costs.device_wait_s > 0
 
 

@@ -27,14 +27,14 @@ from arft_jax.tools.remote_search import (
     open_remote_search,
 )
 from arft_jax.tools.reply_cache import ReplyCache
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
 TASK = Task("s", "search", "?", (IMAGE,), ("a",))
-TERMS = {"search": Terms(n_threads=4, deadline_s=5.0, try_s=1.0, pause_s=0.01, open_s=0.1)}
+TERMS = {"search": CallPolicy(n_threads=4, deadline_s=5.0, try_s=1.0, pause_s=0.01, open_s=0.1)}
 
 
 class Client:
@@ -312,7 +312,7 @@ def test_the_key_stands_neither_in_the_records_nor_in_faults(tmp_path, monkeypat
 
 
 def test_close_ends_questions_that_are_under_way_and_leaves_no_thread_or_socket(server):
-    patient = {"search": Terms(n_threads=16, deadline_s=60.0, try_s=60.0)}
+    patient = {"search": CallPolicy(n_threads=16, deadline_s=60.0, try_s=60.0)}
     threads = set(threading.enumerate())
     for mode in ("black_hole", "unreachable", "drip"):
         server.set_mode(mode)
@@ -329,7 +329,7 @@ def test_close_ends_questions_that_are_under_way_and_leaves_no_thread_or_socket(
 
 
 def test_calls_of_every_fate_leave_no_descriptor():
-    terms = {"search": Terms(n_threads=8, deadline_s=2.0, try_s=0.1, n_tries=2, pause_s=0.0, open_s=0.05)}
+    terms = {"search": CallPolicy(n_threads=8, deadline_s=2.0, try_s=0.1, n_tries=2, pause_s=0.0, open_s=0.05)}
     before = len(os.listdir("/proc/self/fd"))
     with FaultServer() as server:
         for mode in (*FAULTS, WELL, "unreachable", "drip", "cut_off"):

@@ -10,7 +10,7 @@ import pytest
 
 from arft_jax.tools import deadlines, runner
 from arft_jax.tools.call import Fault
-from arft_jax.tools.runner import Terms, ToolRunner
+from arft_jax.tools.runner import CallPolicy, ToolRunner
 from arft_jax.tools.tool_metrics import _percentile
 from arft_jax.trajectory import Observation, ToolStatus
 
@@ -23,7 +23,7 @@ def make():
     before, made = set(threading.enumerate()), []
 
     def start(**terms):
-        made.append(ToolRunner({"t": Terms(**QUICK | terms)}))
+        made.append(ToolRunner({"t": CallPolicy(**QUICK | terms)}))
         return made[-1]
 
     yield start
@@ -312,7 +312,7 @@ def test_what_is_recalled_needs_no_back_end(make):
 
 
 def test_one_tools_outage_is_not_the_others():
-    terms = Terms(**QUICK | dict(n_tries=1))
+    terms = CallPolicy(**QUICK | dict(n_tries=1))
     box = ToolRunner({"a": terms, "b": terms})
     for _ in range(10):
         box.submit("a", Service()).result(5)
@@ -345,7 +345,7 @@ def test_calls_that_meet_their_deadline_open_the_breaker(make):
 def test_close_ends_calls_pauses_and_probes_at_once_and_every_thread():
     before = set(threading.enumerate())
     terms = dict(QUICK, try_s=60.0, deadline_s=60.0, n_threads=2)
-    box = ToolRunner({"t": Terms(**terms), "p": Terms(**terms | dict(open_s=0.01, n_tries=1))})
+    box = ToolRunner({"t": CallPolicy(**terms), "p": CallPolicy(**terms | dict(open_s=0.01, n_tries=1))})
     for _ in range(10):
         box.submit("p", Service()).result(5)
     box.submit("p", hang).result(5)  # probes hang from here on
@@ -426,4 +426,4 @@ def test_percentiles_are_by_nearest_rank():
 )
 def test_numbers_below_their_minimum_are_named(name, value, text):
     with pytest.raises(ValueError, match=f"{name} must be {text}"):
-        Terms(**{name: value})
+        CallPolicy(**{name: value})

@@ -9,7 +9,7 @@ import pytest
 
 from arft_jax import protocol
 from arft_jax.tools import deadlines, result_text, toolbox
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import Hit
 from arft_jax.tools.search_index import Document, SearchIndex
@@ -229,7 +229,7 @@ def test_a_tool_may_be_called_on_terms_of_its_own():
         calls.append(1)
         raise OSError("gone")
 
-    with Toolbox(FakeTool(fail), FakeTool(fail), terms={"search": Terms(n_tries=1)}) as box:
+    with Toolbox(FakeTool(fail), FakeTool(fail), terms={"search": CallPolicy(n_tries=1)}) as box:
         box.submit(SEARCH, ACTIONS[2], (IMAGE,)).result(timeout=5)
         assert len(calls) == 1
         box.submit(CODING, ACTIONS[1], (IMAGE,)).result(timeout=5)

@@ -11,7 +11,7 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.tools.call import Fault
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train import trainer
@@ -52,7 +52,7 @@ def run(stage, service, tmp_path):
     config.eval.update(every=1, n_during=3, bootstrap=20)
     tasks = [tiny.tiny_task(i) for i in range(3)]
     params = stage.params(list(zip(tasks, [[RIGHT], [SEARCH, RIGHT], [RIGHT]], strict=True)))
-    with Toolbox(None, service, terms={"search": Terms(n_tries=1)}) as toolbox:
+    with Toolbox(None, service, terms={"search": CallPolicy(n_tries=1)}) as toolbox:
         yield types.SimpleNamespace(
             config=config, directory=RunDir(config), parts=types.SimpleNamespace(engine=stage.engine),
             policy=lambda: params, rng=lambda *_: jax.device_put(np.array([0, 2], np.uint32)), toolbox=toolbox,

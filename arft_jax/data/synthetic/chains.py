@@ -196,7 +196,7 @@ def record_chains(
       Chains in the order of their tasks.
 
     Raises:
-      RuntimeError: a tool failed by its own fault, or a right repair gave no image.
+      RuntimeError: a tool failed by an infrastructure failure, or a right repair gave no image.
     """
     chains = []
     for first in range(0, len(tasks), in_flight):

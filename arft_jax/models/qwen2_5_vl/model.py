@@ -124,20 +124,20 @@ class Qwen2_5_VL(nnx.Module):
             written. None: R == n_slots, row r is slot r (no gather).
           cols: int32[R, T]; S or more = padding token, nothing is written and its output means nothing.
           columns: only the first so many are read, which must hold every column that is written; None: all S.
-          layers: what :meth:`layers_apart` gave, where the cache's layers stand apart; None: taken apart here.
+          layers: what :meth:`unstacked_layers` gave, for an unstacked cache; None: they are unstacked here.
 
         Returns:
           float[R, T, D] after the final norm, and the cache.
         """
         return self.text.hidden_cached(embeds, positions, cache, rows, cols, columns, layers)
 
-    def layers_apart(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
+    def unstacked_layers(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
         """The decoder's layers one by one, for many calls of :meth:`hidden_cached` to share.
 
         Args:
           states: parameters of each, in order; None: copied out of the stack.
         """
-        return self.text.layers_apart(states)
+        return self.text.unstacked_layers(states)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float[..., D] -> float32[..., V]."""

@@ -151,16 +151,16 @@ class TextDecoder(nnx.Module):
             return layer.finish(x, attend_cached(q, keys, values, cols)), cache
 
         carry = (embeds.astype(self.dtype), cache)
-        if cache.is_apart:
-            for index, layer in enumerate(self.layers_apart() if layers is None else layers):
+        if cache.is_unstacked:
+            for index, layer in enumerate(self.unstacked_layers() if layers is None else layers):
                 carry = body(carry, layer, index)
             x, cache = carry
         else:
             x, cache = scan_layers(body, self.layers, carry, jnp.arange(self.config.n_layers))
         return self.norm(x), cache
 
-    def layers_apart(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
-        """Each layer by itself, in order; see the model's ``layers_apart``."""
+    def unstacked_layers(self, states: Sequence[nnx.State] | None = None) -> list[nnx.Module]:
+        """Each layer by itself, in order; see the model's ``unstacked_layers``."""
         return unstack_layers(self.layers, self.config.n_layers, states)
 
     def logits(self, hidden: jax.Array) -> jax.Array:

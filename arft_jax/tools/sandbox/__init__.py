@@ -18,6 +18,6 @@ The worker imports this package: nothing here, nor in ``arft_jax/__init__.py``, 
 
 from arft_jax.tools.sandbox.broker import PythonSandbox
 from arft_jax.tools.sandbox.levels import NoneHolds
-from arft_jax.tools.sandbox.session import Session
+from arft_jax.tools.sandbox.session import CodeSession
 
-__all__ = ["NoneHolds", "PythonSandbox", "Session"]
+__all__ = ["NoneHolds", "PythonSandbox", "CodeSession"]

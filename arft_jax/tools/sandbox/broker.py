@@ -206,7 +206,7 @@ class PythonSandbox:
         """Runs the code and tells everything about the call; never raises for what the code does.
 
         Blocks until a worker is free and the call has ended. Many threads may call at once. A worker that
-        dies is our fault, not the policy's: one more try on a fresh one, then ``ToolStatus.INFRA``.
+        dies is an infrastructure failure, not the policy's: one more try on a fresh one, then ``ToolStatus.INFRA``.
 
         Args:
           source: Python.

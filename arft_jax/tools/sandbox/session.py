@@ -27,7 +27,7 @@ FULL = "Variables are forgotten from here on: the code so far is too much to run
 GONE = "The variables of earlier code are gone."
 
 
-class Session:
+class CodeSession:
     """The calls of one trajectory, one after the other. It holds text alone: nothing is to be closed.
 
     Args:

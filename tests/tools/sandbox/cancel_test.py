@@ -10,7 +10,7 @@ import pytest
 
 from arft_jax import protocol
 from arft_jax.tools.call import Call, Cancelled
-from arft_jax.tools.runner import Terms
+from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
@@ -121,7 +121,7 @@ def test_close_does_not_wait_for_code(sandbox):
 
 def test_calls_that_run_out_of_time_do_not_count_as_faults_of_the_sandbox(sandbox):
     warm(sandbox)
-    terms = {"python": Terms(n_threads=12, n_tries=1)}
+    terms = {"python": CallPolicy(n_threads=12, n_tries=1)}
     with Toolbox(sandbox, None, terms=terms, trajectory_deadline_s=1.0) as box:
         late = [box.submit(TASK, SLEEP, (IMAGE,), spent_s=0.5) for _ in range(12)]
         assert {future.result(timeout=20).status for future in late} == {ToolStatus.INFRA}

@@ -7,7 +7,7 @@ from arft_jax import protocol
 from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
 from arft_jax.tools.bank import ImageBank
-from arft_jax.tools.sandbox import PythonSandbox, Session, broker, session, verdict
+from arft_jax.tools.sandbox import CodeSession, PythonSandbox, broker, session, verdict
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
 
@@ -30,7 +30,7 @@ def sandbox(request):
 @pytest.fixture
 def run(sandbox):
     """Runs code in one session: (status, text)."""
-    kept = Session()
+    kept = CodeSession()
 
     def call(source, images=ONE):
         seen = kept.run(sandbox, source, images)
@@ -40,7 +40,7 @@ def run(sandbox):
 
 
 def test_variables_functions_and_files_live_on_and_nothing_is_heard_or_shown_twice(sandbox):
-    kept = Session()
+    kept = CodeSession()
     first = kept.run(
         sandbox,
         "import sys, random\nx = [1]\ndef f(): return x + [2]\nprint('heard')\nprint('too', file=sys.stderr)\n"
@@ -57,8 +57,8 @@ def test_variables_functions_and_files_live_on_and_nothing_is_heard_or_shown_twi
 
 def test_an_image_alone_has_no_session(sandbox):
     with pytest.raises(ValueError, match="a session's images must have names"):
-        Session().run(sandbox, "print(1)", grey(1))
-    kept = Session()
+        CodeSession().run(sandbox, "print(1)", grey(1))
+    kept = CodeSession()
     kept.run(sandbox, "print(1)", TWO)
     with pytest.raises(ValueError, match="must not become fewer: got 1 after 2"):
         kept.run(sandbox, "print(1)", ONE)
@@ -139,12 +139,12 @@ def test_code_that_would_take_too_long_again_is_forgotten_at_once(run):
 
 
 def test_a_session_is_bounded_in_cells_and_in_text_and_never_dead(sandbox):
-    kept = Session(max_cells=2)
+    kept = CodeSession(max_cells=2)
     texts = [
         kept.run(sandbox, f"x{n} = 1\nprint(len([k for k in globals() if k[0] == 'x']))", ONE).text for n in range(5)
     ]
     assert texts == ["1", "2", f"3\n{session.FULL}", "1", "2"]
-    kept, long = Session(), "#" * (broker.MAX_SOURCE_CHARS // 2)
+    kept, long = CodeSession(), "#" * (broker.MAX_SOURCE_CHARS // 2)
     assert kept.run(sandbox, f"x = 1\nprint(1){long}", ONE).text == "1"
     assert kept.run(sandbox, f"print(x){long}", ONE).text == f"1\n{session.FULL}"
     assert kept.run(sandbox, f"print('x' in globals()){long}", ONE).text == "False"
@@ -153,7 +153,7 @@ def test_a_session_is_bounded_in_cells_and_in_text_and_never_dead(sandbox):
 
 
 def test_a_cell_run_again_by_a_retry_or_a_late_probe_is_kept_once(sandbox):
-    kept = Session()
+    kept = CodeSession()
     again = kept.begin(sandbox, "x = globals().get('x', 0) + 1\nprint(x)", ONE)
     assert [again(None).text for _ in range(2)] == ["1", "1"]
     assert kept.run(sandbox, "print(x)\nx = 7", ONE).text == "1"
@@ -168,7 +168,7 @@ def test_a_toolbox_keeps_state_within_a_trajectory_and_not_between_them(sandbox)
         return bank.admit(box.submit(task, protocol.Code(source), tuple(bank), 0.0, kept).result(30))
 
     with Toolbox(sandbox, None, sessions=True) as box:
-        (mine, bank), (other, others) = (Session(), ImageBank([grey(10)])), (Session(), ImageBank([grey(10)]))
+        (mine, bank), (other, others) = (CodeSession(), ImageBank([grey(10)])), (CodeSession(), ImageBank([grey(10)]))
         assert call(box, "x = 4\nshow(image_1.point(lambda v: 99))", mine, bank).images[0].name == "image_2"
         assert call(box, "print(x, image_2.getpixel((0, 0))[0])", mine, bank).text == "4 99"
         assert call(box, code.source, other, others).text == "NameError: name 'x' is not defined (line 1)"
@@ -182,7 +182,7 @@ def test_the_config_switches_sessions_on(is_on):
     config = default_config()
     assert config.tools.sandbox.sessions is False
     config.tools.n_workers, config.tools.sandbox.sessions = 1, is_on
-    task, kept = Task("t", "coding", "?", (grey(10),), ("a",)), Session()
+    task, kept = Task("t", "coding", "?", (grey(10),), ("a",)), CodeSession()
     with toolset.open_toolbox(config, None) as box:
         for source in ("x = 1\nprint(2)", "print(x)"):
             seen = box.submit(task, protocol.Code(source), (grey(10),), session=kept).result(30)
