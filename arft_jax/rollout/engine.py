@@ -147,8 +147,8 @@ class Engine:
           n_groups: how many to return.
           version: of the policy's weights; grows by one from call to call.
           max_age: versions that a group's first token may be behind when the group is returned.
-          rebuild: the cache of rows that go on is computed anew under these weights; else it is kept as older weights
-            made it.
+          rebuild: the cache of rows that resume is computed again under these weights; else it is kept as older
+            weights made it.
 
         Returns:
           Trajectories by group and row, the group that began first first: those that had to be finished, then the

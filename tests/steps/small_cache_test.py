@@ -71,7 +71,7 @@ def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, m
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype, stacked):
-    state = played(dtype)[0].state
+    state = played(dtype)[0].slots.state
     if stacked:
         cache = KVCache(*(None if layers is None else jnp.stack(layers) for layers in state.cache))
         state = state._replace(cache=cache)
