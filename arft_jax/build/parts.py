@@ -29,7 +29,10 @@ from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
 from arft_jax.build.prompts import check_prompts
 from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rollout.engine import Engine, RolloutLimits
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.request import RolloutLimits
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
 from arft_jax.steps import learner
@@ -231,6 +234,23 @@ def state_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[]
     return lambda: init_state(init_cache(*sizes_of), r.n_features, text.dim, dtype)
 
 
+def rollout_limits(config) -> RolloutLimits:
+    """Sizes and budgets of a rollout, from the config."""
+    r = config.rollout
+    return RolloutLimits(
+        n_slots=r.n_slots,
+        group_size=r.group_size,
+        max_turns=r.max_turns,
+        max_turn_tokens=r.max_turn_tokens,
+        max_tokens=r.max_tokens,
+        extend_rows=r.extend_rows,
+        extend_chunk=r.extend_chunk,
+        n_features=r.n_features,
+        max_images=r.max_images,
+        max_image_pixels=r.max_image_pixels,
+    )
+
+
 def build(config) -> Parts:
     """Makes the parts, placed on the mesh. Reads the tokenizer's files; writes nothing."""
     placement = layout.make_placement(config)
@@ -253,28 +273,13 @@ def build(config) -> Parts:
     state = make_state(state_maker(config, sizes, own), own)
     rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
     reads = abstract_params(model_maker(config, sizes, own))[0]
+    sampler = make_sampler(
+        reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
+    )
+    system = system_by_kind({kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM})
     engine = Engine(
-        make_sampler(reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own),
-        state,
-        rules,
-        RolloutLimits(
-            n_slots=r.n_slots,
-            group_size=r.group_size,
-            max_turns=r.max_turns,
-            max_turn_tokens=r.max_turn_tokens,
-            max_tokens=r.max_tokens,
-            extend_rows=r.extend_rows,
-            extend_chunk=r.extend_chunk,
-            n_features=r.n_features,
-            max_images=r.max_images,
-            max_image_pixels=r.max_image_pixels,
-        ),
-        tokenizer,
-        patches,
-        bucket,
-        {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
-        own,
-        bucket_columns=r.bucket_columns,
+        SlotMachine(sampler, state, rules, rollout_limits(config), own, bucket_columns=r.bucket_columns),
+        Renderer(tokenizer, patches, bucket, system),
     )
     move = layout.policy_mover(config, abstract, placement, every, own)
     return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params, move)

@@ -139,22 +139,23 @@ def test_a_wrong_path_is_blamed_on_its_own_key(config, tmp_path):
 def test_images_of_a_trajectory_are_those_it_shows(tokenizer):
     graphdef, params = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
     engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
+    render, rules = engine.renderer, engine.slots.rules
     parts = build.Parts(
-        tokenizer, engine.patches, engine.bucket, graphdef, params, engine.rules, engine, None, None, None
+        tokenizer, render.patches, render.bucket, graphdef, params, rules, engine, None, None, None
     )
     task, shown, unshown = tiny.tiny_task(1), tiny.tiny_image(8, 28, 56), tiny.tiny_image(9)
     row = Row(task, 0, 0, 0, 0)
-    engine.inject(row, engine.prompt(task))
+    row.inject(render.injection(render.prompt(task)))
     row.sample(np.array(tokenizer.encode("<search>a</search>")), np.zeros(len(tokenizer.encode("<search>a</search>"))))
     row.read_turn(tokenizer, tokenizer.eos_id)
     row.attach(Observation("", (shown,)))
-    engine.inject(row, engine.observation(Observation("", (shown,))))
+    row.inject(render.injection(render.observation(Observation("", (shown,)))))
     row.sample(np.array(tokenizer.encode("<search>b</search>")), np.zeros(len(tokenizer.encode("<search>b</search>"))))
     row.read_turn(tokenizer, tokenizer.eos_id)
     row.attach(Observation("", (unshown,)))  # it did not fit: attached, never fed
     images = parts.images_of(row.trajectory(Status.TOKENS))
     assert set(images) == {task.images[0].sha256, shown.sha256}
-    assert images[shown.sha256][1] == (1, 2, 4) and len(image_spans(engine.prompt(task))) == 1
+    assert images[shown.sha256][1] == (1, 2, 4) and len(image_spans(render.prompt(task))) == 1
 
 
 def test_what_validate_cannot_see_is_refused_by_check(config, tmp_path):

@@ -53,7 +53,7 @@ SCRIPT = """
     with jax.transfer_guard("disallow"):
         rng = parts.engine.put(np.array([1, 2], np.uint32))
         rolls_out = parts.for_rollout(params)
-        for leaf in jax.tree.leaves((parts.engine.state, parts.engine.rules, rolls_out)):
+        for leaf in jax.tree.leaves((parts.engine.slots.state, parts.engine.slots.rules, rolls_out)):
             # all that a rollout's programs read: no collective of theirs can leave the process
             assert leaf.sharding.device_set <= set(jax.local_devices()), leaf.sharding
             assert len(leaf.addressable_shards) == len(leaf.sharding.device_set) == jax.local_device_count()
@@ -72,7 +72,7 @@ SCRIPT = """
                 run, update, trainer._batch(run, rows, np.linspace(-1, 1, 8)[trainer._share(8)]), 1e-3, None, None)
             for _ in range(2)]
     assert first == jax.tree.map(lambda leaf: leaf.sharding, (run.params, run.opt_state))
-    assert update._cache_size() == 1 and parts.engine.sampler.n_compiled() == 4
+    assert update._cache_size() == 1 and parts.engine.slots.sampler.n_compiled() == 4
     share = run.params["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
     together = jax.jit(lambda tree: tree, out_shardings=parts.placement.whole)
     everywhere, moments = together(run.params), together(run.opt_state)
