@@ -54,7 +54,10 @@ class Fault:
 
 WINDOW = "        window = first_window + rows // side * -(-width // side) + columns // side\n"
 PLACE = "        place = rows % side * side + columns % side\n"
-FAR = (WINDOW + PLACE).replace("rows //", "(rows + -height % side) //").replace("rows %", "(rows + -height % side) %")
+FAR = WINDOW + PLACE
+for axis, size in (("rows", "height"), ("columns", "width")):
+    for operation in ("//", "%"):
+        FAR = FAR.replace(f"{axis} {operation} side", f"({axis} + -{size} % side) {operation} side")
 LAST = "        window_slot[here] = window * side**2 + place\n"
 SCORED = "    scores = _scores(logits, allowed, temperature, top_k, top_p)\n"
 SAMPLED = "        sampled = np.concatenate(self._sampled)\n"
@@ -186,6 +189,6 @@ def test_a_planted_fault_is_seen_by_a_default_test(copy, table, fault):
         code, output = run(copy, [fault.test])
     finally:
         path.write_text(text, encoding="utf-8")
-    failed = re.findall(r"^FAILED (\S+)", output, re.MULTILINE)
+    failed = re.findall(r"^FAILED (.+?)(?: - .*)?$", output, re.MULTILINE)
     assert code == 1 and failed, output[-4000:]  # 1: a test failed; 2 and more: pytest itself did
     table[fault.name] = failed[0]
