@@ -92,7 +92,7 @@ def devices_of(hardware: str) -> tuple[list[Any], float | None]:
     return list(described.devices), kinds[kind]
 
 
-def _own_placement(config, placement: Placement) -> Placement:
+def own_placement(config, placement: Placement) -> Placement:
     """Where one process rolls out. The compiler wants a slice of a pod described as a pod of its own."""
     own = layout.rollout_placements(config, placement, 0)[1]
     if own.mesh.size == placement.mesh.size:
@@ -106,7 +106,16 @@ def _own_placement(config, placement: Placement) -> Placement:
     return Placement(make_mesh(dict(own.mesh.shape), devices))
 
 
-def _figures(config, name: str, program: Any, placement: Placement, begin: float) -> Figures:
+def figures_of(config, name: str, program: Any, placement: Placement, begin: float) -> Figures:
+    """Compiles one program and reads its figures.
+
+    Args:
+      config: whose program it is.
+      name: of the program.
+      program: lowered.
+      placement: of its arguments.
+      begin: when its lowering began, as ``time.perf_counter`` tells it.
+    """
     try:
         compiled, text = _compiled(program, placement)
     except jax.errors.JaxRuntimeError as error:
@@ -184,12 +193,12 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
         config.hardware = hardware
     devices, memory = devices_of(hardware)
     placement = layout.make_placement(config, devices)
-    own = _own_placement(config, placement)
+    own = own_placement(config, placement)
     resident = resident_gib(config, placement, own)
     rows, problems = [], []
     begin = time.perf_counter()
     for name, program in lowered(config, placement, own):
-        figures = _figures(config, name, program, placement, begin)
+        figures = figures_of(config, name, program, placement, begin)
         beside = sum(gib for what, gib in resident.items() if what not in GIVEN[kind_of(name)])
         was_made = figures.argument_gib is not None
         fits = was_made and (memory is None or figures.peak_gib + beside <= memory)

@@ -121,7 +121,7 @@ def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str,
     if reshard.is_needed(params, config.model.dtype, placement, every):
         move = reshard.make_reshard(params, config.model.dtype, placement, tensor)
         yield "reshard", move.lower(train["params"])
-    yield from _lowered_rollout(config, sizes, own)
+    yield from lowered_rollout(config, sizes, own)
     if config.tools.search.image_index:
         yield "embed", _lowered_embed(config, sizes, own)
     objective, is_kept = build.objective(config, "policy"), build.keeps_reference(config)
@@ -141,7 +141,7 @@ def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch,
     return update.lower(params, opt_state, batch, allowed, rate, old, logps if objective.beta > 0 else None)
 
 
-def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
+def lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
     """The sampler's programs."""
     r = config.rollout
     graphdef, params = abstract_params(build.model_maker(config, sizes, own))

@@ -92,7 +92,7 @@ def test_a_program_is_compiled_for_each_number_of_columns_that_a_rollout_reads(c
 
 @pytest.fixture
 def no_rollout(monkeypatch):
-    monkeypatch.setattr(compile_programs, "_lowered_rollout", lambda *_: iter(()))
+    monkeypatch.setattr(compile_programs, "lowered_rollout", lambda *_: iter(()))
 
 
 def test_a_warm_start_is_an_update_of_its_own_rows(config, no_rollout):
@@ -125,7 +125,7 @@ def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, 
     assert list(programs) == ["embed", "score", "update"]
     placement = compile_check.layout.make_placement(config)
     kept = compile_check.resident_gib(config, placement, placement)
-    figures = compile_check._figures(config, "embed", programs["embed"], placement, 0.0)
+    figures = compile_check.figures_of(config, "embed", programs["embed"], placement, 0.0)
     patches_gib = 4 * config.rollout.n_patches * 3 * 2 * 14 * 14 / compile_check.GIB
     assert kept["tower"] + patches_gib < figures.argument_gib < kept["tower"] + 1.1 * patches_gib
 
@@ -238,7 +238,7 @@ def test_on_eight_devices_moving_the_policy_to_the_rollouts_layout_is_a_program(
         placement = layout.make_placement(config)
         own = layout.rollout_placements(config, placement, 0)[1]
         name, program = next(compile_check.lowered(config, placement, own))
-        print(json.dumps(dataclasses.asdict(compile_check._figures(config, name, program, placement, 0.0))))
+        print(json.dumps(dataclasses.asdict(compile_check.figures_of(config, name, program, placement, 0.0))))
     """
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -305,9 +305,9 @@ def test_a_rollout_copies_neither_its_cache_nor_its_weights(repo_root, name, pro
 
         config = {name}.get_config()
         placement = layout.make_placement(config, compile_check.devices_of(config.hardware)[0])
-        own = compile_check._own_placement(config, placement)
+        own = compile_check.own_placement(config, placement)
         lowered = next(p for name, p in compile_check.lowered(config, placement, own) if name == "{program}")
-        print("GIB", compile_check._figures(config, "{program}", lowered, placement, 0.0).temporary_gib)
+        print("GIB", compile_check.figures_of(config, "{program}", lowered, placement, 0.0).temporary_gib)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=300, env=dict(os.environ))
