@@ -11,7 +11,8 @@ import jax
 import ml_collections
 from flax import nnx
 
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
+from arft_jax.build.parts import check_trained_with
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
@@ -151,7 +152,7 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
     files = hf_files.tokenizer_files(tokenizer or config.tokenizer or config.weights)
     for name, mine in (("config.tokenizer", trained), ("--tokenizer", _tokenizer_in(files))):
         if mine is not None:
-            build.check_trained_with(mine, host, str(folder), name)
+            check_trained_with(mine, host, str(folder), name)
     model, data = build.model_config(config, trained), config.data
     # The policy was trained with these sizes, whatever the tokenizer's directory says.
     files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model.vision.patch_px, model.vision.merge)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
 from arft_jax.build import image_embedder
 from arft_jax.build import placement as layout
 from arft_jax.config import default_config
