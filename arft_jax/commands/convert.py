@@ -17,6 +17,7 @@ from arft_jax.config import default_config
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
@@ -75,7 +76,10 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
         n_tensors = check_weights(weights, abstract)
         return f"{weights}: {n_tensors} tensors, {_describe(abstract, dtype)}; every name and shape fits"
     params = load_params(weights, abstract)
-    with appearing(pathlib.Path(checkpoint).absolute()) as folder:
+    with (
+        naming_write_faults("the checkpoint", checkpoint, "--checkpoint"),
+        appearing(pathlib.Path(checkpoint).absolute()) as folder,
+    ):
         (folder / BESIDE).mkdir()
         files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
         for name, contents in files.items():
@@ -121,10 +125,11 @@ def export_weights(
     params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
     if source.lora.rank:
         params = param_edits.make_merge(source.lora.scale)(params)
-    save_params(
-        out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
-        files=source.files, config_extra=source.config_extra,
-    )  # fmt: skip
+    with naming_write_faults("the output directory", out, "--out"):
+        save_params(
+            out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
+            files=source.files, config_extra=source.config_extra,
+        )  # fmt: skip
     return f"{checkpoint}, step {source.step}: {_describe(params, dtype)}; wrote {out}"
 
 

@@ -25,6 +25,7 @@ from arft_jax.build.settings import objective
 from arft_jax.data.batch import Batch
 from arft_jax.data.synthetic.chains import practice_chains, record_chains
 from arft_jax.io import hosts
+from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.metrics import Progress
 from arft_jax.report import run_report
 from arft_jax.steps import learner
@@ -45,37 +46,40 @@ def train(config) -> dict:
     """Runs or resumes the whole of a run; returns the results as written to ``results.json``.
 
     Raises:
-      ValueError: a bad configuration or a work directory of another config, before any compute.
+      ValueError: a bad configuration or a work directory of another config, before any compute; an evaluation that an
+        infrastructure failure ended; a work directory that cannot be written to. Of the last two the same command
+        resumes.
     """
     # ------------------------------------------------- check everything first
     planned = plan(config)
     directory = hosts.in_turn(lambda: RunDir(config))
     set_up_jax(config)
-    with contextlib.ExitStack() as stack:
-        # --------------------------------------------------- parts, data, tools
-        run = open_run(planned, directory, stack)
-        hosts.print_once(f"{config.name}: {describe(run.parts)}; work directory {directory.path}")
-        with jax.transfer_guard("disallow"):
-            # ---------------------------------------------------- warm start
-            if run.state.step < config.warm_start.steps:
-                warm_start(run)
-            if run.state.step == config.warm_start.steps:
-                run.state.begin_grpo(planned)
-            # ---------------------------------------------------------- GRPO
-            evaluate_once(run, "before", run.toolbox)
-            grpo(run)
-            # --------------------------------------------- after, and without
-            evaluate_once(run, "after", run.toolbox)
-            if config.eval.without_tools:
-                with toolset.open_toolbox(config, None, enabled=False) as off:
-                    evaluate_once(run, "no_tools", off)
-        if hosts.is_first() and "seconds" not in directory.results():
-            directory.add_result("seconds", run.elapsed_s)
-        run.checkpoints.wait()
-    # ------------------------------------------------------------------ report
-    return hosts.in_turn(
-        lambda: run_report.write_report(config, directory) if hosts.is_first() else directory.results()
-    )
+    with naming_write_faults("the work directory", directory.path, "config.workdir"):
+        with contextlib.ExitStack() as stack:
+            # ----------------------------------------------- parts, data, tools
+            run = open_run(planned, directory, stack)
+            hosts.print_once(f"{config.name}: {describe(run.parts)}; work directory {directory.path}")
+            with jax.transfer_guard("disallow"):
+                # ------------------------------------------------ warm start
+                if run.state.step < config.warm_start.steps:
+                    warm_start(run)
+                if run.state.step == config.warm_start.steps:
+                    run.state.begin_grpo(planned)
+                # ------------------------------------------------------ GRPO
+                evaluate_once(run, "before", run.toolbox)
+                grpo(run)
+                # ----------------------------------------- after, and without
+                evaluate_once(run, "after", run.toolbox)
+                if config.eval.without_tools:
+                    with toolset.open_toolbox(config, None, enabled=False) as off:
+                        evaluate_once(run, "no_tools", off)
+            if hosts.is_first() and "seconds" not in directory.results():
+                directory.add_result("seconds", run.elapsed_s)
+            run.checkpoints.wait()
+        # -------------------------------------------------------------- report
+        return hosts.in_turn(
+            lambda: run_report.write_report(config, directory) if hosts.is_first() else directory.results()
+        )
 
 
 # ------------------------------------------------------------------ warm start
