@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
             line = convert.export_weights(
                 _CHECKPOINT.value, _OUT.value, _DTYPE.value, _TOKENIZER.value, _MAX_SHARD_BYTES.value
             )
-    except (ValueError, OSError, flags.Error) as error:  # a full disk is an OSError
+    except (ValueError, OSError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(line)

@@ -19,7 +19,7 @@ from arft_jax.bench.shape import (
     Bench,
     ScriptedTools,
 )
-from arft_jax.build import parts as build
+from arft_jax.build import settings
 from arft_jax.data.batch import assemble
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
@@ -123,10 +123,10 @@ class Ours:
             rows, np.linspace(-1, 1, len(rows)), patches_of, length=PROMPT_LEN + DECODE_LEN,
             n_chunks=config.train.image_chunks, bucket=self.decoder().renderer.bucket,
         )  # fmt: skip
-        batch, optimizer = jax.device_put(batch), build.optimizer(config)
+        batch, optimizer = jax.device_put(batch), settings.optimizer(config)
         params = learner.copy_params(bench.params)
-        state = [params, learner.init_opt_state(optimizer, params, bench.placement)]
-        objective = build.objective(config, "policy")._replace(on_policy=True)  # one update a step
+        state = [params, learner.init_opt_state(optimizer, params, bench.plan.placement)]
+        objective = settings.objective(config, "policy")._replace(on_policy=True)  # one update a step
         update = learner.make_update(bench.graphdef, objective, optimizer)
 
         def step():
@@ -137,7 +137,7 @@ class Ours:
 
     def bound(self) -> float:
         """Tokens/s of the measured bound of decode: the weights that a token passes, in one product of 16 rows."""
-        text = self.bench.sizes.text
+        text = self.bench.plan.sizes.text
         tables = self.bench.params["text"]
         n = sum(leaf.size for leaf in jax.tree.leaves(tables))
         weights = jnp.ones((text.dim, n // text.dim), jnp.float32)

@@ -46,7 +46,9 @@ def test_bad_input_is_one_sentence(tmp_path, change, sentence):
 
 def test_a_question_is_answered_from_a_checkpoint_and_written_as_a_page(tmp_path):
     """The whole of agent.ask on a fresh, untrained checkpoint: the loop runs, the page is whole."""
-    from arft_jax.build import parts as build
+    from arft_jax.build import settings
+    from arft_jax.build.parts import make
+    from arft_jax.build.plan import plan_policy
     from arft_jax.io.checkpoints import Checkpoints
     from arft_jax.steps import learner
 
@@ -63,10 +65,10 @@ def test_a_question_is_answered_from_a_checkpoint_and_written_as_a_page(tmp_path
     config.rollout.update(n_patches=64, n_windows=8, n_features=64, group_size=2, n_slots=2, max_turn_tokens=8)
     config.train.rows_per_update = 16
     config.system_prompt = "short"
-    parts = build.build(config)
-    state = learner.train_state(build.optimizer(config), parts.first_params(), False, parts.placement)
+    parts = make(plan_policy(config))
+    state = learner.train_state(settings.optimizer(config), parts.first_params(), False, parts.plan.placement)
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, state, {"tokenizer": parts.tokenizer.sha256})
+        checkpoints.save(1, state, {"tokenizer": parts.plan.tokenizer.sha256})
     path = tmp_path / "card.ppm"
     path.write_bytes(b"P6 56 28 255\n" + bytes(56 * 28 * 3))
     page = tmp_path / "page.html"

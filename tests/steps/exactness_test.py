@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arft_jax.data.batch import assemble
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
