@@ -39,7 +39,7 @@ from arft_jax.steps import learner
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train import rollouts
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
-from arft_jax.train.preemption import StopRequest
+from arft_jax.train.preemption import Stopped, StopRequest
 from arft_jax.train.rollouts import carried_state, resume_carried, roll_out
 from arft_jax.train.rollouts import share as _share
 from arft_jax.train.run_dir import RunDir
@@ -120,7 +120,7 @@ class Run:
         """Ends the process where it was asked to end; what is finished is on disk by then."""
         if asked:
             self.checkpoints.wait()
-            raise SystemExit(f"stopped by signal at step {self.step}; the same command resumes")
+            raise Stopped(f"stopped by signal at step {self.step}; the same command resumes", self.stop.number)
 
 
 def train(config) -> dict:
