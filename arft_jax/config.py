@@ -142,11 +142,7 @@ def default_config() -> ml_collections.ConfigDict:
             seed=0,  # tasks, corpus, weights and sampling all follow from it
             compilation_cache="~/.cache/arft_jax/xla",  # JAX's persistent compilation cache; empty: off
             hardware="",  # what the run is meant for, read by launch/compile_check.py: "tpu v5e:8x8", "gpu h100:8"
-            mesh=dict(  # devices by axis (sharding.py); -1: all that remain
-                data=1,  # copies of the parameters, each with its share of the rows
-                fsdp=-1,  # devices that share one copy and split the rows too
-                tensor=1,  # devices that split heads and MLPs
-            ),
+            mesh=dict(data=1, fsdp=-1, tensor=1),  # devices by axis (sharding.py); -1: all that remain
             distributed=dict(  # several processes on one mesh
                 enabled=False,  # several processes, one a host: True on TPU pods
                 coordinator="",  # host:port of process 0; empty, and so on below: as the cluster says
@@ -210,9 +206,7 @@ def default_config() -> ml_collections.ConfigDict:
                 every=25,  # GRPO steps
                 keep=2,  # newest ones
             ),
-            report=dict(  # pages at the end of a run
-                n_trajectories=12,  # of each task on the trajectory page
-            ),
+            report=dict(n_trajectories=12),  # of each task on the trajectory page
         )
     )
     config.lock()
