@@ -21,6 +21,7 @@ FLOORS = {
     "report": 8, "compile_check": 8,
     "train": 9, "bench": 9,
     "commands": 10,
+    "__main__": 11,
 }  # fmt: skip
 HIGHEST_PURE = 4
 # Which rooms of one floor import one another, and why. No pair may stand here both ways round.
