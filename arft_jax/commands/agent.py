@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
+from arft_jax.build.data import index_path as run_index_path
+from arft_jax.build.parts import Parts, check_trained_with, describe, make, set_up_jax
+from arft_jax.build.plan import plan_policy
 from arft_jax.config import SEARCHING_TASKS
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.trajectory import Task, Trajectory
 
 MAX_TOKENS = 2048  # of a trajectory at least, where the caller names no limit
@@ -30,7 +32,7 @@ def checkpoint_dir(config) -> pathlib.Path:
     return folder
 
 
-def load_policy(config, parts: build.Parts):
+def load_policy(config, parts: Parts):
     """(params, step) of the newest good checkpoint in the config's work directory.
 
     Raises:
@@ -38,7 +40,7 @@ def load_policy(config, parts: build.Parts):
     """
     folder = checkpoint_dir(config)
     step = params_checkpoint.newest_good_step(folder)
-    build.check_trained_with(parts.tokenizer, params_checkpoint.read_host(folder, step), str(folder))
+    check_trained_with(parts.plan.tokenizer, params_checkpoint.read_host(folder, step), str(folder))
     return params_checkpoint.read_params(folder, step, parts.placed_shapes()), step
 
 
@@ -105,7 +107,7 @@ def ask(
     kind = kind_of(config, kind)
     shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
     tasks = [Task(f"question {n}", kind, text, shown, (), corpus=corpus) for n, text in enumerate(questions, 1)]
-    index_path = pathlib.Path(index) if index else build.index_path(config)
+    index_path = pathlib.Path(index) if index else run_index_path(config)
     if kind == "search" and not index_path.exists():
         raise ValueError(f"a search index must exist: got {index_path} (--index)")
     checkpoint_dir(config)
@@ -114,16 +116,17 @@ def ask(
         config.rollout.update(max_tokens=max_tokens, n_slots=config.rollout.group_size, extend_rows=1)
         config.distributed.update(enabled=False, coordinator="", n_processes=0, process=-1)  # this process alone
     validate(config)
-    build.set_up_jax(config)
-    parts = build.build(config)
+    set_up_jax(config)
+    parts = make(plan_policy(config))
     params, step = load_policy(config, parts)
-    print(f"{build.describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
+    policy = parts.for_rollout(params)
+    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     with toolset.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         groups = parts.engine.run(
-            params, requests, toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
+            policy, requests, toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
         )
     trajectories = [trajectory for [trajectory] in groups]
     print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
+from arft_jax.build.parts import check_trained_with
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
@@ -72,7 +74,10 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
         n_tensors = check_weights(weights, abstract)
         return f"{weights}: {n_tensors} tensors, {_describe(abstract, dtype)}; every name and shape fits"
     params = load_params(weights, abstract)
-    with appearing(pathlib.Path(checkpoint).absolute()) as folder:
+    with (
+        naming_write_faults("the checkpoint", checkpoint, "--checkpoint"),
+        appearing(pathlib.Path(checkpoint).absolute()) as folder,
+    ):
         (folder / BESIDE).mkdir()
         files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
         for name, contents in files.items():
@@ -118,10 +123,11 @@ def export_weights(
     params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
     if source.lora.rank:
         params = param_edits.make_merge(source.lora.scale)(params)
-    save_params(
-        out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
-        files=source.files, config_extra=source.config_extra,
-    )  # fmt: skip
+    with naming_write_faults("the output directory", out, "--out"):
+        save_params(
+            out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
+            files=source.files, config_extra=source.config_extra,
+        )  # fmt: skip
     return f"{checkpoint}, step {source.step}: {_describe(params, dtype)}; wrote {out}"
 
 
@@ -149,7 +155,7 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
     files = hf_files.tokenizer_files(tokenizer or config.tokenizer or config.weights)
     for name, mine in (("config.tokenizer", trained), ("--tokenizer", _tokenizer_in(files))):
         if mine is not None:
-            build.check_trained_with(mine, host, str(folder), name)
+            check_trained_with(mine, host, str(folder), name)
     model, data = build.model_config(config, trained), config.data
     # The policy was trained with these sizes, whatever the tokenizer's directory says.
     files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model.vision.patch_px, model.vision.merge)

@@ -66,7 +66,9 @@ def test_the_kind_is_the_runs_where_it_has_one():
 
 def test_a_work_directory_answers_questions_over_images_and_writes_a_page(tmp_path, capsys):
     """The whole command on a fresh, untrained checkpoint: the loop runs, the page is whole."""
-    from arft_jax.build import parts as build
+    from arft_jax.build import settings
+    from arft_jax.build.parts import make
+    from arft_jax.build.plan import plan_policy
     from arft_jax.io.checkpoints import Checkpoints
     from arft_jax.steps import learner
 
@@ -84,10 +86,10 @@ def test_a_work_directory_answers_questions_over_images_and_writes_a_page(tmp_pa
     config.train.rows_per_update = 16
     config.system_prompt = "short"
     RunDir(config)
-    parts = build.build(config)
-    state = learner.train_state(build.optimizer(config), parts.first_params(), False, parts.placement)
+    parts = make(plan_policy(config))
+    state = learner.train_state(settings.optimizer(config), parts.first_params(), False, parts.plan.placement)
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(1, state, {"tokenizer": parts.tokenizer.sha256})
+        checkpoints.save(1, state, {"tokenizer": parts.plan.tokenizer.sha256})
     for name, height in (("a", 28), ("b", 56)):
         (tmp_path / f"{name}.ppm").write_bytes(b"P6 56 %d 255\n" % height + bytes(56 * height * 3))
     page = tmp_path / "page.html"

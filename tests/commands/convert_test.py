@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
 from arft_jax.commands import convert
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
