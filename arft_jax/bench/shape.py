@@ -12,18 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.protocol import Action, ToolCall
 from arft_jax.rollout.engine import Engine, Request, RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import init_state
+from arft_jax.syntax.tags import TagSyntax
+from arft_jax.tools.context import ToolContext
+from arft_jax.tools.toolbox import resolved
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 VOCAB = 32768  # of the model; the tokenizer's own is smaller, ids beyond it write nothing
@@ -33,9 +36,12 @@ GROUPS, GROUP_SIZE, N_TURNS = 4, 8, 3
 DECODE_ROWS, DECODE_LEN = 16, 128
 
 
-def always_search(text: str) -> protocol.Action:
+class AlwaysSearch(TagSyntax):
     """Every turn, whatever it says, asks the tool."""
-    return protocol.Search("go on")
+
+    def parse(self, text: str) -> Action:
+        """A search."""
+        return ToolCall("search", {"query": "go on"})
 
 
 @dataclasses.dataclass
@@ -83,8 +89,8 @@ class Bench:
             self.tokenizer,
             PatchStore(build.image_processor(self.config, self.sizes)),
             build.vision_bucket(self.config, self.sizes),
-            {"search": ""},
-            parse=always_search,
+            lambda task: "",
+            syntax=AlwaysSearch([]),
             **{"bucket_columns": r.bucket_columns} | options,
         )
 
@@ -143,15 +149,11 @@ class ScriptedTools:
         self._left[task.id] -= 1
         return self._text if self._left[task.id] >= 0 else Observation("", (next(self._images),))
 
-    def submit(
-        self, task, action, images, spent_s: float = 0.0, session=None
-    ) -> "concurrent.futures.Future[Observation]":
+    def submit(self, call: ToolCall, context: ToolContext) -> "concurrent.futures.Future[Observation]":
         """Serves a call, after its latency where there are any."""
-        observation = self._answer(task)
+        observation = self._answer(context.task)
         if self._threads is None:
-            future: concurrent.futures.Future = concurrent.futures.Future()
-            future.set_result(observation)
-            return future
+            return resolved(observation)
         wait_s = next(self._late)
         return self._threads.submit(lambda: time.sleep(wait_s) or observation)
 

@@ -1,9 +1,10 @@
 """From a config to the parts of a run: tokenizer, tools, data, model, sampler. The only reader of most keys."""
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import placement as layout
 from arft_jax.config import SEARCHING_TASKS
 from arft_jax.data import chat, mat, minilm, recorded_steps, source
@@ -27,6 +27,7 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
+from arft_jax.build import prompts, tools
 from arft_jax.build.prompts import check_prompts
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.engine import Engine, RolloutLimits
@@ -134,14 +135,15 @@ def load_tokenizer(config) -> Tokenizer:
     return Tokenizer.load(config.tokenizer or config.weights)
 
 
-def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
-    """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device.
+def make_rules(tokenizer: Tokenizer, stops: Sequence[str], vocab_size: int = 0) -> Rules:
+    """Stop strings, the end token, and which tokens may be sampled.
 
     Args:
       tokenizer: whose ids are sampled.
+      stops: strings that end a turn, of the syntax.
       vocab_size: the model's V; published ones are padded beyond the tokenizer's, and padding is never sampled.
     """
-    table = build_stop_table(tokenizer.token_bytes(), protocol.STOPS)
+    table = build_stop_table(tokenizer.token_bytes(), stops)
     allowed = np.array([len(b) > 0 for b in tokenizer.token_bytes()])
     allowed[sorted(tokenizer.control_ids)] = False
     allowed[tokenizer.eos_id] = True
@@ -194,7 +196,8 @@ def check(config) -> None:
     mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
     options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
     tasks = source.load_splits(mine, data_dir(config), **options)
-    check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
+    offer = tools.plan_offer(config, tools.tool_host(config, index_path(config), processor), tools.kinds_of(config))
+    check_prompts(config, offer, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 
 def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
@@ -238,6 +241,7 @@ def build(config) -> Parts:
     sizes = model_config(config, tokenizer)
     patches, bucket = PatchStore(image_processor(config, sizes)), vision_bucket(config, sizes)
     make_model, r = model_maker(config, sizes, placement), config.rollout
+    offer = tools.plan_offer(config, tools.tool_host(config, index_path(config)), tools.kinds_of(config))
     graphdef, abstract = abstract_params(make_model)
 
     def first_params() -> nnx.State:
@@ -251,7 +255,7 @@ def build(config) -> Parts:
 
     every, own = layout.rollout_placements(config, placement, jax.process_index())
     state = make_state(state_maker(config, sizes, own), own)
-    rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
+    rules = jax.device_put(make_rules(tokenizer, offer.syntax.stops, sizes.text.vocab_size), own.whole)
     reads = abstract_params(model_maker(config, sizes, own))[0]
     engine = Engine(
         make_sampler(reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own),
@@ -272,8 +276,9 @@ def build(config) -> Parts:
         tokenizer,
         patches,
         bucket,
-        {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
+        functools.partial(prompts.system_text, config, offer),
         own,
+        syntax=offer.syntax,
         bucket_columns=r.bucket_columns,
     )
     move = layout.policy_mover(config, abstract, placement, every, own)
@@ -333,7 +338,13 @@ def objective(config, kind: str) -> learner.Objective:
 def reward_weights(config) -> RewardWeights:
     """R_total's weights, from the config."""
     w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
+    return RewardWeights(
+        format=w.format,
+        accuracy=w.accuracy,
+        step=w.step,
+        max_answer_words=w.max_answer_words,
+        any_order=bool(config.tools.offer),
+    )
 
 
 def query_embedding(config) -> minilm.MiniLM | None:

@@ -97,7 +97,9 @@ def ask(
     params, step = load_policy(config, parts)
     print(f"{build.describe(parts)}; checkpoint of step {step}", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    with toolset.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
+    host = toolset.tool_host(config, index_path if kind == "search" else None, parts.patches.processor)
+    offer = toolset.plan_offer(config, host, [kind])
+    with toolset.open_toolbox(config, offer, host) as toolbox:
         request = Request(task, 0, 1)
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         [[trajectory]] = parts.engine.run(

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from arft_jax import protocol
 from arft_jax.data import chat
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.patches import PatchStore
@@ -31,6 +30,8 @@ from arft_jax.rollout.trace import RolloutCosts, Timeline
 from arft_jax.sharding import Placement
 from arft_jax.steps.sampler import Rules, Sampler, UnstackedParams, column_counts
 from arft_jax.steps.state import FREE, SlotState
+from arft_jax.syntax.spec import Syntax
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, Trajectory
 
@@ -76,9 +77,9 @@ class Engine:
       limits: sizes and budgets.
       tokenizer, patches: text and images to model input.
       bucket: sizes of one encode call.
-      system: system prompt by task kind.
+      system: task -> its system prompt.
       placement: the mesh over which params and state are split; None: one device.
-      parse: what a turn's text asks for; None: the protocol.
+      syntax: in which the policy writes; None: the paper's, of the bundled tools.
       bucket_columns: decode and extend read the cache up to the next multiple of so many columns that holds their rows,
         so that short rows do not pay for long ones: one program a multiple, all compiled before the first rollout. 0:
         always the whole cache.
@@ -95,10 +96,10 @@ class Engine:
         tokenizer: Tokenizer,
         patches: PatchStore,
         bucket: VisionBucket,
-        system: dict[str, str],
+        system: Callable[[Task], str],
         placement: Placement | None = None,
         *,
-        parse: Callable[[str], protocol.Action] | None = None,
+        syntax: Syntax | None = None,
         bucket_columns: int = 0,
         overlap: bool = True,
         timeline: Timeline | None = None,
@@ -108,7 +109,8 @@ class Engine:
         self.n_lanes, self._whole = (1, None) if placement is None else (placement.n_lanes, placement.whole)
         self.sampler, self.state, self.rules, self.limits = sampler, state, rules, limits
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
-        self.parse, self.bucket_columns, self.overlap, self.timeline = parse, bucket_columns, overlap, timeline
+        self.syntax = syntax or paper_syntax()
+        self.bucket_columns, self.overlap, self.timeline = bucket_columns, overlap, timeline
         self.costs = RolloutCosts()  # of the last run
         self._warm: set = set()
         self._left: Scheduler | None = None  # what run_on left behind
@@ -120,12 +122,12 @@ class Engine:
     def prompt(self, task: Task) -> chat.Segment:
         """The task's prompt as one segment of the token stream."""
         return chat.prompt_segment(
-            self.tokenizer, self.patches.processor, self.system[task.kind], task.question, task.images
+            self.tokenizer, self.patches.processor, self.system(task), task.question, task.images
         )
 
     def observation(self, observation) -> chat.Segment:
         """An observation, in its chat frame, as one segment of the token stream."""
-        return chat.observation_segment(self.tokenizer, self.patches.processor, observation)
+        return chat.observation_segment(self.tokenizer, self.patches.processor, observation, self.syntax.reply)
 
     def can_show(self, image: Image) -> bool:
         """Whether a prompt can hold the image: a sliver cannot be cut into patches."""

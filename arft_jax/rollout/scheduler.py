@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from arft_jax import protocol
 from arft_jax.data import chat
+from arft_jax.protocol import Answer, Malformed
 from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.rerender import CONTEXTS, rerendered
@@ -23,6 +23,7 @@ from arft_jax.rollout.row import Feed, Row
 from arft_jax.rollout.trace import RolloutCosts
 from arft_jax.steps.sampler import DecodeReport
 from arft_jax.steps.state import BUDGET, FREE, RUNNING, STOPPED
+from arft_jax.tools.toolbox import resolved
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
 
 
@@ -337,24 +338,28 @@ class Scheduler:
 
     def _act(self, row: Row, code: int) -> None:
         eos, limits = self.engine.tokenizer.eos_id, self.engine.limits
-        action = row.read_turn(self.engine.tokenizer, eos, self.engine.parse)
+        action = row.read_turn(self.engine.tokenizer, self.engine.syntax, is_cut=code == BUDGET)
         self.costs.n_sampled += row.turns[-1].end - row.turns[-1].start
-        if isinstance(action, protocol.Answer):
+        if isinstance(action, Answer):
             self._finish(row, Status.ANSWERED)
-        elif code == BUDGET and isinstance(action, protocol.Malformed):
+        elif code == BUDGET and isinstance(action, Malformed):
             self._finish(row, Status.TOKENS if row.length >= limits.max_tokens else Status.TURN_TOKENS)
-        elif isinstance(action, protocol.Malformed):
+        elif isinstance(action, Malformed) and not action.tell:
             self._finish(row, Status.NO_ACTION if row.last_token[0] == eos else Status.MALFORMED)
         elif len(row.turns) >= self.max_turns:
             self._finish(row, Status.TURN_LIMIT)
         else:
             self._mark([row.slot], trace.PAUSED)
-            future = self.toolbox.submit(row.task, action, tuple(row.bank), row.spent_s, row.session)
+            if isinstance(action, Malformed):
+                future = resolved(Observation(action.reason, (), ToolStatus.ERROR))
+            else:
+                future = self.toolbox.submit(action, row.context)
             self.waiting[future] = row.slot
 
     def _finish(self, row: Row, status: Status) -> None:
         self._mark([row.slot], trace.IDLE)
         trajectory = row.trajectory(status)
+        row.context.close()
         group = self.groups[row.request]
         group.rows[row.row], group.left = trajectory, group.left - 1
         del self.rows[row.slot]

@@ -13,6 +13,7 @@ several processes, each rolls out its own share of the prompts on its own device
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ from arft_jax.io.trajectories import save_trajectories
 from arft_jax.report import run_report
 from arft_jax.rewards.combine import score_trajectory
 from arft_jax.steps import learner
-from arft_jax.tools.toolbox import Toolbox
+from arft_jax.tools.toolbox import Conversation, Toolbox
 from arft_jax.train import rollouts
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
 from arft_jax.train.preemption import StopRequest
@@ -153,7 +154,9 @@ def train(config) -> dict:
             # --------------------------------------------- after, and without
             _evaluate_stage(run, "after", run.toolbox)
             if config.eval.without_tools:
-                with toolset.open_toolbox(config, None, enabled=False) as off:
+                host = toolset.tool_host(config, build.index_path(config))
+                offer = toolset.plan_offer(config, host, toolset.kinds_of(config))
+                with toolset.open_toolbox(config, offer, host, enabled=False) as off:
                     _evaluate_stage(run, "no_tools", off)
         if hosts.is_first() and "seconds" not in directory.results():
             directory.add_result("seconds", run.elapsed_s)
@@ -169,8 +172,10 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     optimizer = build.optimizer(config)
     quarantine = Quarantine()
     tasks, index_path = hosts.in_turn(lambda: build.load_data(config, quarantine))
-    check_prompts(config, tasks, parts.tokenizer, parts.patches.processor, parts.bucket)
-    toolbox = stack.enter_context(toolset.open_toolbox(config, index_path))
+    host = toolset.tool_host(config, index_path, parts.patches.processor)
+    offer = toolset.plan_offer(config, host, toolset.kinds_of(config))
+    check_prompts(config, offer, tasks, parts.tokenizer, parts.patches.processor, parts.bucket)
+    toolbox = stack.enter_context(toolset.open_toolbox(config, offer, host))
     hosts.print_once(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=config.checkpoint.keep))
     with_reference = build.keeps_reference(config)
@@ -209,7 +214,8 @@ def _warm_start(run: Run) -> None:
     """Imitation of recorded chains up to ``warm_start.steps``."""
     config, w = run.config, run.config.warm_start
     tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
-    chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
+    syntax, begin = run.parts.engine.syntax, functools.partial(Conversation, run.toolbox)
+    chains = practice_chains(config.seed, w.n_practice, syntax) + record_chains(tasks, begin, config.seed, syntax)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     update = _make_update(run, build.objective(config, "imitation"))

@@ -23,7 +23,7 @@ def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:
     for turn in chain.turns:
         tokens = np.asarray(engine.tokenizer.encode(turn.text), np.int32)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        row.read_turn(engine.tokenizer, engine.tokenizer.eos_id)
+        row.read_turn(engine.tokenizer, engine.syntax)
         if turn.observation is not None:
             row.attach(turn.observation)
             engine.inject(row, engine.observation(turn.observation))

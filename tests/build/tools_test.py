@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from arft_jax.testing.toolboxes import code_call, search_call, context_of
 from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
@@ -36,7 +37,7 @@ def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
     for enabled, switch in ((False, True), (None, False)):
         config.tools.enabled = switch
         with toolset.open_toolbox(config, "no/index", enabled=enabled) as off:
-            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), ()).result()
+            seen = off.submit(search_call("x"), context_of(tiny.tiny_task(1), ())).result()
             assert seen.status is ToolStatus.REFUSED
     config.tools.enabled = True
     with pytest.raises(AssertionError, match="started"):
@@ -47,21 +48,21 @@ def test_a_real_toolbox_serves_and_is_closed(config):
     config.tools.update(n_workers=1, timeout_s=30.0, max_output_bytes=20)
     with toolset.open_toolbox(config, None) as box:
         task = tiny.tiny_task(1, "coding")
-        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images).result()
+        seen = box.submit(code_call("print('a' * 100)"), context_of(task, task.images)).result()
         assert "a" * 10 in seen.text and "a" * 50 not in seen.text  # max_output_bytes
         # without an index nothing can be searched
-        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), ()).result().status is ToolStatus.REFUSED
-    late = box.submit(task, protocol.Code("print(1)"), task.images).result()
+        assert box.submit(search_call("x"), context_of(tiny.tiny_task(2), ())).result().status is ToolStatus.REFUSED
+    late = box.submit(code_call("print(1)"), context_of(task, task.images)).result()
     assert late.status is ToolStatus.INFRA
 
 
 def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
     monkeypatch.setattr(toolset, "PythonSandbox", lambda **kwargs: contextlib.nullcontext())
-    task, fox = tiny.tiny_task(2), protocol.Search("red fox")
+    task, fox = tiny.tiny_task(2), search_call("red fox")
 
     def search():
         with toolset.open_toolbox(config, tmp_path / "unused") as box:
-            return box.submit(task, fox, ()).result(10)
+            return box.submit(fox, context_of(task, ())).result(10)
 
     with FaultServer() as server:
         cache = dict(cache=str(tmp_path / "replies.sqlite"), cache_mode="record")
@@ -74,7 +75,7 @@ def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
     config.tools.search.cache_mode = "replay"
     assert search().text == asked.text
     with toolset.open_toolbox(config, None) as box:  # nothing searches: nothing is opened
-        assert box.submit(task, fox, ()).result(10).status is ToolStatus.REFUSED
+        assert box.submit(fox, context_of(task, ())).result(10).status is ToolStatus.REFUSED
 
 
 def wall(red, green, blue):
@@ -102,7 +103,7 @@ def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
     with toolset.open_toolbox(pictures, None) as box:
 
         def ask(words, *images):
-            return box.submit(task, protocol.Search(words), images).result(60)
+            return box.submit(search_call(words), context_of(task, images)).result(60)
 
         seen = ask(" image_2", wall(5, 250, 5), wall(240, 10, 0))
         assert seen.status is ToolStatus.OK
@@ -122,8 +123,8 @@ def test_words_go_to_the_texts_where_there_are_any(pictures, monkeypatch):
     pictures.tools.search.image_top_k = 2
     task = tiny.tiny_task(2)
     with toolset.open_toolbox(pictures, "an index") as box:
-        assert "Fox: red" in box.submit(task, protocol.Search("green"), (wall(1, 2, 3),)).result(60).text
-        assert len(box.submit(task, protocol.Search("image_1"), (wall(1, 2, 3),)).result(60).images) == 2
+        assert "Fox: red" in box.submit(search_call("green"), context_of(task, (wall(1, 2, 3),))).result(60).text
+        assert len(box.submit(search_call("image_1"), context_of(task, (wall(1, 2, 3),))).result(60).images) == 2
 
 
 def test_an_image_index_that_is_not_there_or_of_other_weights_is_refused(pictures, tmp_path):

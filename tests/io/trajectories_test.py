@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax import protocol
 from arft_jax.io import trajectories
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
 
 
@@ -46,7 +46,7 @@ def make_trajectory(row=0, image=None):
     ]
     calls = [ToolCall("diagnose", "x"), ToolCall("python", "x\n"), ToolCall("search", "q"), None, None]
     turns = [
-        Turn(text, protocol.parse_turn(text), 4 * i, 4 * i + 3, call, observation)
+        Turn(text, paper_syntax().parse(text), 4 * i, 4 * i + 3, call, observation)
         for i, (text, call, observation) in enumerate(zip(texts, calls, seen, strict=True))
     ]
     n = 20

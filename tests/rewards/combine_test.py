@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.rewards import form, outcome
 from arft_jax.rewards.combine import RewardWeights, score_trajectory
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Status, Task, Trajectory, Turn
 
 PROBLEM = "<think>dim</think><problem>{'dark'}</problem>"
@@ -19,7 +19,7 @@ BARE = "<answer>red fox</answer>"
 
 def make(kind, texts, status=Status.ANSWERED, answers=("red fox",), problems=("dark",), query=""):
     task = Task("t1", kind, "?", (), answers, problems if kind == "coding" else (), query=query)
-    turns = tuple(Turn(text, protocol.parse_turn(text), 0, 0) for text in texts)
+    turns = tuple(Turn(text, paper_syntax().parse(text), 0, 0) for text in texts)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), turns, status)
 

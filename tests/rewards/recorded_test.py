@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.rewards import recorded
 from arft_jax.rewards.combine import RewardWeights, score_trajectory
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Status, Task, Trajectory, Turn
 
 THINK = "<think> dim </think>\n"
@@ -18,7 +18,7 @@ SEARCH = "<search> red fox city </search>"
 
 def made(kind, target, *texts, status=Status.TURN_LIMIT):
     task = Task("t1", kind, "?", (), (), target=target)
-    turns = tuple(Turn(text, protocol.parse_turn(text), 0, 0) for text in texts)
+    turns = tuple(Turn(text, paper_syntax().parse(text), 0, 0) for text in texts)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), turns, status)
 

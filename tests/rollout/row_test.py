@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data.chat import Segment
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.row import Feed, Row, image_spans
 from arft_jax.testing.tiny_rollout import tiny_image, tiny_task
+from arft_jax.testing.toolboxes import problem_call
 from arft_jax.trajectory import Observation, Status, ToolCall
 
 PAD = 7  # the image token of these hand cases
@@ -54,7 +54,7 @@ def test_a_row_grows_by_segments_and_turns():
     turn = [*tokenizer.encode("<problem>{'dark'}</problem>")]
     row.sample(np.array(turn), np.full(len(turn), -0.5))
     action = row.read_turn(tokenizer, tokenizer.eos_id)
-    assert action == protocol.Problem(("dark",)) and row.turns[0].call == ToolCall("diagnose", "dark")
+    assert action == problem_call("dark") and row.turns[0].call == ToolCall("diagnose", "dark")
     assert row.last_token == (turn[-1], 2 + len(turn)) and row.next_position == row.length == 3 + len(turn)
     new = tiny_image(2)
     row.attach(Observation("Write code.", (new,)))

@@ -47,7 +47,7 @@ SCRIPT = """
     build.check(config)
     parts = build.build(config)
     params = parts.first_params()
-    protocol.parse_turn = lambda text: protocol.Code("pass")  # the untrained policy calls a tool at every turn
+    paper_syntax().parse = lambda text: code_call("pass")  # the untrained policy calls a tool at every turn
     tools = InstantTools(lambda task, *_: Observation("seen", (tiny_image(int(task.id[1:]), 56, 28),)))
     requests = [Request(tiny_task(i, "coding", sizes=[(56, 84)]), i, 2) for i in range(4)][trainer._share(4)]
     with jax.transfer_guard("disallow"):

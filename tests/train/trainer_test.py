@@ -17,24 +17,27 @@ from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.protocol import Malformed
+from arft_jax.testing.toolboxes import code_call, problem_call, search_call
 from arft_jax.tools import toolbox
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.train import rollouts, trainer
 from arft_jax.trajectory import Status, ToolStatus
 
 WARM, GRPO, EVERY = 2, 4, 2
-PARSE = protocol.parse_turn
+PARSE = paper_syntax().parse
 BABBLE = (
-    protocol.Problem(("dark",)),
-    protocol.Code(degrade.repair_code(("rotation180",))),
-    protocol.Search("Red Star city"),
+    problem_call("dark"),
+    code_call(degrade.repair_code(("rotation180",))),
+    search_call("Red Star city"),
 )
 
 
 def _parse(text):
     """What a policy of no training babbles is read as a tool call, by its checksum."""
     action = PARSE(text)
-    return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, protocol.Malformed) else action
+    return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, Malformed) else action
 
 
 def _score(trajectory, weights, embed=None):

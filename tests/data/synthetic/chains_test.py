@@ -9,6 +9,8 @@ from arft_jax.data import chat
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.synthetic import chains, coding, corpus, degrade, lexicon, search
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.protocol import Answer
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Observation, ToolStatus
 
 
@@ -33,7 +35,7 @@ def recorded(coding_tasks, search_tasks, toolbox):
 
 
 def action(turn):
-    return protocol.parse_turn(turn.text)
+    return paper_syntax().parse(turn.text)
 
 
 def is_novice(chain):
@@ -42,9 +44,9 @@ def is_novice(chain):
 
 def test_every_recorded_turn_is_well_formed(recorded):
     for chain in recorded:
-        assert all(protocol.is_well_formed(turn.text) for turn in chain.turns)
+        assert all(paper_syntax().is_well_formed(turn.text) for turn in chain.turns)
         assert [turn.observation is None for turn in chain.turns] == [False] * (len(chain.turns) - 1) + [True]
-        assert isinstance(action(chain.turns[-1]), protocol.Answer)
+        assert isinstance(action(chain.turns[-1]), Answer)
 
 
 def test_novices_learn_protocol_turns_and_readers_learn_answers(recorded):
@@ -53,7 +55,7 @@ def test_novices_learn_protocol_turns_and_readers_learn_answers(recorded):
         if chain.task.kind == "search":
             assert all(train for _, train in flags)
         else:
-            wanted = {protocol.Problem: is_novice(chain), protocol.Code: True, protocol.Answer: not is_novice(chain)}
+            wanted = {protocol.Problem: is_novice(chain), protocol.Code: True, Answer: not is_novice(chain)}
             assert all(train == wanted[kind] for kind, train in flags)
 
 
@@ -93,7 +95,7 @@ def test_stated_problems_are_uniform_whatever_the_truth(coding_tasks, toolbox):
     simple = [dataclasses.replace(t, images=coding_tasks[0].images) for t in coding_tasks[:10]] * 160
     stated = collections.Counter()
     for i, task in enumerate(simple):
-        stated[protocol.parse_turn(next(chains._script_of(task, i, 5, 0.0)).text).kinds] += 1
+        stated[paper_syntax().parse(next(chains._script_of(task, i, 5, 0.0)).text).kinds] += 1
     expected = len(simple) / 16
     assert len(stated) == 16
     assert sum((n - expected) ** 2 / expected for n in stated.values()) < 45
@@ -191,7 +193,7 @@ def test_practice_speaks_no_word_of_the_protocols_choices():
     assert questions["How"] == 20 and questions["Repeat:"] == 10 and questions["Just"] == 20
     for chain in practice:
         [turn] = chain.turns
-        assert turn.train and isinstance(action(turn), protocol.Answer)
+        assert turn.train and isinstance(action(turn), Answer)
         words = set(turn.text.replace("<", " ").replace(">", " ").split())
         assert not words & {*protocol.KINDS, "problem", "code", "search"}
 

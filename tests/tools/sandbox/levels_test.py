@@ -10,8 +10,8 @@ import pytest
 from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
+from arft_jax.testing.toolboxes import make_toolbox
 from arft_jax.tools.sandbox import NoneHolds, PythonSandbox, levels, pool
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, ToolStatus
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
@@ -65,7 +65,7 @@ def test_a_toolbox_says_what_holds_the_code(level, stamp):
 
 
 def test_a_toolbox_without_code_says_so():
-    with Toolbox(None, None) as box:
+    with make_toolbox(None, None) as box:
         assert (box.stamp(), box.line) == ({"sandbox": "off"}, "sandbox: off (no code is run)")
 
 
