@@ -14,9 +14,10 @@ import optax
 from flax import nnx
 
 from arft_jax.build import placement as layout
+from arft_jax.build import prompts, tools
+from arft_jax.build.prompts import check_prompts
 from arft_jax.config import SEARCHING_TASKS
-from arft_jax.data import chat, mat, minilm, recorded_steps, source
-from arft_jax.tools import search_corpus
+from arft_jax.data import mat, minilm, recorded_steps, source
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.patches import PatchStore
@@ -27,8 +28,6 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
-from arft_jax.build import prompts, tools
-from arft_jax.build.prompts import check_prompts
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.engine import Engine, RolloutLimits
 from arft_jax.sampling.stops import build_stop_table
@@ -37,6 +36,7 @@ from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
+from arft_jax.tools import search_corpus
 
 
 @dataclasses.dataclass

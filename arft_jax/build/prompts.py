@@ -42,6 +42,7 @@ def check_prompts(
       ValueError: prompts that leave no room for an answer, or whose images go beyond a limit: the first ten by name
         with the keys to change, the number of the others.
     """
+
     @functools.cache
     def n_system(text: str) -> int:  # most of a prompt, and the same for many tasks: tokenised once
         lengths = [len(chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens) for part in (text, "")]

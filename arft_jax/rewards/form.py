@@ -8,7 +8,7 @@ Visual-ARFT (arXiv 2505.14246), section 3; its trainer judges one recorded step 
 from arft_jax.protocol import Action, Answer, ToolCall
 from arft_jax.trajectory import Status, Trajectory
 
-_ORDERED = ("diagnose", "python")  # whose order the paper's coding agent keeps
+_PAPER = {"coding": ("diagnose", "python"), "search": ("search",)}  # the tools of the paper's two agents
 
 
 def _coding_order(calls: list[ToolCall]) -> bool:
@@ -23,19 +23,23 @@ def _coding_order(calls: list[ToolCall]) -> bool:
 def in_order(actions: list[Action], kind: str, *, any_order: bool = False) -> bool:
     """Whether the actions follow the protocol of their kind of task.
 
-    ``coding``: a diagnosis, code (once or more; none is fine after ``{'none'}``), an answer. Every other kind: calls of
-    any tools, or none, and an answer. Calls of tools that the paper does not have may stand anywhere before the answer.
+    ``coding``: a diagnosis, code (once or more; none is fine after ``{'none'}``), an answer. ``search``: searches, or
+    none, and an answer. The tools of the paper's other agent are out of place in both; calls of tools that the paper
+    does not have may stand anywhere before the answer. Every other kind: calls of any tools, or none, and an answer.
 
     Args:
       actions: one a turn, in order.
       kind: of the task.
-      any_order: whether a coding task keeps no order either: its policy is offered other tools than the paper's.
+      any_order: whether these two kinds keep no order either: their policy is offered other tools than the paper's.
     """
     if not actions or not isinstance(actions[-1], Answer) or not all(isinstance(a, ToolCall) for a in actions[:-1]):
         return False
-    if kind != "coding" or any_order:
+    if kind not in _PAPER or any_order:
         return True
-    return _coding_order([call for call in actions[:-1] if call.tool in _ORDERED])
+    calls = [call for call in actions[:-1] if any(call.tool in tools for tools in _PAPER.values())]
+    if not all(call.tool in _PAPER[kind] for call in calls):
+        return False
+    return kind != "coding" or _coding_order(calls)
 
 
 def format_score(trajectory: Trajectory, *, any_order: bool = False) -> float:

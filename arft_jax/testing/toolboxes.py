@@ -1,12 +1,14 @@
 """A toolbox of the bundled tools around back-ends that a test has opened itself."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from arft_jax.protocol import ToolCall
+from arft_jax.build import tools as build_tools
+from arft_jax.protocol import Malformed, ToolCall
 from arft_jax.syntax.tags import TagSyntax
-from arft_jax.tools.bundled import BUNDLED
+from arft_jax.tools.bundled import BUNDLED, paper_syntax
 from arft_jax.tools.context import ToolContext
 from arft_jax.tools.crop_tool import CropService
 from arft_jax.tools.diagnose import DiagnoseService
@@ -19,7 +21,7 @@ from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import SearchBackend
 from arft_jax.tools.search_tool import SearchService
 from arft_jax.tools.toolbox import Toolbox
-from arft_jax.trajectory import Image, Observation, Task
+from arft_jax.trajectory import Image, Observation, Task, Turn
 
 
 def make_toolbox(
@@ -57,6 +59,31 @@ def make_toolbox(
     usual = CallPolicy(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
     offer = Offer(BUNDLED, names, TagSyntax([tool.spec for tool in BUNDLED.values()]))
     return Toolbox(offer, services, dict.fromkeys(services, usual) | dict(policies or {}), **options)
+
+
+@contextlib.contextmanager
+def open_configured(
+    config, kinds: Iterable[str], index_path: Any = None, enabled: bool | None = None
+) -> Iterator[Toolbox]:
+    """The tools of a run as its config says.
+
+    Args:
+      config: of the run.
+      kinds: of its tasks.
+      index_path: of texts to search; None: there are none.
+      enabled: see :func:`arft_jax.build.tools.open_toolbox`.
+    """
+    host = build_tools.tool_host(config, index_path)
+    with build_tools.open_toolbox(config, build_tools.plan_offer(config, host, kinds), host, enabled) as toolbox:
+        yield toolbox
+
+
+def turn_of(text: str, start: int = 0, end: int = 0, observation: Observation | None = None) -> Turn:
+    """A turn as the paper's syntax reads it."""
+    syntax = paper_syntax()
+    action = syntax.parse(text)
+    in_form = not isinstance(action, Malformed) and syntax.is_well_formed(text)
+    return Turn(text, action, start, end, observation, in_form)
 
 
 def search_call(query: str) -> ToolCall:

@@ -5,14 +5,14 @@ from arft_jax.commands import agent
 from arft_jax.config import default_config
 from arft_jax.protocol import Answer
 from arft_jax.testing.toolboxes import code_call
-from arft_jax.trajectory import Image, Observation, Status, Task, ToolCall, Trajectory, Turn
+from arft_jax.trajectory import Image, Observation, Status, Task, Trajectory, Turn
 
 
 def test_a_transcript_shows_turns_tools_and_the_answer():
     image = Image(np.zeros((4, 6, 3), np.uint8))
     code, done = code_call("pass"), Answer("47")
     turns = (
-        Turn("<code>..</code>", code, 1, 3, ToolCall("python", "pass"), Observation("printed", (image,), seconds=0.25)),
+        Turn("<code>..</code>", code, 1, 3, Observation("printed", (image,), seconds=0.25)),
         Turn("<answer>47</answer>", done, 4, 5),
     )
     task = Task("q", "coding", "发票号码?", (image,), ())

@@ -20,7 +20,7 @@ from arft_jax.rollout.engine import Request
 from arft_jax.steps.state import FREE
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.toolboxes import code_call, make_toolbox
-from arft_jax.tools import toolbox
+from arft_jax.tools import diagnose, toolbox
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.trajectory import Image, Observation, Status, Task, ToolStatus
@@ -109,12 +109,12 @@ def test_a_turn_that_is_no_action_ends_as_malformed(stage, turn):
 
 def test_a_tool_that_raises_or_is_cancelled_ends_its_own_row_alone_as_a_fault_of_ours(stage):
     class Faulty(tiny.InstantTools):
-        def submit(self, task, action, images, spent_s=0.0, session=None):
-            future = super().submit(task, action, images, spent_s)
-            if action.query == "red fox":
+        def submit(self, call, context):
+            future = super().submit(call, context)
+            if call.request == "red fox":
                 return future
             broken = concurrent.futures.Future()
-            if action.query == "raise":
+            if call.request == "raise":
                 broken.set_exception(RuntimeError("no such tool"))
             else:
                 broken.cancel()
@@ -353,7 +353,7 @@ def test_problem_code_image_answer_with_the_real_sandbox(stage, tools):
     assert t.status is Status.ANSWERED and t.answer == item.answers[0]
     assert [turn.text for turn in t.turns] == turns
     assert [turn.observation.status for turn in t.turns[:2]] == [ToolStatus.OK] * 2
-    assert t.turns[0].observation.text == toolbox.TIP_FIX and not t.turns[0].observation.images
+    assert t.turns[0].observation.text == diagnose.TIP_FIX and not t.turns[0].observation.images
     [seen] = t.turns[1].observation.images
     dark, bright = item.processed.astype(float), item.original.astype(float)
     assert np.abs(seen.pixels - bright).mean() < 0.2 * np.abs(dark - bright).mean()  # repaired

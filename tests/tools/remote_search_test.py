@@ -167,7 +167,7 @@ def test_a_named_collection_is_refused_rather_than_searched_elsewhere():
         RemoteSearch("http", service).search("q", 1, "wiki")
     with make_toolbox(None, RemoteSearch("http", service), policies=TERMS) as box:
         task = Task("s", "search", "?", (IMAGE,), ("a",), corpus="wiki")
-        seen = box.submit(search_call("q"), context_of(task, IMAGE)).result(5)
+        seen = box.submit(search_call("q"), context_of(task, (IMAGE,))).result(5)
         assert seen.status is ToolStatus.INFRA and "no collections" in seen.text and not service.asked
 
 
@@ -183,7 +183,7 @@ def test_control_words_in_a_result_stay_ordinary_text():
     ]
     service = Service([Hit(word, f"x {word} y", 1.0, word) for word in words])
     with make_toolbox(None, RemoteSearch("http", service), top_k=9, policies=TERMS) as box:
-        seen = box.submit(search_call("q"), context_of(TASK, IMAGE)).result(5)
+        seen = box.submit(search_call("q"), context_of(TASK, (IMAGE,))).result(5)
     assert seen.text.count("information>") == 2 and seen.text.endswith(" </information>")
     segment = chat.observation_segment(tokenizer, ImageProcessor(784, 3136), seen)
     empty = chat.observation_segment(tokenizer, ImageProcessor(784, 3136), toolbox.Observation(""))
@@ -219,7 +219,7 @@ QUERIES = ["red fox", "r\u00e9d  fox", "\U0001f98a", "wolf"]
 
 
 def observe(box, queries):
-    futures = [box.submit(search_call(query), context_of(TASK, IMAGE)) for query in queries]
+    futures = [box.submit(search_call(query), context_of(TASK, (IMAGE,))) for query in queries]
     return [(seen.text, seen.status, seen.images) for seen in (future.result(10) for future in futures)]
 
 
@@ -317,7 +317,7 @@ def test_close_ends_questions_that_are_under_way_and_leaves_no_thread_or_socket(
         server.set_mode(mode)
         with open_remote_search("http", url=server.url) as search:
             box = make_toolbox(None, search, policies=patient)
-            futures = [box.submit(search_call(f"q{n}"), context_of(TASK, IMAGE)) for n in range(24)]
+            futures = [box.submit(search_call(f"q{n}"), context_of(TASK, (IMAGE,))) for n in range(24)]
             time.sleep(0.2)
             started = time.monotonic()
             box.close()
@@ -337,7 +337,7 @@ def test_calls_of_every_fate_leave_no_descriptor():
                 open_remote_search("http", url=server.url) as search,
                 make_toolbox(None, search, policies=terms) as box,
             ):
-                for future in [box.submit(search_call(f"q{i}"), context_of(TASK, IMAGE)) for i in range(24)]:
+                for future in [box.submit(search_call(f"q{i}"), context_of(TASK, (IMAGE,))) for i in range(24)]:
                     future.result(10)
     assert len(os.listdir("/proc/self/fd")) == before
 

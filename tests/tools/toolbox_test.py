@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from arft_jax.protocol import Answer, Malformed
+from arft_jax.protocol import ToolCall
 from arft_jax.testing.toolboxes import code_call, context_of, make_toolbox, problem_call, search_call
-from arft_jax.tools import deadlines, result_text, toolbox
+from arft_jax.tools import deadlines, diagnose, result_text, toolbox
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_backend import Hit
@@ -40,10 +40,10 @@ def index(tmp_path):
 @pytest.mark.parametrize(
     ("kinds", "text"),
     [
-        (("crop",), toolbox.TIP_CROP),
-        (("crop", "dark"), toolbox.TIP_CROP),
-        (("none",), toolbox.TIP_NONE),
-        (("blur", "dark"), toolbox.TIP_FIX),
+        (("crop",), diagnose.TIP_CROP),
+        (("crop", "dark"), diagnose.TIP_CROP),
+        (("none",), diagnose.TIP_NONE),
+        (("blur", "dark"), diagnose.TIP_FIX),
     ],
 )
 def test_a_diagnosis_is_answered_at_once_with_a_short_tip(kinds, text):
@@ -112,18 +112,23 @@ def test_a_tool_that_the_task_does_not_offer_is_refused(index):
             assert (result.text, result.status) == (toolbox.NOT_OFFERED, ToolStatus.REFUSED)
 
 
-@pytest.mark.parametrize("action", [Answer("a"), Malformed("b")])
-def test_an_action_that_calls_no_tool_is_the_callers_mistake(action):
-    with make_toolbox(None, None) as box, pytest.raises(ValueError, match="must be a Problem, Code or Search"):
-        box.submit(action, context_of(CODING, (IMAGE,)))
+def test_a_call_of_a_tool_that_there_is_not_is_refused_whatever_the_kind_of_task(index):
+    with make_toolbox(None, index) as box:
+        for task in (CODING, SEARCH, Task("x", "chess", "?", (), ())):
+            result = box.submit(ToolCall("paint", {"what": "a fox"}), context_of(task, (IMAGE,))).result(timeout=0)
+            assert (result.text, result.status) == (toolbox.NOT_OFFERED, ToolStatus.REFUSED)
 
 
-def test_an_unknown_kind_of_task_is_the_callers_mistake():
-    with (
-        make_toolbox(None, None) as box,
-        pytest.raises(ValueError, match=r"one of \['coding', 'search'\]: got 'chess'"),
-    ):
-        box.submit(ACTIONS[0], context_of(Task("x", "chess", "?", (), ()), (IMAGE,)))
+def test_arguments_that_the_schema_refuses_are_told_and_not_served(index):
+    with make_toolbox(None, index) as box:
+        for arguments, sentence in (
+            ({"query": 7}, "The argument 'query' must be string: got integer."),
+            ({}, "The argument 'query' is missing."),
+            ({"query": "fox", "top": 3}, "There is no argument 'top'. Arguments: query."),
+        ):
+            result = box.submit(ToolCall("search", arguments), context_of(SEARCH, (IMAGE,))).result(timeout=0)
+            assert (result.text, result.status) == (sentence, ToolStatus.ERROR)
+        assert box.metrics()["tool/search/calls"] == 0
 
 
 def test_an_exception_in_a_tool_is_infra():
@@ -224,7 +229,8 @@ def test_refusals_are_counted_by_the_tool_that_was_asked_for(index):
         assert figures["tool/search/calls"] == figures["tool/search/ok"] == 1.0
     with make_toolbox(None, None, enabled=False) as off:
         off.submit(ACTIONS[0], context_of(CODING, (IMAGE,))).result(timeout=5)
-        assert off.metrics() == {"tool/diagnose/refused": 1.0, "tool/python/refused": 0.0, "tool/search/refused": 0.0}
+        refused = {name.split("/")[1]: n for name, n in off.metrics().items() if name.endswith("/refused")}
+        assert refused == {"diagnose": 1, "python": 0, "search": 0, "image_search": 0, "crop": 0}
 
 
 def test_a_tool_may_be_called_on_terms_of_its_own():

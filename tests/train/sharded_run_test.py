@@ -16,13 +16,14 @@ TOLERANCE = 1e-4
 SCRIPT = """
     import json, sys, types
     import jax, numpy as np
-    from arft_jax import protocol
     from arft_jax.build import parts as build
     from arft_jax.train import trainer
     from arft_jax.config import default_config
     from arft_jax.io import hosts
     from arft_jax.rollout.engine import Request
+    from arft_jax.syntax.tags import TagSyntax
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
+    from arft_jax.testing.toolboxes import code_call
     from arft_jax.trajectory import Observation
 
     cache, out, mesh, process, n_processes, port = sys.argv[1:]
@@ -47,7 +48,7 @@ SCRIPT = """
     build.check(config)
     parts = build.build(config)
     params = parts.first_params()
-    paper_syntax().parse = lambda text: code_call("pass")  # the untrained policy calls a tool at every turn
+    TagSyntax.parse = lambda self, text: code_call("pass")  # the untrained policy calls a tool at every turn
     tools = InstantTools(lambda task, *_: Observation("seen", (tiny_image(int(task.id[1:]), 56, 28),)))
     requests = [Request(tiny_task(i, "coding", sizes=[(56, 84)]), i, 2) for i in range(4)][trainer._share(4)]
     with jax.transfer_guard("disallow"):

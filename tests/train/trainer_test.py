@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.config import default_config
 from arft_jax.data.synthetic import coding, degrade, search
@@ -18,15 +17,15 @@ from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.protocol import Malformed
+from arft_jax.syntax.tags import TagSyntax
 from arft_jax.testing.toolboxes import code_call, problem_call, search_call
-from arft_jax.tools import toolbox
-from arft_jax.tools.bundled import paper_syntax
+from arft_jax.tools.offer import Offer
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.train import rollouts, trainer
 from arft_jax.trajectory import Status, ToolStatus
 
 WARM, GRPO, EVERY = 2, 4, 2
-PARSE = paper_syntax().parse
+PARSE, OFFERED = TagSyntax.parse, Offer.of
 BABBLE = (
     problem_call("dark"),
     code_call(degrade.repair_code(("rotation180",))),
@@ -34,9 +33,9 @@ BABBLE = (
 )
 
 
-def _parse(text):
+def _parse(self, text):
     """What a policy of no training babbles is read as a tool call, by its checksum."""
-    action = PARSE(text)
+    action = PARSE(self, text)
     return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, Malformed) else action
 
 
@@ -112,10 +111,13 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "parse_turn", _parse)
+        patch.setattr(TagSyntax, "parse", _parse)
         patch.setattr(trainer, "score_trajectory", _score)
         patch.setattr(build, "load_data", _load_data)
-        patch.setattr(toolbox, "_OFFERED", {kind: tuple(map(type, BABBLE)) for kind in ("coding", "search")})
+        patch.setattr(Offer, "of", lambda self, task: tuple(self.tools.values()))  # every tool serves every task,
+        patch.setattr(
+            Offer, "specs", lambda self, task: tuple(tool.spec for tool in OFFERED(self, task))
+        )  # unannounced
         yield Runs(tmp_path_factory.mktemp("runs"), patch)
 
 

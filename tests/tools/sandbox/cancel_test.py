@@ -69,7 +69,7 @@ def test_code_whose_call_is_given_up_is_gone_within_a_second(sandbox):
     warm(sandbox)
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         call = Call(60.0)
-        future = threads.submit(sandbox.run, SLEEP.source, IMAGE, call)
+        future = threads.submit(sandbox.run, SLEEP.request, IMAGE, call)
         pids = processes_below(worker_at_work(sandbox).process.pid)
         assert pids
         started = time.monotonic()
