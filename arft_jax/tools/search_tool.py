@@ -64,10 +64,10 @@ class SearchService:
 def _open(host: ToolHost) -> Iterator[SearchService]:
     s = host.settings["search"]
     if s["backend"] == "local":
-        search = SearchIndex(host.search_index)
+        opened = SearchIndex(host.search_index)
     else:
-        search = open_remote_search(s["backend"], url=s["url"], cache=s["cache"], cache_mode=s["cache_mode"])
-    with search:
+        opened = open_remote_search(s["backend"], url=s["url"], cache=s["cache"], cache_mode=s["cache_mode"])
+    with opened as search:
         yield SearchService(search, host.settings["top_k"])
 
 
