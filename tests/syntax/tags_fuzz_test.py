@@ -107,9 +107,10 @@ def check(seed: int, n_turns: int) -> dict[str | type, int]:
     for _ in range(n_turns):
         text = random_turn(dice)
         action, want = SYNTAX.parse(text), plain_reading(text)
-        assert (
-            action == want if want is not None else isinstance(action, Malformed) and action.reason and not action.tell
-        ), repr(text)
+        if want is None:
+            assert isinstance(action, Malformed) and action.reason and not action.tell, repr(text)
+        else:
+            assert action == want, repr(text)
         assert SYNTAX.is_well_formed(text) is plainly_well_formed(text), repr(text)
         counts[action.tool if isinstance(action, ToolCall) else type(action)] += 1
         counts[bool] += SYNTAX.is_well_formed(text)

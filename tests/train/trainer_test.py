@@ -114,10 +114,9 @@ def runs(tmp_path_factory):
         patch.setattr(TagSyntax, "parse", _parse)
         patch.setattr(trainer, "score_trajectory", _score)
         patch.setattr(build, "load_data", _load_data)
-        patch.setattr(Offer, "of", lambda self, task: tuple(self.tools.values()))  # every tool serves every task,
-        patch.setattr(
-            Offer, "specs", lambda self, task: tuple(tool.spec for tool in OFFERED(self, task))
-        )  # unannounced
+        # every tool serves every task, unannounced so that prompts stay short
+        patch.setattr(Offer, "of", lambda self, task: tuple(self.tools.values()))
+        patch.setattr(Offer, "specs", lambda self, task: tuple(tool.spec for tool in OFFERED(self, task)))
         yield Runs(tmp_path_factory.mktemp("runs"), patch)
 
 
