@@ -10,7 +10,7 @@ PACKAGE = "arft_jax"
 
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
-    "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "trajectory": 0,
+    "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "syntax": 0, "trajectory": 0,
     "ops": 1, "rl": 1, "rewards": 1, "sampling": 1,
     "models": 2,
     "sharding": 3,
@@ -28,7 +28,8 @@ HIGHEST_PURE = 4
 NEIGHBOURS = {
     ("config_checks", "config"): "checks the keys that config defines",
     ("presets", "config"): "overrides the keys that config defines",
-    ("trajectory", "protocol"): "a turn of a trajectory holds the action that the protocol read",
+    ("trajectory", "protocol"): "a turn of a trajectory holds the action that was read in it",
+    ("syntax", "protocol"): "a syntax reads and writes the actions of the protocol",
     ("tools", "data"): "tools take and return images through the one door for images, data/images.py",
     ("tools", "io"): "secrets are taken out of a tool's errors by io/redact.py",
     ("io", "data"): "a tiny checkpoint and an export carry the tokenizer and the image sizes",

@@ -65,12 +65,16 @@ def index_path(config) -> pathlib.Path:
     return folder / f"mini_search-{config.seed}.index"
 
 
-def prepare_index(config) -> pathlib.Path | None:
-    """The search index of the tasks, built on first use where searching is local; None where nothing searches."""
+def search_index(config) -> pathlib.Path | None:
+    """The index that tasks of the run search, there or not; None where nothing searches texts of this machine."""
+    return index_path(config) if SEARCHING_TASKS & set(config.data.tasks) else None
+
+
+def prepare_index(config) -> None:
+    """Builds the search index of the tasks on first use, where searching is local."""
     names, path = set(config.data.tasks), index_path(config)
     if config.tools.search.backend == "local" and _CORPUS_TASKS & names:
         search_corpus.index_corpus(data_dir(config) / mat.CORPUS, path)
     elif "mini_search" in names:
         path.parent.mkdir(parents=True, exist_ok=True)
         search_corpus.index_mini(config.seed, path)
-    return path if SEARCHING_TASKS & names else None

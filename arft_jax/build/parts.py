@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import placement as layout
 from arft_jax.build.model import model_maker, state_maker
 from arft_jax.build.plan import PolicyPlan
@@ -19,7 +18,7 @@ from arft_jax.io import hosts
 from arft_jax.io.weights import load_params
 from arft_jax.models.lora import LoraParam
 from arft_jax.rollout.engine import Engine
-from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps import learner
@@ -85,7 +84,9 @@ def make(plan: PolicyPlan) -> Parts:
         return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
 
     patches = PatchStore(plan.processor)
-    rules = jax.device_put(make_rules(plan.tokenizer, plan.sizes.text.vocab_size), plan.local_placement.whole)
+    rules = jax.device_put(
+        make_rules(plan.tokenizer, plan.offer.syntax.stops, plan.sizes.text.vocab_size), plan.local_placement.whole
+    )
     engine = make_engine(plan, rules, patches)
     move = layout.policy_mover(config, abstract, placement, plan.global_placement, plan.local_placement)
     return Parts(
@@ -116,18 +117,19 @@ def make_engine(plan: PolicyPlan, rules: Rules, patches: PatchStore) -> Engine:
     sampler = make_sampler(graphdef, state=state, placement=own, **options)
     return Engine(
         SlotMachine(sampler, state, rules, plan.limits, own, bucket_columns=r.bucket_columns),
-        Renderer(plan.tokenizer, patches, plan.bucket, system_by_kind(plan.system)),
+        Renderer(plan.tokenizer, patches, plan.bucket, plan.system, plan.offer.syntax),
     )
 
 
-def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
-    """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device.
+def make_rules(tokenizer: Tokenizer, stops: Sequence[str], vocab_size: int = 0) -> Rules:
+    """Stop strings, the end token, and which tokens may be sampled.
 
     Args:
       tokenizer: whose ids are sampled.
+      stops: strings that end a turn, of the syntax.
       vocab_size: the model's V; published ones are padded beyond the tokenizer's, and padding is never sampled.
     """
-    table = build_stop_table(tokenizer.token_bytes(), protocol.STOPS)
+    table = build_stop_table(tokenizer.token_bytes(), stops)
     allowed = np.array([len(b) > 0 for b in tokenizer.token_bytes()])
     allowed[sorted(tokenizer.control_ids)] = False
     allowed[tokenizer.eos_id] = True

@@ -14,10 +14,10 @@ import ml_collections
 import optax
 from flax import nnx
 
-from arft_jax.build import data, model, settings
+from arft_jax.build import data, model, settings, tools
 from arft_jax.build import placement as layout
 from arft_jax.build.data import Tasks
-from arft_jax.build.prompts import check_prompts
+from arft_jax.build.prompts import check_prompts, system_text
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
@@ -31,6 +31,9 @@ from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import abstract_params
+from arft_jax.tools.offer import Offer
+from arft_jax.tools.record import ToolHost
+from arft_jax.trajectory import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ class PolicyPlan:
       processor: images to patches, within the config's bounds.
       bucket: sizes of one encode call.
       limits: of a rollout.
-      system: prompt by kind of task.
+      host: what the tools are opened with.
+      offer: the tools of the run, which of them a task is offered, and their syntax.
       placement: of training, on all devices.
       global_placement: the same devices as rollouts use them.
       local_placement: those of this process alone, on which its rollouts run.
@@ -58,10 +62,15 @@ class PolicyPlan:
     processor: ImageProcessor
     bucket: VisionBucket
     limits: RolloutLimits
-    system: dict[str, str]
+    host: ToolHost
+    offer: Offer
     placement: Placement
     global_placement: Placement
     local_placement: Placement
+
+    def system(self, task: Task) -> str:
+        """The system prompt of a task."""
+        return system_text(self.config, self.offer, task)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,7 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
     tokenizer = tokenizer or model.load_tokenizer(config)
     sizes = model.model_config(config, tokenizer)
     processor = model.image_processor(config, sizes)
+    host = tools.tool_host(config, data.search_index(config), processor)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
     global_placement, local_placement = layout.rollout_placements(config, placement, process)
@@ -126,7 +136,8 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
         processor=processor,
         bucket=model.vision_bucket(config, sizes),
         limits=settings.rollout_limits(config),
-        system=settings.system_prompts(config),
+        host=host,
+        offer=tools.plan_offer(config, host, tools.kinds_of(config)),
         placement=placement,
         global_placement=global_placement,
         local_placement=local_placement,
@@ -150,7 +161,7 @@ def plan(config) -> Plan:
         _, params = abstract_params(model.model_maker(config, policy.sizes, policy.placement))
         check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
     own_tasks = data.read_own_tasks(config, quarantine)
-    check_prompts(config, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
+    check_prompts(config, policy.offer, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
     return Plan(
         **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
         own_tasks=own_tasks,
@@ -162,17 +173,17 @@ def plan(config) -> Plan:
     )
 
 
-def prepare_data(plan: Plan) -> tuple[Tasks, pathlib.Path | None]:
+def prepare_data(plan: Plan) -> Tasks:
     """Writes the self-made task sets and the search index where they are not there yet.
 
     Returns:
-      The tasks of the run by name, in the config's order, and split; the path of the index that they are asked over,
-      which exists where searching is local, None where nothing searches.
+      The tasks of the run by name, in the config's order, and split.
 
     Raises:
       ValueError: a prompt of a self-made task that no rollout could begin; a corpus that cannot be read.
     """
     mini_tasks = data.prepare_mini_tasks(plan.config)
-    check_prompts(plan.config, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
+    check_prompts(plan.config, plan.offer, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
     tasks = {**plan.own_tasks, **mini_tasks}
-    return {name: tasks[name] for name in plan.config.data.tasks}, data.prepare_index(plan.config)
+    data.prepare_index(plan.config)
+    return {name: tasks[name] for name in plan.config.data.tasks}

@@ -3,19 +3,27 @@
 A rollout refuses the same prompts, but only in the step that draws them, and again in every resumed run.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
-from arft_jax.data import chat
+from arft_jax.data import chat, system_prompts
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.tools.offer import Offer
 from arft_jax.trajectory import Task
 
 _N_NAMED = 10
 
 
+def system_text(config, offer: Offer, task: Task) -> str:
+    """The system prompt of a task: of its kind, in the config's style, every tool that it is offered announced."""
+    return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax)
+
+
 def check_prompts(
     config,
+    offer: Offer,
     tasks: Mapping[str, Mapping[str, Sequence[Task]]],
     tokenizer: Tokenizer,
     processor: ImageProcessor,
@@ -25,6 +33,7 @@ def check_prompts(
 
     Args:
       config: whose limits and system prompts hold.
+      offer: the tools, which the system prompts announce.
       tasks: by name and split.
       tokenizer, processor: text and images to model input.
       bucket: sizes of one encode call.
@@ -33,18 +42,18 @@ def check_prompts(
       ValueError: prompts that leave no room for an answer, or whose images go beyond a limit: the first ten by name
         with the keys to change, the number of the others.
     """
-    # The system prompt is the same for all tasks of a kind and most of the text: tokenised once.
-    system = {}
-    for kind, texts in chat.SYSTEM.items():
-        text = texts[config.system_prompt]
+
+    @functools.cache
+    def n_system(text: str) -> int:  # most of a prompt, and the same for many tasks: tokenised once
         lengths = [len(chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens) for part in (text, "")]
-        system[kind] = lengths[0] - lengths[1]
+        return lengths[0] - lengths[1]
+
     bad = []
     for name, splits in tasks.items():
         for split, items in splits.items():
             for task in items:
                 segment = chat.prompt_segment(tokenizer, processor, "", task.question, task.images)
-                wrong = _wrong_with(segment, system[task.kind], config.rollout, bucket)
+                wrong = _wrong_with(segment, n_system(system_text(config, offer, task)), config.rollout, bucket)
                 if wrong:
                     bad.append(f"{task.id} of {name}/{split}: {', '.join(wrong)}")
     if bad:

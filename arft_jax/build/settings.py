@@ -2,7 +2,7 @@
 
 import optax
 
-from arft_jax.data import chat, minilm
+from arft_jax.data import minilm
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
@@ -25,15 +25,16 @@ def rollout_limits(config) -> RolloutLimits:
     )
 
 
-def system_prompts(config) -> dict[str, str]:
-    """The system prompt by kind of task."""
-    return {kind: texts[config.system_prompt] for kind, texts in chat.SYSTEM.items()}
-
-
 def reward_weights(config) -> RewardWeights:
     """R_total's weights, from the config."""
     w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
+    return RewardWeights(
+        format=w.format,
+        accuracy=w.accuracy,
+        step=w.step,
+        max_answer_words=w.max_answer_words,
+        any_order=bool(config.tools.offer),
+    )
 
 
 def query_embedding(config) -> minilm.MiniLM | None:

@@ -1,5 +1,6 @@
 """Questions over images with a checkpoint: the smallest use of a trained policy."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -122,7 +123,8 @@ def ask(
     policy = parts.for_rollout(params)
     print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    with toolset.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
+    host = dataclasses.replace(parts.plan.host, search_index=index_path)
+    with toolset.open_toolbox(config, parts.plan.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         groups = parts.engine.run(

@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from arft_jax import protocol
 from arft_jax.build import image_embedder
 from arft_jax.build import placement as layout
 from arft_jax.build.model import model_maker, state_maker
@@ -28,6 +27,7 @@ from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
 from arft_jax.steps.sampler import Extension, Rules, column_counts, make_sampler, unstacked_shapes
 from arft_jax.steps.state import state_shardings
+from arft_jax.tools.bundled import paper_syntax
 
 GIB = 2**30
 # What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
@@ -74,8 +74,8 @@ def _layout(bucket, *lead: int) -> VisionLayout:
 
 
 def _rules(vocab_size: int) -> Rules:
-    n_states = len(build_stop_table([bytes([i]) for i in range(256)], protocol.STOPS).hit_of)
-    table = build_stop_table([b"x"], protocol.STOPS).next_state
+    n_states = len(build_stop_table([bytes([i]) for i in range(256)], paper_syntax().stops).hit_of)
+    table = build_stop_table([b"x"], paper_syntax().stops).next_state
     return Rules(
         next_state=jax.ShapeDtypeStruct((n_states, vocab_size), table.dtype),
         hit_of=_ints(n_states),

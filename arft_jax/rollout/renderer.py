@@ -10,6 +10,7 @@ from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout.row import Injection, image_spans
+from arft_jax.syntax.spec import Syntax
 from arft_jax.trajectory import Image, Observation, Task
 
 
@@ -26,10 +27,19 @@ class Renderer:
       patches: images to patches.
       bucket: sizes of one encode call.
       system: the system text of a task's prompt; empty: the prompt has no system block.
+      syntax: in which the policy writes, and which frames replies.
     """
 
-    def __init__(self, tokenizer: Tokenizer, patches: PatchStore, bucket: VisionBucket, system: Callable[[Task], str]):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        patches: PatchStore,
+        bucket: VisionBucket,
+        system: Callable[[Task], str],
+        syntax: Syntax,
+    ):
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
+        self.syntax = syntax
 
     def prompt(self, task: Task) -> chat.Segment:
         """The task's prompt as one segment of the token stream."""
@@ -39,7 +49,7 @@ class Renderer:
 
     def observation(self, observation: Observation) -> chat.Segment:
         """An observation, in its chat frame, as one segment of the token stream."""
-        return chat.observation_segment(self.tokenizer, self.patches.processor, observation)
+        return chat.observation_segment(self.tokenizer, self.patches.processor, observation, self.syntax.reply)
 
     def turn(self, text: str) -> np.ndarray:
         """int32[n], the tokens of a turn that is known as text."""

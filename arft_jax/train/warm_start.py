@@ -23,7 +23,7 @@ def chain_trajectory(renderer: Renderer, chain: Chain) -> Trajectory:
     for turn in chain.turns:
         tokens = renderer.turn(turn.text)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        row.read_turn(renderer.tokenizer, renderer.tokenizer.eos_id)
+        row.read_turn(renderer.tokenizer, renderer.syntax)
         if turn.observation is not None:
             row.attach(turn.observation)
             row.inject(renderer.injection(renderer.observation(turn.observation)))

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
@@ -81,7 +80,7 @@ def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
         for shown, other in zip(a.observation.images, b.observation.images, strict=True):
             assert shown.name == other.name
             np.testing.assert_array_equal(shown.pixels, other.pixels)
-    assert isinstance(t.turns[1].action, protocol.Code) and t.answer == "7"
+    assert t.turns[1].action.tool == "python" and t.answer == "7"
 
 
 def test_chains_are_cut_behind_the_last_learnt_turn(stage):
