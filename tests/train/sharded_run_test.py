@@ -16,7 +16,6 @@ TOLERANCE = 1e-4
 SCRIPT = """
     import json, sys
     import jax, numpy as np
-    from arft_jax import protocol
     from arft_jax.build.parts import make
     from arft_jax.build.plan import plan
     from arft_jax.build.settings import objective
@@ -27,11 +26,6 @@ SCRIPT = """
     from arft_jax.config import default_config
     from arft_jax.io import hosts
     from arft_jax.rollout.request import Request
-    from arft_jax.build import parts as build
-    from arft_jax.train import trainer
-    from arft_jax.config import default_config
-    from arft_jax.io import hosts
-    from arft_jax.rollout.engine import Request
     from arft_jax.syntax.tags import TagSyntax
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
     from arft_jax.testing.toolboxes import code_call
