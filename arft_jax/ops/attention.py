@@ -16,7 +16,7 @@ from arft_jax.ops.shapes import check_axes
 _MASKED = -1e30  # finite, so that a row with nothing to attend to has no NaN in its gradient
 IMPLEMENTATIONS = ("auto", "plain", "chunked")
 _PLAIN_UP_TO = 2**20  # scores a head: above, "auto" works in chunks
-_CHUNK_SCORES = 2**20  # scores a head of one chunk of queries
+CHUNK_SCORES = 2**20  # scores a head of one chunk of queries
 
 
 class Mask(NamedTuple):
@@ -80,7 +80,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
         implementation = "plain" if sizes["T"] * sizes["S"] <= _PLAIN_UP_TO else "chunked"
     if implementation == "plain":
         return _plain(q, k, v, mask)
-    return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, _CHUNK_SCORES // sizes["S"])))
+    return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, CHUNK_SCORES // sizes["S"])))
 
 
 def attend_causal(

@@ -41,6 +41,11 @@ class Offer:
 
         return tuple(tool for tool in self.tools.values() if is_offered(tool))
 
+    def only(self, tasks: Iterable[Task]) -> "Offer":
+        """The same with the tools alone that some of these tasks are offered; the syntax knows all of them still."""
+        needed = {tool.name for task in tasks for tool in self.of(task)}
+        return dataclasses.replace(self, tools={name: tool for name, tool in self.tools.items() if name in needed})
+
     def specs(self, task: Task) -> tuple[ToolSpec, ...]:
         """What the policy is told of them."""
         return tuple(tool.spec for tool in self.of(task))

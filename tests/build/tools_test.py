@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from arft_jax.build import parts as build
 from arft_jax.build import tools as build_tools
 from arft_jax.build.image_embedder import make_embedder
+from arft_jax.build.plan import check_inputs
 from arft_jax.config import default_config
 from arft_jax.data.images import encode_png
 from arft_jax.protocol import ToolCall
@@ -113,7 +113,7 @@ def image_search_call(query):
 
 
 def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
-    build.check_inputs(pictures)
+    check_inputs(pictures)
     task = tiny.tiny_task(2)
     with open_configured(pictures, ["search"]) as box:
 
@@ -150,7 +150,7 @@ def test_an_image_index_that_is_not_there_or_of_other_weights_is_refused(picture
         open_configured(pictures, ["search"]).__enter__()
     pictures.tools.search.image_index = str(tmp_path / "none")
     with pytest.raises(ValueError, match=r"must exist: got .*none \(config.tools.search.image_index\)"):
-        build.check_inputs(pictures)
+        check_inputs(pictures)
 
 
 def test_one_policy_may_have_every_tool(pictures, monkeypatch):
