@@ -86,16 +86,22 @@ class HermesSyntax:
         """The turn that :meth:`parse` reads as this action.
 
         Raises:
-          ValueError: a call of a tool that the syntax does not have, or no action.
+          ValueError: a call of a tool that the syntax does not have, no action, or a text that the syntax cannot hold.
         """
-        thought = f"<think>{thought}</think>\n" if thought else ""
+        before = f"<think>{thought}</think>\n" if thought else ""
         if isinstance(action, Answer):
-            return f"{thought}{action.text}"
-        if not isinstance(action, ToolCall) or action.tool not in self._by_name:
+            text, read = f"{before}{action.text}", Answer(action.text.strip())
+        elif isinstance(action, ToolCall) and action.tool in self._by_name:
+            body = json.dumps({"name": action.tool, "arguments": dict(action.arguments)}, ensure_ascii=False)
+            for mark in (OPEN, CLOSE):  # inside a text of the arguments
+                body = body.replace(mark, f"\\u003c{mark[1:]}")
+            text, read = f"{before}{OPEN}\n{body}\n{CLOSE}", ToolCall(action.tool, json.loads(body)["arguments"])
+        else:
             known = ", ".join(self._by_name) or "none"
             raise ValueError(f"a written action must be an answer or a call of one of {known}: got {action}")
-        call = {"name": action.tool, "arguments": dict(action.arguments)}
-        return f"{thought}{OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{CLOSE}"
+        if self.parse(text) != read or text.count(CLOSE) != isinstance(read, ToolCall):
+            raise ValueError(f"a written turn must hold no other mark and what its tool takes: got {text!r}")
+        return text
 
     def system(self, text: str, specs: tuple[ToolSpec, ...]) -> str:
         """The system text and behind it the section on tools; the text alone where there is no tool."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -55,11 +56,14 @@ class ToolSpec:
         if self.line:
             return self.line
         names, only = self.parameters.get("properties", {}), _only_text(self.parameters)
-        told = [f"{name} ({_type_words(part)}): {part.get('description', '')}" for name, part in names.items()]
+        needed = self.parameters.get("required", ())
+        told = [self.description]
+        for name, part in names.items():
+            words = _type_words(part) + ("" if name in needed else ", may be left out")
+            told.append(f"{name} ({words}): {part.get('description', '')}")
         holds = f"its {only}" if only else "a JSON object of its arguments"
-        return f"<{self.tag}>...</{self.tag}> holds {holds}. {self.description} " + " ".join(
-            sentence if sentence.endswith(".") else f"{sentence}." for sentence in told
-        )
+        sentences = [sentence if sentence.endswith((".", "?", "!")) else f"{sentence}." for sentence in told]
+        return " ".join([f"<{self.tag}>...</{self.tag}> holds {holds}.", *sentences])
 
     def read(self, body: str) -> dict[str, Any]:
         """The arguments that an element's text holds, checked against the schema.
@@ -74,7 +78,10 @@ class ToolSpec:
         if self.write_body is not None:
             return self.write_body(arguments)
         only = _only_text(self.parameters)
-        return str(arguments[only]) if only else json.dumps(dict(arguments), ensure_ascii=False)
+        if only:
+            return str(arguments[only])
+        # No "<" in it: then no text of an argument can open or close an element.
+        return json.dumps(dict(arguments), ensure_ascii=False).replace("<", "\\u003c")
 
     def _read_default(self, body: str) -> dict[str, Any]:
         only = _only_text(self.parameters)
@@ -85,10 +92,11 @@ def read_json(text: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      BadCall: no JSON, or no object.
+      BadCall: no JSON, no object, or a text in it that no encoding can hold.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # no tool must meet half of a surrogate pair
     except (ValueError, RecursionError):
         raise BadCall("The arguments must be one JSON object.") from None
     if not isinstance(value, dict):
@@ -137,12 +145,16 @@ def _fits(schema: Mapping[str, Any], value: Any) -> bool:
 def _is_a(kind: str, value: Any) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
+    if isinstance(value, float) and not math.isfinite(value):  # 1e999
+        return False
     return isinstance(value, _TYPES.get(kind, (object,)))
 
 
 def _type_words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        return " or ".join(map(_type_words, schema["anyOf"]))
     kinds = schema.get("type", "any value")
     words = kinds if isinstance(kinds, str) else " or ".join(kinds)
     inner = schema.get("items", {}).get("type")
@@ -150,13 +162,18 @@ def _type_words(schema: Mapping[str, Any]) -> str:
 
 
 def _json_type(value: Any) -> str:
+    """The type's name; the value itself where it is a number that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return next((kind for kind in _TYPES if _is_a(kind, value)), type(value).__name__)
 
 
 def _only_text(parameters: Mapping[str, Any]) -> str:
-    """The name of the only argument where it is a text; empty otherwise."""
+    """The name of the only argument where it is a text that must be given; empty otherwise."""
     names = list(parameters.get("properties", {}))
-    return names[0] if len(names) == 1 and parameters["properties"][names[0]].get("type") == "string" else ""
+    if len(names) != 1 or names[0] not in parameters.get("required", ()):
+        return ""
+    return names[0] if parameters["properties"][names[0]].get("type") == "string" else ""
 
 
 class Syntax(Protocol):

@@ -61,11 +61,11 @@ class TagSyntax:
         if found is None:
             return Malformed(f"<{opened[0]}> is not closed")
         tag, body = found.group(1), found.group(2)
+        spec = self._by_tag.get(tag)
         if not body.strip():
-            return Malformed(f"<{tag}> is empty")
-        if tag == ANSWER:
+            return Malformed(f"<{tag}> is empty", tell=spec is not None and spec.tells)
+        if spec is None:
             return Answer(body.strip())
-        spec = self._by_tag[tag]
         try:
             return ToolCall(spec.name, spec.read(body))
         except BadCall as error:
@@ -89,17 +89,22 @@ class TagSyntax:
         """The turn that :meth:`parse` reads as this action.
 
         Raises:
-          ValueError: a call of a tool that the syntax does not have, or no action.
+          ValueError: a call of a tool that the syntax does not have, no action, or a text that the syntax cannot hold.
         """
-        if isinstance(action, Answer):
-            tag, body = ANSWER, action.text
-        elif isinstance(action, ToolCall) and action.tool in self._by_name:
-            spec = self._by_name[action.tool]
-            tag, body = spec.tag, spec.write(action.arguments)
-        else:
+        spec = self._by_name.get(action.tool) if isinstance(action, ToolCall) else None
+        if spec is None and not isinstance(action, Answer):
             known = ", ".join(self._by_name) or "none"
             raise ValueError(f"a written action must be an answer or a call of one of {known}: got {action}")
-        return f"<{THINK}>{thought}</{THINK}><{tag}>{body}</{tag}>"
+        tag = ANSWER if spec is None else spec.tag
+        try:
+            body = action.text if spec is None else spec.write(action.arguments)
+            read = Answer(body.strip()) if spec is None else ToolCall(spec.name, spec.read(body))
+        except BadCall as error:
+            raise ValueError(f"a call must be one that <{tag}> can hold ({error}): got {action}") from error
+        text = f"<{THINK}>{thought}</{THINK}><{tag}>{body}</{tag}>"
+        if self.parse(text) != read:
+            raise ValueError(f"a written turn must hold no other tag: got {text!r}")
+        return text
 
     def system(self, text: str, specs: tuple[ToolSpec, ...]) -> str:
         """The text as it is: the tools' lines stand inside it (data/system_prompts.py)."""

@@ -12,19 +12,23 @@ import dataclasses
 import inspect
 import re
 import types
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import PIL.Image
 
 from arft_jax.syntax.spec import ToolSpec
 from arft_jax.tools.context import ToolContext
-from arft_jax.tools.guest_calls import GuestContext, GuestRunner
+from arft_jax.tools.guest_calls import GuestContext, GuestRunner, run_aside
 from arft_jax.tools.record import CallPolicy, Job, Tool, ToolHost
+from arft_jax.trajectory import Image
 
 _OPTIONS = "arft_tool_options"
+_CLOSE_S = 2.0  # for which the loop waits when a trajectory ends
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SHOWN = (str, int, float, bool, PIL.Image.Image)  # what a tool that tells its type may return, besides arrays
+_SHOWN = (str, int, float, bool, PIL.Image.Image, np.ndarray, np.generic, Image, tuple, list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +159,19 @@ def _schema(function: Callable, guest: Any, name: str, path: str) -> dict[str, A
 
 def _check_return(function: Callable, path: str) -> None:
     """Refuses a return type that is told and that no policy could be shown."""
-    told = inspect.signature(function).return_annotation
-    if told is inspect.Signature.empty or isinstance(told, str):
+    try:
+        told = typing.get_type_hints(function).get("return", typing.Any)
+    except NameError:  # a type that is imported for type checkers alone
         return
-    if told is None or (isinstance(told, type) and issubclass(told, dict | set | bytes)):
-        raise ValueError(
-            f"a tool must return text, an image, or both: got the return type {told} at {path} (config.tools.extra)"
-        )
+    kind = typing.get_origin(told) or told
+    if kind is typing.Any or kind is object or not isinstance(kind, type) or issubclass(kind, _SHOWN):
+        return
+    if kind is types.UnionType:
+        return
+    raise ValueError(
+        f"a tool must return text, an image, or both: got the return type {getattr(told, '__name__', told)} at {path} "
+        "(config.tools.extra)"
+    )
 
 
 class _GuestService:
@@ -179,15 +189,15 @@ class _GuestService:
             values["context"] = view
         function = self._guest
         if inspect.isclass(self._guest):
-            function = context.keep(self._name, lambda: _Stateful(self._guest)).bound(view)
+            function = context.keep(self._name, lambda: _Stateful(self._guest, self._name)).bound(view)
         return Job(self._runner.work(function, values))
 
 
 class _Stateful:
     """One instance of a guest's class, made and reset at the first call of a trajectory."""
 
-    def __init__(self, guest: type):
-        self._guest, self._instance = guest, None
+    def __init__(self, guest: type, name: str):
+        self._guest, self._name, self._instance = guest, name, None
 
     def bound(self, view: GuestContext) -> Callable[..., Any]:
         def call(**values: Any) -> Any:
@@ -202,6 +212,7 @@ class _Stateful:
         return call
 
     def close(self) -> None:
+        """Closes the instance; one that does not come back in time is left behind."""
         instance, self._instance = self._instance, None
         if instance is not None and hasattr(instance, "close"):
-            instance.close()
+            run_aside(instance.close, self._name, _CLOSE_S)

@@ -18,6 +18,22 @@ NOTHING = "The tool returned no text and no image."
 _MAX_ABANDONED = 16  # calls past their time whose threads still run
 
 
+def run_aside(function: Callable[[], Any], name: str, longest_s: float) -> None:
+    """Runs a guest's code in a thread of its own and waits for it so long; what it raises goes to the log."""
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException:
+            logging.exception("the tool %r raised when its trajectory ended", name)
+
+    thread = threading.Thread(target=run, name=f"guest-{name}-close", daemon=True)
+    thread.start()
+    thread.join(longest_s)
+    if thread.is_alive():
+        logging.warning("the tool %r is still closing after %g s and is left behind", name, longest_s)
+
+
 class Pictures(Mapping):
     """The images of a trajectory by name, as PIL images; a copy is made at each access.
 
@@ -128,7 +144,7 @@ class GuestRunner:
     def _observation(self, value: Any) -> Observation:
         texts, images = [], []
         for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, str | int | float):
+            if isinstance(part, str | int | float | np.number | np.bool):
                 texts.append(str(part))
             elif part is not None:
                 try:

@@ -29,14 +29,17 @@ class Offer:
     def of(self, task: Task) -> tuple[Tool, ...]:
         """The tools that a task is offered, in order: those that it asks for, else those of ``names``, else its kind's.
 
-        Tools of one's own are among those of ``names`` without being named.
+        Tools of one's own need not be among ``names``: every task of their kinds is offered them.
         """
-        asked = _asks(task) or self.names
-        if asked:
-            chosen = [t for name, t in self.tools.items() if name in asked or (t.is_guest and not _asks(task))]
-        else:
-            chosen = [t for t in self.tools.values() if t.spec.kinds is None or task.kind in t.spec.kinds]
-        return tuple(chosen)
+        if asked := _asks(task):
+            return tuple(tool for name, tool in self.tools.items() if name in asked)
+
+        def is_offered(tool: Tool) -> bool:
+            if self.names and not tool.is_guest:
+                return tool.name in self.names
+            return tool.name in self.names or tool.spec.kinds is None or task.kind in tool.spec.kinds
+
+        return tuple(tool for tool in self.tools.values() if is_offered(tool))
 
     def only(self, tasks: Iterable[Task]) -> "Offer":
         """The same with the tools alone that some of these tasks are offered; the syntax knows all of them still."""

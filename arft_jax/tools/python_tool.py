@@ -34,7 +34,13 @@ def read_code(body: str) -> dict[str, Any]:
 
 
 def write_code(arguments: Mapping[str, Any]) -> str:
-    """Source -> its fenced block."""
+    """Source -> its fenced block.
+
+    Raises:
+      BadCall: source that would end the block.
+    """
+    if "```" in arguments["code"]:
+        raise BadCall("the code must not hold ```")
     return f"```python\n{arguments['code']}```"
 
 
