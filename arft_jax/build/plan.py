@@ -100,9 +100,7 @@ def check_inputs(config) -> None:
         raise ValueError("; ".join(problems))
 
 
-def plan_policy(
-    config, tokenizer: Tokenizer | None = None, devices: Sequence[jax.Device] | None = None
-) -> PolicyPlan:
+def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[jax.Device] | None = None) -> PolicyPlan:
     """Plans the policy of a valid config; reads the tokenizer's files and the sizes of its weights.
 
     Args:

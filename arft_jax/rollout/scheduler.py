@@ -18,12 +18,13 @@ from arft_jax import protocol
 from arft_jax.data import chat
 from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
-from arft_jax.rollout.rerender import CONTEXTS, rerendered
+from arft_jax.rollout.rerender import rerendered
 from arft_jax.rollout.row import Feed, Row
 from arft_jax.rollout.trace import RolloutCosts
 from arft_jax.steps.sampler import DecodeReport
 from arft_jax.steps.state import BUDGET, FREE, RUNNING, STOPPED
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
+from arft_jax.words import CONTEXTS
 
 
 @dataclasses.dataclass

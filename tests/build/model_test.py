@@ -1,7 +1,5 @@
 """The model that a config means."""
 
-import pytest
-
 from arft_jax.build import model
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer

@@ -6,13 +6,13 @@ import re
 import jax
 import pytest
 
+from arft_jax.build.prompts import check_prompts
 from arft_jax.config import default_config
 from arft_jax.data import image_files
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.build.prompts import check_prompts
 from arft_jax.rollout.engine import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
