@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,10 @@ from arft_jax.build.plan import PolicyPlan, plan_policy
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout.engine import Engine, Request
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer
+from arft_jax.rollout.request import Request
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import init_state
@@ -54,12 +56,11 @@ class Bench:
         graphdef, params = init_params(model_maker(config, sizes, plan.placement), config.seed, plan.placement)
         return cls(plan, graphdef, params, _endless_rules(plan.tokenizer))
 
-    def engine(self, n_slots: int = 0, max_tokens: int = 0, **options: Any) -> Engine:
+    def engine(self, n_slots: int = 0, max_tokens: int = 0) -> Engine:
         """Slots and programs; sizes of the config where 0.
 
         Args:
           n_slots, max_tokens: rows and length of the cache.
-          **options: keyword arguments of Engine.
         """
         plan, r = self.plan, self.plan.config.rollout
         n_slots, max_tokens = n_slots or r.n_slots, max_tokens or r.max_tokens
@@ -68,23 +69,20 @@ class Bench:
         )
         dtype, unstacked = jnp.dtype(plan.config.model.dtype), plan.placement.reads_unstacked_layers
         cache = init_cache(plan.sizes.text, n_slots, max_tokens, dtype, unstacked)
-        return Engine(
+        slots = SlotMachine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
             init_state(cache, r.n_features, plan.sizes.text.dim),
             self.rules,
             limits,
-            plan.tokenizer,
-            PatchStore(plan.processor),
-            plan.bucket,
-            {"search": ""},
-            parse=always_search,
-            **{"bucket_columns": r.bucket_columns} | options,
+            bucket_columns=r.bucket_columns,
         )
+        renderer = Renderer(plan.tokenizer, PatchStore(plan.processor), plan.bucket, lambda task: "")
+        return Engine(slots, renderer, parse=always_search)
 
     def task(self, engine: Engine, number: int) -> Task:
         """A prompt of PROMPT_LEN tokens with an image of its own."""
         task = Task(f"bench{number}", "search", "a", (noise(number),), ("7",))
-        more = PROMPT_LEN - len(engine.prompt(task).tokens)
+        more = PROMPT_LEN - len(engine.renderer.prompt(task).tokens)
         return dataclasses.replace(task, question="a" + " a" * more)
 
     def requests(self, engine: Engine, n_tasks: int, n_rows: int, first: int = 0) -> list[Request]:
@@ -122,7 +120,7 @@ class ScriptedTools:
     def __init__(
         self, engine: Engine, requests: list[Request], seed: int = 0, latencies_s: Sequence[float] = (), down=False
     ):
-        frame = len(engine.observation(Observation("a")).tokens)
+        frame = len(engine.renderer.observation(Observation("a")).tokens)
         self._text = Observation("a" + " a" * (TEXT_LEN - frame))
         self._left = {request.task.id: request.n_rows for request in requests}
         n = sum(self._left.values())

@@ -19,6 +19,8 @@ from arft_jax.io import hosts
 from arft_jax.io.weights import load_params
 from arft_jax.models.lora import LoraParam
 from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
@@ -95,7 +97,7 @@ def make(plan: PolicyPlan) -> Parts:
         allowed=hosts.put(np.asarray(jax.device_get(rules.allowed)), placement.whole),
         engine=engine,
         first_params=first_params,
-        for_rollout=lambda params: engine.read(move(params)),
+        for_rollout=lambda params: engine.slots.read(move(params)),
     )
 
 
@@ -111,17 +113,10 @@ def make_engine(plan: PolicyPlan, rules: Rules, patches: PatchStore) -> Engine:
     state = make_state(state_maker(plan.config, plan.sizes, own), own)
     graphdef, _ = abstract_params(model_maker(plan.config, plan.sizes, own))
     options = dict(decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p)
+    sampler = make_sampler(graphdef, state=state, placement=own, **options)
     return Engine(
-        make_sampler(graphdef, state=state, placement=own, **options),
-        state,
-        rules,
-        plan.limits,
-        plan.tokenizer,
-        patches,
-        plan.bucket,
-        plan.system,
-        own,
-        bucket_columns=r.bucket_columns,
+        SlotMachine(sampler, state, rules, plan.limits, own, bucket_columns=r.bucket_columns),
+        Renderer(plan.tokenizer, patches, plan.bucket, system_by_kind(plan.system)),
     )
 
 

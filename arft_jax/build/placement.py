@@ -62,7 +62,7 @@ def rollout_placements(config, placement: Placement, process_index: int) -> tupl
 def policy_mover(
     config, abstract: nnx.State, placement: Placement, global_placement: Placement, local_placement: Placement
 ) -> Callable[[nnx.State], nnx.State]:
-    """What moves the policy from where it is trained to where it is rolled out; if that is the same, it moves nothing.
+    """What moves the policy from where it is trained to where it is rolled out; the identity where that is the same.
 
     Args:
       config: of the run.

@@ -28,7 +28,7 @@ from arft_jax.io.weights import CONFIG, check_weights
 from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rollout.engine import RolloutLimits
+from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import abstract_params
 

@@ -4,7 +4,7 @@ import optax
 
 from arft_jax.data import chat, minilm
 from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rollout.engine import RolloutLimits
+from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
 
 

@@ -1,19 +1,16 @@
 """Hugging Face directories in and out: the two halves of ``launch/convert.py``."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 from flax import nnx
 
 from arft_jax.build import model as build
 from arft_jax.build.parts import check_trained_with
-from arft_jax.config import default_config
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
@@ -23,7 +20,8 @@ from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_mod
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.steps import param_edits
-from arft_jax.train.run_dir import HF_FILES, flatten
+from arft_jax.train.run_config import load_run_config
+from arft_jax.train.run_dir import HF_FILES
 
 BESIDE = HF_FILES  # an imported checkpoint has the same folder
 
@@ -150,7 +148,7 @@ def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
 
 
 def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
-    config = _run_config(folder / CONFIG)
+    config = load_run_config(folder)
     trained = build.load_tokenizer(config)
     step = params_checkpoint.newest_good_step(folder / "checkpoints")
     host = params_checkpoint.read_host(folder / "checkpoints", step)
@@ -166,25 +164,3 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
 
 def _tokenizer_in(files: dict[str, bytes]) -> Tokenizer | None:
     return Tokenizer(files[FILE_NAME].decode(), FILE_NAME) if FILE_NAME in files else None
-
-
-def _run_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """The configuration that a run wrote to its work directory.
-
-    Raises:
-      ValueError: no JSON of that layout, or a key that this version does not have.
-    """
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be the configuration of a run ({type(error).__name__}: {error})") from error
-    config = default_config()
-    unknown = sorted(written.keys() - flatten(config.to_dict()).keys())
-    if unknown:
-        raise ValueError(f"{path} must be of this version: it has the key {unknown[0]!r}, which is unknown here")
-    config.update_from_flattened_dict(written)
-    kept = path.parent / BESIDE
-    if kept.is_dir():  # the run's own copies: what it was started from may be gone
-        config.tokenizer = str(kept)
-        config.weights = str(kept) if (kept / CONFIG).is_file() else ""
-    return config

@@ -27,7 +27,8 @@ from arft_jax.data.minilm import MiniLM
 from arft_jax.data.pipeline import task_stream
 from arft_jax.io import hosts
 from arft_jax.rewards.combine import RewardWeights, score_trajectory
-from arft_jax.rollout.engine import Engine, Request
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.request import Request
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train.batches import share
 from arft_jax.train.random_streams import Stream, stream_key

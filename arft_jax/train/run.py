@@ -13,7 +13,7 @@ from arft_jax.io import hosts
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.metrics import MetricsWriter, Progress
 from arft_jax.tools.toolbox import Toolbox
-from arft_jax.train.preemption import StopRequest
+from arft_jax.train.preemption import Stopped, StopRequest
 from arft_jax.train.rollouts import TrainRollouts
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.state import RolloutPolicy, TrainState, open_state
@@ -85,7 +85,7 @@ class Run:
         if asked:
             self.checkpoints.wait()
             where = phase_step(self.plan.config, self.state.step)
-            raise SystemExit(f"stopped by a signal behind {where}; the same command resumes")
+            raise Stopped(f"stopped by a signal behind {where}; the same command resumes", self.stop.number)
 
 
 def phase_step(config, step: int) -> str:

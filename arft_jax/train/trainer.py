@@ -90,7 +90,7 @@ def warm_start(run: Run) -> None:
     config, state, w = run.plan.config, run.state, run.plan.config.warm_start
     tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
     chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
-    data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
+    data = chain_trajectories(run.parts.engine.renderer, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)
     progress = Progress("warm start", w.steps, start=state.step)

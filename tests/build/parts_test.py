@@ -50,4 +50,4 @@ def test_weights_give_the_model_its_sizes_its_tokenizer_and_its_values(tmp_path)
         assert a.sharding == jax.sharding.NamedSharding(parts.plan.placement.mesh, a.sharding.spec)
     # the engine takes the policy as for_rollout gives it, and makes no second copy
     policy = parts.for_rollout(got)
-    assert parts.engine.read(policy) is policy
+    assert parts.engine.slots.read(policy) is policy

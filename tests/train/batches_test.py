@@ -14,20 +14,20 @@ from arft_jax.trajectory import Observation, Status
 def test_images_of_a_trajectory_are_those_it_shows():
     tokenizer = Tokenizer.tiny()
     graphdef, _ = scripted([[0]], [[0]], vocab_size=tokenizer.vocab_size, end=0, n=1, prompt_len=128, script_len=4)
-    engine = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer)
+    render = tiny.tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer).renderer
     task, shown, unshown = tiny.tiny_task(1), tiny.tiny_image(8, 28, 56), tiny.tiny_image(9)
     row = Row(task, 0, 0, 0, 0)
-    engine.inject(row, engine.prompt(task))
+    row.inject(render.injection(render.prompt(task)))
     row.sample(np.array(tokenizer.encode("<search>a</search>")), np.zeros(len(tokenizer.encode("<search>a</search>"))))
     row.read_turn(tokenizer, tokenizer.eos_id)
     row.attach(Observation("", (shown,)))
-    engine.inject(row, engine.observation(Observation("", (shown,))))
+    row.inject(render.injection(render.observation(Observation("", (shown,)))))
     row.sample(np.array(tokenizer.encode("<search>b</search>")), np.zeros(len(tokenizer.encode("<search>b</search>"))))
     row.read_turn(tokenizer, tokenizer.eos_id)
     row.attach(Observation("", (unshown,)))  # it did not fit: attached, never fed
-    images = images_of(engine.patches, row.trajectory(Status.TOKENS))
+    images = images_of(render.patches, row.trajectory(Status.TOKENS))
     assert set(images) == {task.images[0].sha256, shown.sha256}
-    assert images[shown.sha256][1] == (1, 2, 4) and len(image_spans(engine.prompt(task))) == 1
+    assert images[shown.sha256][1] == (1, 2, 4) and len(image_spans(render.prompt(task))) == 1
 
 
 def test_a_process_has_its_own_part_of_what_all_have_in_one_order(monkeypatch):

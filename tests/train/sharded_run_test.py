@@ -26,7 +26,7 @@ SCRIPT = """
     from arft_jax.steps import learner
     from arft_jax.config import default_config
     from arft_jax.io import hosts
-    from arft_jax.rollout.engine import Request
+    from arft_jax.rollout.request import Request
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
     from arft_jax.trajectory import Observation
 
@@ -58,7 +58,7 @@ SCRIPT = """
     with jax.transfer_guard("disallow"):
         rng = parts.engine.put(np.array([1, 2], np.uint32))
         rolls_out = parts.for_rollout(params)
-        for leaf in jax.tree.leaves((parts.engine.state, parts.engine.rules, rolls_out)):
+        for leaf in jax.tree.leaves((parts.engine.slots.state, parts.engine.slots.rules, rolls_out)):
             # all that a rollout's programs read: no collective of theirs can leave the process
             assert leaf.sharding.device_set <= set(jax.local_devices()), leaf.sharding
             assert len(leaf.addressable_shards) == len(leaf.sharding.device_set) == jax.local_device_count()
@@ -70,7 +70,7 @@ SCRIPT = """
         stats = [
             updater.apply(state, make_batch(parts, rows, np.linspace(-1, 1, 8)[share(8)]), 1e-3) for _ in range(2)]
     assert first == jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.opt_state))
-    assert updater.update._cache_size() == 1 and parts.engine.sampler.n_compiled() == 4
+    assert updater.update._cache_size() == 1 and parts.engine.slots.sampler.n_compiled() == 4
     kernel = state.params["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
     together = jax.jit(lambda tree: tree, out_shardings=planned.placement.whole)
     everywhere, moments = together(state.params), together(state.opt_state)

@@ -173,7 +173,9 @@ def test_a_finished_run_run_again_changes_no_figure(runs, straight):
 
 def _placed(run):
     """Whether each array that programs are compiled for is committed to a device."""
-    return [leaf.committed for leaf in jax.tree.leaves((run.state.arrays(), run.parts.engine.state, run.parts.rules))]
+    return [
+        leaf.committed for leaf in jax.tree.leaves((run.state.arrays(), run.parts.engine.slots.state, run.parts.rules))
+    ]
 
 
 def _signal_at(monkeypatch, steps):
