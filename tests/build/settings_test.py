@@ -6,6 +6,7 @@ import pytest
 
 from arft_jax.build import settings
 from arft_jax.config import default_config
+from arft_jax.steps import learner
 
 
 @pytest.fixture
@@ -21,6 +22,11 @@ def test_objectives_follow_the_config(config):
     assert not policy.on_policy  # two updates a step: the second is off policy
     assert (policy.beta, policy.epsilon_low, policy.epsilon_high, policy.aggregation) == (0.1, 0.1, 0.3, "sequence")
     assert settings.objective(config, "imitation").beta == 0.0 and imitation.kind == "imitation"
+
+
+def test_the_loss_of_the_default_config_is_the_default_loss(config):
+    config.train.rows_per_update = config.train.prompts * config.rollout.group_size
+    assert settings.objective(config, "policy") == learner.Objective()
 
 
 def test_reward_weights_follow_the_config(config):
