@@ -85,9 +85,9 @@ def test_a_work_directory_answers_questions_over_images_and_writes_a_page(tmp_pa
     config.rollout.update(n_patches=64, n_windows=8, n_features=64, group_size=2, n_slots=2, max_turn_tokens=8)
     config.train.rows_per_update = 16
     config.system_prompt = "short"
-    RunDir(config)
     parts = make(plan_policy(config))
     state = learner.train_state(settings.optimizer(config), parts.first_params(), False, parts.plan.placement)
+    RunDir(config)
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(1, state, {"tokenizer": parts.plan.tokenizer.sha256})
     for name, height in (("a", 28), ("b", 56)):
