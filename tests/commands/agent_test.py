@@ -58,6 +58,16 @@ def test_bad_input_is_one_sentence(tmp_path, change, sentence):
         agent.ask(config, **asked)
 
 
+def test_a_search_over_the_network_needs_no_index(tmp_path):
+    config = default_config()
+    config.workdir = str(tmp_path)
+    config.data.tasks, config.tools.search.backend = ("mat_search",), "ddgs"
+    path = tmp_path / "card.ppm"
+    path.write_bytes(b"P6 28 28 255\n" + bytes(28 * 28 * 3))
+    with pytest.raises(ValueError, match="must hold a checkpoint"):
+        agent.ask(config, images=[str(path)], questions=["What?"])
+
+
 def test_the_kind_is_the_runs_where_it_has_one():
     config = default_config()
     config.data.tasks = ("mini_search",)
