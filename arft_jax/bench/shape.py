@@ -18,7 +18,7 @@ from arft_jax.build import placement as layout
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.models.family import Sizes
 from arft_jax.rollout.engine import Engine, Request, RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.steps.init import init_params
@@ -44,7 +44,7 @@ class Bench:
 
     config: Any
     tokenizer: Tokenizer
-    sizes: ModelConfig
+    sizes: Sizes
     graphdef: nnx.GraphDef
     params: nnx.State
     rules: Rules
@@ -77,7 +77,7 @@ class Bench:
         cache = init_cache(self.sizes.text, n_slots, max_tokens, dtype, apart)
         return Engine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
-            init_state(cache, r.n_features, self.sizes.text.dim),
+            init_state(cache, r.n_features, self.sizes.family.feature_dim(self.sizes)),
             self.rules,
             limits,
             self.tokenizer,

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: tokenizer, tools, data, model, sampler. The only reader of most keys."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -14,28 +15,37 @@ from flax import nnx
 
 from arft_jax import protocol
 from arft_jax.build import placement as layout
+from arft_jax.build.model import (
+    check_first_params,
+    chosen_family,
+    first_params,
+    image_processor,
+    load_tokenizer,
+    lora,
+    model_config,
+    model_maker,
+    vision_bucket,
+)
+from arft_jax.build.prompts import check_prompts
 from arft_jax.config import SEARCHING_TASKS
 from arft_jax.data import chat, mat, minilm, recorded_steps, source
-from arft_jax.tools import search_corpus
 from arft_jax.data.batch import VisionBucket
-from arft_jax.data.images import ImageProcessor, Quarantine
+from arft_jax.data.images import Quarantine
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
+from arft_jax.io.weights import CONFIG
 from arft_jax.models.cache import init_cache
-from arft_jax.models.lora import Lora, LoraParam
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from arft_jax.models.qwen2_5_vl.published import published
-from arft_jax.build.prompts import check_prompts
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.engine import Engine, RolloutLimits
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
 from arft_jax.steps import learner
-from arft_jax.steps.init import abstract_params, init_params
+from arft_jax.steps.init import abstract_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
+from arft_jax.tools import search_corpus
 
 
 @dataclasses.dataclass
@@ -73,67 +83,6 @@ def set_up_jax(config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's sizes: those of its weights, of a published size, or the config's with the tokenizer's vocabulary.
-
-    Raises:
-      ValueError: weights of another size than the config plans with, with fewer ids than the tokenizer has, or with
-        other ids of the control tokens.
-    """
-    if config.weights or config.model.size:
-        planned = published(config.model.size) if config.model.size else None
-        sizes = load_model_config(config.weights) if config.weights else planned
-        if planned is not None and (sizes.text.dim, sizes.text.n_layers) != (planned.text.dim, planned.text.n_layers):
-            raise ValueError(
-                f"the weights must be of size {config.model.size}: {config.weights} has D={sizes.text.dim}, "
-                f"{sizes.text.n_layers} layers (config.weights, config.model.size)"
-            )
-        if config.weights and tokenizer.vocab_size > sizes.text.vocab_size:
-            raise ValueError(
-                f"the model's vocabulary must hold the tokenizer's: got {sizes.text.vocab_size} < "
-                f"{tokenizer.vocab_size} (config.tokenizer)"
-            )
-        if config.weights:
-            _check_control_ids(config.weights, sizes, tokenizer)
-        return sizes
-    sizes = config.model.to_dict()
-    text = dict(
-        sizes["text_config"], vocab_size=tokenizer.vocab_size, max_position_embeddings=config.rollout.max_tokens
-    )
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": list(text.pop("mrope_section"))}
-    return ModelConfig.from_hf(
-        dict(
-            text_config=text,
-            vision_config=dict(sizes["vision_config"], out_hidden_size=text["hidden_size"]),
-            **_control_ids(tokenizer),
-        )
-    )
-
-
-def _control_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    return {
-        "image_token_id": tokenizer.image_pad_id,
-        "video_token_id": tokenizer.video_pad_id,
-        "vision_start_token_id": tokenizer.vision_start_id,
-        "vision_end_token_id": tokenizer.vision_end_id,
-    }
-
-
-def _check_control_ids(weights: str, sizes: ModelConfig, tokenizer: Tokenizer) -> None:
-    theirs, ours = dataclasses.asdict(sizes), _control_ids(tokenizer)
-    differ = [f"{name} {theirs[name]} and {token}" for name, token in ours.items() if theirs[name] != token]
-    if differ:
-        raise ValueError(
-            f"control tokens must have the same ids in {CONFIG} and in the tokenizer: got {', '.join(differ)} in "
-            f"{weights} (config.weights, config.tokenizer)"
-        )
-
-
-def load_tokenizer(config) -> Tokenizer:
-    """The config's tokenizer, else the weights', else the embedded tiny one."""
-    return Tokenizer.load(config.tokenizer or config.weights)
-
-
 def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
     """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device.
 
@@ -161,7 +110,7 @@ def check_inputs(config) -> None:
     if pictures and not pathlib.Path(pictures).exists():
         problems.append(f"an image index must exist: got {pictures} (config.tools.search.image_index)")
     if config.model.size and not config.weights:
-        name = f"Qwen2.5-VL-{config.model.size.upper()}"
+        name = f"{(chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
     elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
         got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
@@ -188,47 +137,19 @@ def check(config) -> None:
     lora(config)
     placement = layout.make_placement(config)
     layout.rollout_placements(config, placement, jax.process_index())
-    if config.weights:
-        _, params = abstract_params(model_maker(config, sizes, placement))
-        check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
+    check_first_params(config, sizes, placement)
     mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
     options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
     tasks = source.load_splits(mine, data_dir(config), **options)
     check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 
-def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
-    """Images to patches, within the config's bounds."""
-    return ImageProcessor(config.data.min_pixels, config.data.max_pixels, sizes.vision.patch_px, sizes.vision.merge)
-
-
-def vision_bucket(config, sizes: ModelConfig) -> VisionBucket:
-    """Sizes of one encode call."""
-    r, v = config.rollout, sizes.vision
-    return VisionBucket(r.n_patches, r.n_windows, v.window_px, v.patch_px, v.merge)
-
-
-def lora(config) -> Lora:
-    """The adapters that are trained in place of all parameters; rank 0: none."""
-    a = config.model.lora
-    return Lora(rank=a.rank, alpha=a.alpha, targets=tuple(a.targets), vision=a.vision)
-
-
-def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
-    """Makes the policy of these sizes from its random streams."""
-    m = config.model
-    kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
-    kwargs["attend_causal"] = placement.attend_causal(m.attention)
-    kwargs["attend_segments"] = placement.attend_segments(m.attention)
-    return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
-
-
-def state_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[], SlotState]:
+def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:
     """Makes the sampler's empty slots, as the placement's devices read them."""
     r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
     kept = jnp.dtype(r.cache_dtype or dtype)
     sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_unstacked_layers)
-    return lambda: init_state(init_cache(*sizes_of), r.n_features, text.dim, dtype)
+    return lambda: init_state(init_cache(*sizes_of), r.n_features, sizes.family.feature_dim(sizes), dtype)
 
 
 def build(config) -> Parts:
@@ -237,24 +158,23 @@ def build(config) -> Parts:
     tokenizer = load_tokenizer(config)
     sizes = model_config(config, tokenizer)
     patches, bucket = PatchStore(image_processor(config, sizes)), vision_bucket(config, sizes)
-    make_model, r = model_maker(config, sizes, placement), config.rollout
-    graphdef, abstract = abstract_params(make_model)
-
-    def first_params() -> nnx.State:
-        if not config.weights:
-            return init_params(make_model, config.seed, placement)[1]
-        adapters, base = nnx.split_state(abstract, LoraParam, ...)
-        base = load_params(config.weights, base, placement.params(base))
-        if not jax.tree.leaves(adapters):
-            return base
-        return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
-
+    r = config.rollout
+    graphdef, abstract = abstract_params(model_maker(config, sizes, placement))
+    first = functools.partial(first_params, config, sizes, placement)
     every, own = layout.rollout_placements(config, placement, jax.process_index())
     state = make_state(state_maker(config, sizes, own), own)
     rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
     reads = abstract_params(model_maker(config, sizes, own))[0]
     engine = Engine(
-        make_sampler(reads, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own),
+        make_sampler(
+            reads,
+            decode_steps=r.decode_steps,
+            top_k=r.top_k,
+            top_p=r.top_p,
+            state=state,
+            placement=own,
+            layers=sizes.family.layers,
+        ),
         state,
         rules,
         RolloutLimits(
@@ -277,7 +197,7 @@ def build(config) -> Parts:
         bucket_columns=r.bucket_columns,
     )
     move = layout.policy_mover(config, abstract, placement, every, own)
-    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first_params, move)
+    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first, move)
 
 
 def check_trained_with(

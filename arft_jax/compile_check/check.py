@@ -157,9 +157,8 @@ def _costs(config, name: str, text: str) -> hlo_costs.Costs:
     A kernel's loop over the runs of a packed row makes one turn where a row holds one trajectory.
     """
     trips = config.rollout.decode_steps if kind_of(name) == "decode" else 1
-    vision = build.model_config(config, build.load_tokenizer(config)).vision
-    full = len(vision.full_layers) / vision.n_layers
-    return hlo_costs.count(text, open_trips=trips, shares=(1 - full, full))
+    sizes = build.model_config(config, build.load_tokenizer(config))
+    return hlo_costs.count(text, open_trips=trips, shares=sizes.family.branch_shares(sizes))
 
 
 def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:

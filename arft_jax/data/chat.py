@@ -83,6 +83,11 @@ class _Writer:
         grid = self.processor.grid_of(*image.size)
         n = self.processor.n_tokens(grid)
         t = self.tokenizer
+        if t.image_pad_id < 0:
+            raise ValueError(
+                "an image must have a policy with a vision tower: got a tokenizer without <|image_pad|> "
+                "(config.model.vision)"
+            )
         self.ids += [t.vision_start_id, *[t.image_pad_id] * n, t.vision_end_id]
         self.images.append(image)
         self.grids.append(grid)

@@ -10,6 +10,8 @@ from typing import Any
 
 from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
 
 # Copied where they are there; never code.
 NAMES = (
@@ -86,7 +88,7 @@ def _tiny_tokenizer_files() -> dict[str, bytes]:
         "additional_special_tokens": [token for token in control if token not in named.values()],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": DEFAULT.processor["processor_class"],
     }
     return {
         FILE_NAME: text.encode(),
@@ -105,23 +107,24 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {"bos_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 
-def preprocessor_file(min_pixels: int, max_pixels: int, patch: int, merge: int) -> dict[str, bytes]:
-    """``preprocessor_config.json`` of transformers' ``Qwen2VLImageProcessor`` for this package's image processor.
+def preprocessor_file(min_pixels: int, max_pixels: int, sizes: Sizes) -> dict[str, bytes]:
+    """``preprocessor_config.json``, for readers other than this package; none for a model that takes no images.
 
     Args:
       min_pixels, max_pixels: bounds of a resized image.
-      patch: side of a patch, px.
-      merge: side of a merge block, patches.
+      sizes: of the model: how it takes images.
     """
+    if sizes.vision is None:
+        return {}
+    packing = sizes.family.packing(sizes)
     config = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
+        **sizes.family.processor,
         "min_pixels": min_pixels,
         "max_pixels": max_pixels,
         "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
-        "patch_size": patch,
+        "patch_size": packing.patch,
         "temporal_patch_size": TEMPORAL_PATCH,
-        "merge_size": merge,
+        "merge_size": packing.merge,
         "image_mean": list(MEAN),
         "image_std": list(STD),
         "rescale_factor": 1 / 255,

@@ -23,7 +23,6 @@ from arft_jax.data import chat
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout.prefill import empty_extension
 from arft_jax.rollout.row import Feed, Row, image_spans
 from arft_jax.rollout.scheduler import Scheduler
@@ -150,12 +149,10 @@ class Engine:
     def inject(self, row: Row, segment: chat.Segment) -> Feed:
         """Appends a segment to a row's record; returns what the device must be fed.
 
-        M-RoPE positions of a segment are those of a fresh sequence, shifted: every segment begins with text.
+        Positions of a segment are those of a fresh sequence, shifted: every segment begins with text.
         """
         spans = image_spans(segment)
-        pos, after = mrope.mrope_positions(
-            segment.tokens, segment.grids, self.tokenizer.image_pad_id, self.bucket.merge
-        )
+        pos, after = self.bucket.packing.positions(segment.tokens, segment.grids, self.tokenizer.image_pad_id)
         pos, after = pos + np.int32(row.next_position), after + row.next_position
         feed = Feed(row.slot, segment, spans, pos, row.length, row.last_token if row.length else None)
         row.inject(segment, spans, pos, after)

@@ -23,7 +23,7 @@ from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps.sampler import Rules, Sampler, make_sampler
 from arft_jax.steps.state import init_state
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
-from arft_jax.testing.tiny_model import tiny_config, tiny_model
+from arft_jax.testing.tiny_model import TINY_PACKING, tiny_config, tiny_model
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
 SYSTEM = {"coding": "Fix.", "search": "Search."}
@@ -75,7 +75,7 @@ def tiny_engine(
         sizes,
         tokenizer,
         PatchStore(ImageProcessor(28 * 28, max_pixels)),
-        VisionBucket(n_patches, 8, 112, 14, 2),
+        VisionBucket(n_patches, 8, TINY_PACKING),
         SYSTEM,
         **(options or {}),
     )

@@ -10,10 +10,10 @@ import pytest
 from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
+from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.config import default_config
 from arft_jax.data import mat
 from arft_jax.data.images import Quarantine
-from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import load_model_config, load_params

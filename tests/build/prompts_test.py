@@ -6,16 +6,17 @@ import re
 import jax
 import pytest
 
+from arft_jax.build.prompts import check_prompts
 from arft_jax.config import default_config
 from arft_jax.data import image_files
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.build.prompts import check_prompts
 from arft_jax.rollout.engine import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.tiny_model import TINY_PACKING
 
 SIZES = ((28, 28), (28, 56), (56, 56))
 
@@ -38,7 +39,7 @@ def config(stage):
 
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
-    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     check_prompts(
         config, {"a": {"train": tasks[::2], "test": tasks[1::2]}}, engine.tokenizer, engine.patches.processor, bucket
     )

@@ -9,9 +9,9 @@ import pytest
 from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
+from arft_jax.build.image_embedder import make_embedder
 from arft_jax.config import default_config
 from arft_jax.data.images import encode_png
-from arft_jax.build.image_embedder import make_embedder
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FaultServer
 from arft_jax.tools.image_index import ImageIndex

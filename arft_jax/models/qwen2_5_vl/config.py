@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from arft_jax.models.family import Family
+
 
 def _require(problems: list[str]) -> None:
     if problems:
@@ -147,9 +149,18 @@ class ModelConfig:
                 f"got {self.vision.out_dim} and {self.text.dim}"
             )
 
+    @property
+    def family(self) -> Family:
+        """The record of Qwen2.5-VL."""
+        from arft_jax.models.qwen2_5_vl.family import QWEN2_5_VL  # which is made of this class
+
+        return QWEN2_5_VL
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Reads a ``config.json`` in the flat layout or with a nested ``text_config``.
+
+        ``mrope_section`` may also stand beside the decoder's other keys, as in ``config.model.text_config``.
 
         Raises:
           ValueError: a key is missing or asks for what this model does not have.
@@ -244,7 +255,7 @@ def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
     _require(problems)
     return TextConfig(
         **{ours: text[theirs] for theirs, ours in _TEXT_KEYS.items()},
-        mrope_section=tuple(rope["mrope_section"]),
+        mrope_section=tuple(rope["mrope_section"] if "mrope_section" in rope else text["mrope_section"]),
         rope_theta=float(rope["rope_theta"] if "rope_theta" in rope else text["rope_theta"]),
         tied=tied,
     )
