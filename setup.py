@@ -44,6 +44,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "test": ["usearch>=2.26,<3", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
         "torch": ["torch==2.13.0"],
+        "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
         "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],

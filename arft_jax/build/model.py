@@ -1,21 +1,24 @@
 """From a config to the model: its family, tokenizer, sizes and first weights."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from arft_jax.config import TASK_NAMES
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io import gguf_file
 from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
 from arft_jax.models.families import DEFAULT
 from arft_jax.models.family import Family, Sizes
 from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.sharding import Placement
+from arft_jax.steps import param_edits
 from arft_jax.steps.init import abstract_params, init_params
+from arft_jax.trajectory import Task
 
 
 def chosen_family(config) -> Family | None:
@@ -40,9 +43,24 @@ def chosen_family(config) -> Family | None:
     return family
 
 
+def added_tokens(config) -> tuple[str, ...]:
+    """Control tokens that the tokenizer is given where it lacks them: those of a fresh tower's images."""
+    return tuple(DEFAULT.control_ids.values()) if config.model.vision == "new" else ()
+
+
 def load_tokenizer(config) -> Tokenizer:
-    """The config's tokenizer, else the weights', else the embedded tiny one."""
-    return Tokenizer.load(config.tokenizer or config.weights)
+    """The config's tokenizer, else the weights', else the embedded tiny one; without image tokens for a text model."""
+    source, added = config.tokenizer or config.weights, added_tokens(config)
+    if gguf_file.is_gguf(source):
+        tokenizer = Tokenizer(gguf_file.tokenizer_text(source), source, added)
+    else:
+        tokenizer = Tokenizer.load(source, added)
+    takes_images = not config.weights or _takes_images(config)
+    return tokenizer if takes_images else tokenizer.without_images()
+
+
+def _takes_images(config) -> bool:
+    return config.model.vision == "new" or load_model_config(config.weights, chosen_family(config)).vision is not None
 
 
 def model_config(config, tokenizer: Tokenizer) -> Sizes:
@@ -56,9 +74,22 @@ def model_config(config, tokenizer: Tokenizer) -> Sizes:
     planned = _published(config.model.size, family or DEFAULT) if config.model.size else None
     if config.weights:
         sizes = load_model_config(config.weights, family)
+        if config.model.vision == "new":
+            sizes = _with_tower(config, sizes, tokenizer)
         _check_weights_fit(config, sizes, planned, tokenizer)
         return sizes
     return planned or _drawn(config, family or DEFAULT, tokenizer)
+
+
+def _with_tower(config, sizes: Sizes, tokenizer: Tokenizer) -> Sizes:
+    family = sizes.family
+    if sizes.vision is not None or family.with_tower is None:
+        raise ValueError(
+            f"vision must be new for a text model alone: got {config.weights}, {family.title} "
+            f"{'with' if sizes.vision is not None else 'without'} a tower (config.model.vision)"
+        )
+    vision, ids = config.model.to_dict()["vision_config"], control_ids(family, tokenizer)
+    return family.with_tower(sizes, vision, ids, tokenizer.vocab_size)
 
 
 def _published(size: str, family: Family) -> Sizes:
@@ -129,20 +160,57 @@ def model_maker(config, sizes: Sizes, placement: Placement) -> Callable[[nnx.Rng
     return lambda rngs: make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 
+def _base_of(config, sizes: Sizes, placement: Placement) -> nnx.State:
+    """What the config's weights fill, as shapes: no adapters, and no tower where it is fresh."""
+    if config.model.vision == "new":
+        sizes = load_model_config(config.weights, chosen_family(config))
+    return nnx.split_state(abstract_params(model_maker(config, sizes, placement))[1], LoraParam, ...)[1]
+
+
 def check_first_params(config, sizes: Sizes, placement: Placement) -> None:
     """Raises where the config's weights do not fill the model; reads names, shapes and types alone."""
     if config.weights:
-        _, params = abstract_params(model_maker(config, sizes, placement))
-        check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1], sizes.family.weights)
+        check_weights(config.weights, _base_of(config, sizes, placement), sizes.family.weights)
 
 
 def first_params(config, sizes: Sizes, placement: Placement) -> nnx.State:
-    """The policy at step 0, in its place: the config's weights, or drawn from its seed."""
+    """The policy at step 0, in its place: the config's weights, or drawn from its seed.
+
+    What the weights do not hold is drawn: adapters, and of a fresh tower its parameters and the rows of the new tokens.
+    """
     make_model = model_maker(config, sizes, placement)
     if not config.weights:
         return init_params(make_model, config.seed, placement)[1]
-    adapters, base = nnx.split_state(abstract_params(make_model)[1], LoraParam, ...)
+    base = _base_of(config, sizes, placement)
     base = load_params(config.weights, base, placement.params(base), rules=sizes.family.weights)
-    if not jax.tree.leaves(adapters):
+    have = {keys: leaf.shape for keys, leaf in nnx.to_flat_state(base)}
+    want = nnx.to_flat_state(abstract_params(make_model)[1])
+    lacking = {keys for keys, leaf in want if have.get(keys) != leaf.shape}
+    if not lacking:
         return base
-    return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
+    drawn = init_params(make_model, config.seed, placement, lambda keys, _: keys in lacking)[1]
+    grown = [
+        (keys, leaf.replace(param_edits.put_corner(leaf[...], dict(nnx.to_flat_state(base))[keys][...])))
+        for keys, leaf in nnx.to_flat_state(drawn)
+        if keys in have
+    ]
+    return nnx.merge_state(base, drawn, nnx.from_flat_state(grown))
+
+
+def check_tasks(config, sizes: Sizes, tasks: Mapping[str, Mapping[str, Sequence[Task]]]) -> None:
+    """Raises where tasks show images to a policy without a vision tower.
+
+    Args:
+      config: names the tasks.
+      sizes: of the policy.
+      tasks: by name and split, as far as they are read already.
+    """
+    if sizes.vision is not None:
+        return
+    shown = [name for name in config.data.tasks if name in TASK_NAMES]  # every one of them is about a picture
+    shown += [name for name, splits in tasks.items() if any(task.images for part in splits.values() for task in part)]
+    if shown:
+        raise ValueError(
+            f"tasks that show images must have a policy with a vision tower: got {', '.join(sorted(set(shown)))}, and "
+            f"{config.weights} has none (config.data.tasks; config.model.vision = 'new' adds a fresh one)"
+        )

@@ -17,6 +17,7 @@ from arft_jax import protocol
 from arft_jax.build import placement as layout
 from arft_jax.build.model import (
     check_first_params,
+    check_tasks,
     chosen_family,
     first_params,
     image_processor,
@@ -33,6 +34,7 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import Quarantine
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io import gguf_file
 from arft_jax.io.weights import CONFIG
 from arft_jax.models.cache import init_cache
 from arft_jax.models.families import DEFAULT
@@ -112,6 +114,9 @@ def check_inputs(config) -> None:
     if config.model.size and not config.weights:
         name = f"{(chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
+    elif gguf_file.is_gguf(config.weights):
+        if not pathlib.Path(config.weights).is_file():
+            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
     elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
         got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
         problems.insert(
@@ -141,6 +146,7 @@ def check(config) -> None:
     mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
     options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
     tasks = source.load_splits(mine, data_dir(config), **options)
+    check_tasks(config, sizes, tasks)
     check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 

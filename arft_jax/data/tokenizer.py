@@ -4,6 +4,7 @@ Text from outside (questions, tool output, recorded turns) can never become a co
 ``<|im_end|>`` in a text as ten ordinary characters. Control tokens are placed by id, in ``chat.py`` alone.
 """
 
+import copy
 import functools
 import hashlib
 import importlib.resources
@@ -138,6 +139,13 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Highest id + 1; a model's vocabulary may be padded beyond it."""
         return len(self._bytes)
+
+    def without_images(self) -> "Tokenizer":
+        """The same tokenizer for a model that takes no images: the ids that frame one are -1."""
+        other = copy.copy(self)
+        for attribute in _OF_IMAGES:
+            setattr(other, attribute, -1)
+        return other
 
     def control_id(self, content: str) -> int:
         """The id of a control token, -1 where there is none."""

@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from arft_jax.io.safetensors_dir import open_tensors
+from arft_jax.io import gguf_file, safetensors_dir
 from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
 from arft_jax.models.families import DEFAULT, family_of
 from arft_jax.models.family import Family, Sizes, WeightNames
@@ -32,22 +33,28 @@ _ALIGNMENT = 64
 
 
 def load_model_config(directory: str | os.PathLike, family: Family | None = None) -> Sizes:
-    """Reads ``config.json``.
+    """Reads ``config.json``, or what a GGUF file says in its place.
 
     Args:
-      directory: holds it.
+      directory: holds it; or the file.
       family: that reads it; None: the one of its ``model_type``.
 
     Raises:
       ValueError: no such file, no JSON, or a model that the family, or no family, reads.
     """
     path = pathlib.Path(directory) / CONFIG
+    if gguf_file.is_gguf(directory):
+        return _config_by(gguf_file.hf_config(directory), directory, family)
     if not path.is_file():
         raise ValueError(f"weights must be a directory with {CONFIG}: {directory} holds none")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
+    return _config_by(config, path, family)
+
+
+def _config_by(config: Any, path: str | os.PathLike, family: Family | None) -> Sizes:
     kind = config.get("model_type") if isinstance(config, dict) else None
     try:
         if family is None:
@@ -65,13 +72,19 @@ def abstract_params(config: Sizes, dtype: Any = np.float32, lora: Lora = NO_LORA
     return init.abstract_params(lambda rngs: make(config, rngs=rngs, param_dtype=dtype, lora=lora))[1]
 
 
+def _open(directory: str | os.PathLike) -> AbstractContextManager:
+    """The tensors of a directory or of a GGUF file."""
+    reader = gguf_file if gguf_file.is_gguf(directory) else safetensors_dir
+    return reader.open_tensors(directory)
+
+
 def check_weights(directory: str | os.PathLike, params: nnx.State, rules: WeightNames = DEFAULT.weights) -> int:
     """Number of tensors of a directory that fills ``params`` exactly; no value is placed.
 
     Raises:
       ValueError: as :func:`load_params`.
     """
-    with open_tensors(directory) as files:
+    with _open(directory) as files:
         assign(params, files.headers, files.is_same, rules)
         return len(files.headers)
 
@@ -83,10 +96,10 @@ def load_params(
     part: str = "",
     rules: WeightNames = DEFAULT.weights,
 ) -> nnx.State:
-    """The parameters with the values of a Hugging Face directory; ``nnx.update(model, result)`` sets them.
+    """The parameters with the values of a directory or a GGUF file; ``nnx.update(model, result)`` sets them.
 
     Args:
-      directory: holds ``model.safetensors``, or shards and their index.
+      directory: holds ``model.safetensors``, or shards and their index; or a GGUF file.
       params: ``nnx.state(model, nnx.Param)``, abstract or not: paths, shapes and types are read.
       shardings: a sharding for each parameter (``sharding.param_shardings(params, mesh)``); None: the default device.
       part: of the model, ``vision`` for example: all is checked, but only its parameters are made; empty: all.
@@ -100,7 +113,7 @@ def load_params(
       ValueError: files that are missing, truncated or corrupt; unmapped names, unassigned parameters, shape clashes,
         all in one message and before any parameter is made.
     """
-    with open_tensors(directory) as files:
+    with _open(directory) as files:
         assignments = assign(params, files.headers, files.is_same, rules)
         chosen = [item for item in assignments if part in ("", item.keys[0])]
         return _fill(chosen, files.headers, files.read, shardings, rules)

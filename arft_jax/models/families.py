@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from arft_jax.models.decoders.family import LLAMA, QWEN2
 from arft_jax.models.family import Family
 from arft_jax.models.qwen2_5_vl.family import QWEN2_5_VL
 
-FAMILIES = (QWEN2_5_VL,)
+FAMILIES = (QWEN2_5_VL, QWEN2, LLAMA)
 DEFAULT = QWEN2_5_VL  # where nothing names a family: a model drawn from the seed, a published size
 
 

@@ -106,6 +106,8 @@ class Family:
       feature_dim: sizes -> numbers of one image token's features. A family that adds features to several layers of the
         decoder keeps them side by side: levels * D.
       control_ids: field of sizes and of ``config.json`` -> the control token that it is the id of.
+      with_tower: (sizes, ``vision_config``, control ids, ids of the tokenizer) -> sizes of the same decoder behind a
+        fresh tower, for ``config.model.vision``; None where a fresh tower is not to be had.
       sizes: published sizes, for ``config.model.size``.
       published: one of them -> sizes.
       processor: class names in ``preprocessor_config.json``, for readers other than this package.
@@ -125,6 +127,7 @@ class Family:
     weights: WeightNames
     feature_dim: Callable[[Any], int] = lambda sizes: sizes.text.dim
     control_ids: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    with_tower: Callable[[Any, Mapping[str, Any], Mapping[str, int], int], Any] | None = None
     sizes: tuple[str, ...] = ()
     published: Callable[[str], Any] | None = None
     processor: Mapping[str, str] = dataclasses.field(default_factory=dict)

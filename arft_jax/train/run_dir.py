@@ -7,6 +7,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from arft_jax.build.model import added_tokens
 from arft_jax.io import hf_files
 
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
@@ -90,7 +91,9 @@ class RunDir:
                     f"the work directory must be writable: got {self.path} ({error.strerror}) (config.workdir)"
                 ) from error
         if config.weights or config.tokenizer:
-            hf_files.keep_files(self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer)
+            hf_files.keep_files(
+                self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer, added=added_tokens(config)
+            )
 
     def _compare(self, theirs: dict, mine: dict) -> None:
         names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
