@@ -52,9 +52,8 @@ class Qwen2_5_VL(nnx.Module):
         self.config, self.constrain = config, constrain
         kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
         kwargs |= {"constrain": constrain, "lora": lora}
-        self.vision = None
-        if config.vision is not None:
-            self.vision = VisionTower(config.vision, attend_segments=attend_segments, **kwargs)
+        tower = config.vision  # one assignment: flax keeps a None and a module apart
+        self.vision = tower and VisionTower(tower, attend_segments=attend_segments, **kwargs)
         self.text = TextDecoder(config.text, attend_causal=attend_causal, **kwargs)
 
     def encode(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:
