@@ -42,7 +42,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "test": ["usearch>=2.26,<3", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
+        "test": ["usearch>=2.26,<3", "gguf>=0.17,<1", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
         "torch": ["torch==2.13.0"],
         "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo

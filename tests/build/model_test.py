@@ -54,9 +54,8 @@ def text_model(tmp_path_factory):
 
 
 def _score(parts, params, done):
-    batch = assemble(
-        done, np.zeros(len(done), np.float32), parts.images_of, length=128, n_chunks=1, bucket=parts.bucket
-    )
+    zeros = np.zeros(len(done), np.float32)
+    batch = assemble(done, zeros, parts.images_of, length=128, n_chunks=1, bucket=parts.bucket)
     score = learner.make_score(parts.graphdef, learner.Objective())
     gap = np.asarray(score(params, jax.device_put(batch), parts.rules.allowed)) - batch.sampler_logps
     return np.abs(gap[batch.loss_mask]).max()

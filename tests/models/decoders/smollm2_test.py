@@ -94,7 +94,9 @@ def test_greedy_answers_of_the_engine_are_those_of_transformers(policy, stored):
 
 def test_it_searches_and_learns(policy):
     config, parts, params = policy
-    asked = "Repeat after me, exactly: <search>capital of France</search>"
+    line = "<think>I search.</think><search>capital of France</search>"  # what this small model copies
+    asked = f"Print the following text:\n\n{line}\n{line}"
+    parts.engine.system["search"] = f"Always answer with: {line}"
     tools = InstantTools(lambda task, action, image: Observation("<information>It is Paris.</information>"))
     tasks = [Task(f"s{i}", "search", asked, (), ("Paris",)) for i in range(2)]
     groups = parts.engine.run(
@@ -102,9 +104,8 @@ def test_it_searches_and_learns(policy):
     )
     done = [trajectory for group in groups for trajectory in group]
     assert any(isinstance(action, protocol.Search) for _, action, _ in tools.calls)
-    assert any(
-        t.observation_mask.sum() > 10 and t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in done
-    )
+    went_on = [t for t in done if len(t.turns) == 2 and t.observation_mask.sum() > 10]
+    assert went_on and all(t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in went_on)
 
     advantages = np.array([1, -1, 1, -1], np.float32)
     sizes = dict(length=LENGTH, n_chunks=1, bucket=parts.bucket)
