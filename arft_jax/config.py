@@ -16,24 +16,38 @@ SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search"}
 def _model() -> ml_collections.ConfigDict:
     """Sizes in the names of Hugging Face's Qwen2.5-VL config; vocabulary and token ids come from the tokenizer."""
     text = dict(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        rms_norm_eps=1e-6, rope_theta=10000.0, mrope_section=(4, 6, 6), tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=128,  # D, width of the decoder
+        intermediate_size=384,  # F, width of its MLP
+        num_hidden_layers=4,  # decoder layers
+        num_attention_heads=4,  # N, query heads
+        num_key_value_heads=2,  # K, key and value heads; N must be a multiple
+        rms_norm_eps=1e-6,  # added to the mean square in RMSNorm
+        rope_theta=10000.0,  # base of the rotary frequencies
+        mrope_section=(4, 6, 6),  # rotary frequencies of time, height and width; together half a head
+        tie_word_embeddings=True,  # the unembedding is the embedding
+    )
     vision = dict(
-        depth=2, hidden_size=64, intermediate_size=128, num_heads=2, patch_size=14, spatial_merge_size=2,
-        temporal_patch_size=2, window_size=112, fullatt_block_indexes=(1,),
-    )  # fmt: skip
+        depth=2,  # blocks of the vision tower
+        hidden_size=64,  # width of the tower
+        intermediate_size=128,  # width of its MLP
+        num_heads=2,  # attention heads of a block
+        patch_size=14,  # px
+        spatial_merge_size=2,  # patches along a side that become one image token
+        temporal_patch_size=2,  # frames of a patch; an image is repeated
+        window_size=112,  # px; attention window of most blocks
+        fullatt_block_indexes=(1,),  # blocks that attend over the whole image
+    )
     return ml_collections.ConfigDict(
         dict(
             family="",  # import path of a Family, my_package.my_module:MY_FAMILY; empty: as the weights say
             vision="",  # new: a fresh tower of vision_config for a text model; empty: as the weights say
             size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
-            text_config=text,
-            vision_config=vision,
+            text_config=text,  # sizes of the decoder
+            vision_config=vision,  # sizes of the vision tower
             dtype="float32",  # compute dtype: float32 or bfloat16
             param_dtype="float32",  # in which parameters and optimiser moments are kept
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
-            lora=dict(
+            lora=dict(  # low-rank adapters in place of training every parameter
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
@@ -45,6 +59,7 @@ def _model() -> ml_collections.ConfigDict:
 
 
 def _rollout() -> ml_collections.ConfigDict:
+    """The sampler: its sizes, budgets and sampling."""
     return ml_collections.ConfigDict(
         dict(
             group_size=8,  # G, trajectories of one prompt
@@ -55,7 +70,7 @@ def _rollout() -> ml_collections.ConfigDict:
             context="append",  # in evaluation: append, or rerender, a prompt of its own for each turn (the paper)
             max_turn_tokens=96,  # sampled tokens of one turn
             max_tokens=256,  # tokens of a trajectory, prompt included; also the KV cache length
-            temperature=1.0,
+            temperature=1.0,  # of sampling in training
             top_k=0,  # 0: off
             top_p=1.0,  # 1: off
             carry_over=0.0,  # share of a step's groups that may still run when it trains and go on in the next; 0: none
@@ -76,21 +91,22 @@ def _rollout() -> ml_collections.ConfigDict:
 
 
 def _train() -> ml_collections.ConfigDict:
+    """GRPO: steps, optimiser and loss."""
     return ml_collections.ConfigDict(
         dict(
             steps=100,  # GRPO steps
             prompts=8,  # P, prompts of a step; rows B = P * G
             rows_per_update=64,  # rows of one optimiser update; B must be a multiple
             image_chunks=8,  # encode buckets a batch of rows_per_update rows may fill
-            learning_rate=1e-3,
+            learning_rate=1e-3,  # peak of AdamW's rate
             warmup_steps=5,  # linear, from 0
             decay_to=0.1,  # cosine, share of learning_rate left at the last step
-            weight_decay=0.0,
-            adam_b1=0.9,
-            adam_b2=0.95,
+            weight_decay=0.0,  # AdamW's, decoupled
+            adam_b1=0.9,  # β₁
+            adam_b2=0.95,  # β₂
             clip_norm=1.0,  # global gradient norm
-            epsilon_low=0.2,  # clip bounds of the ratio
-            epsilon_high=0.28,
+            epsilon_low=0.2,  # the ratio is clipped from below at 1 - epsilon_low
+            epsilon_high=0.28,  # and from above at 1 + epsilon_high
             beta=0.0,  # weight of the KL to the warm-started policy
             importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
             importance_cap=2.0,  # largest weight
@@ -129,34 +145,34 @@ def default_config() -> ml_collections.ConfigDict:
             compilation_cache="~/.cache/arft_jax/xla",  # JAX's persistent compilation cache; empty: off
             hardware="",  # what the run is meant for, read by launch/compile_check.py: "tpu v5e:8x8", "gpu h100:8"
             mesh=dict(data=1, fsdp=-1, tensor=1),  # devices by axis (sharding.py); -1: all that remain
-            distributed=dict(
+            distributed=dict(  # several processes on one mesh
                 enabled=False,  # several processes, one a host: True on TPU pods
                 coordinator="",  # host:port of process 0; empty, and so on below: as the cluster says
-                n_processes=0,
-                process=-1,
+                n_processes=0,  # all processes of the run; 0: as the cluster says
+                process=-1,  # number of this one, from 0; -1: as the cluster says
             ),
             model=_model(),
             weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
-            data=dict(
+            data=dict(  # tasks and their images
                 tasks=MINI_TASKS,  # any of TASK_NAMES; at most one that searches
                 dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
                 n_train=2000,  # training rows of each task, at most
                 min_pixels=7056,  # smallest image after resizing, px
                 max_pixels=7056,  # largest image after resizing, px
             ),
-            warm_start=dict(
+            warm_start=dict(  # imitation of recorded chains before GRPO
                 n_chains=1500,  # recorded chains of each task
                 n_practice=4000,  # unspoilt cards read at once: practice in reading
-                steps=220,
+                steps=220,  # optimiser steps; 0: no warm start
                 rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
-                learning_rate=2e-3,
-                warmup_steps=20,
+                learning_rate=2e-3,  # peak, falling by a cosine to a tenth
+                warmup_steps=20,  # linear, from 0
             ),
             rollout=_rollout(),
-            tools=dict(
-                enabled=True,
+            tools=dict(  # what the policy may call, and how calls are served
+                enabled=True,  # off: every call is refused
                 n_workers=2,  # sandbox processes
                 timeout_s=5.0,  # one Python call, wall clock
                 memory_mb=512,  # one Python call
@@ -166,7 +182,7 @@ def default_config() -> ml_collections.ConfigDict:
                 deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
                 trajectory_deadline_s=600.0,  # all calls of one trajectory
                 n_tries=3,  # of one call, where its back-end fails
-                sandbox=dict(
+                sandbox=dict(  # in which model-written Python runs
                     level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
                     wrapper="",  # bwrap: each worker inside bubblewrap, around the level
                     sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
@@ -174,7 +190,7 @@ def default_config() -> ml_collections.ConfigDict:
                 ),
                 search=_search(),
             ),
-            rewards=dict(
+            rewards=dict(  # parts of R_total
                 format=1.0,  # weight of R_format
                 accuracy=1.0,  # weight of R_acc
                 step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
@@ -182,13 +198,16 @@ def default_config() -> ml_collections.ConfigDict:
                 query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
             ),
             train=_train(),
-            eval=dict(
+            eval=dict(  # scores on the test splits
                 every=50,  # GRPO steps between evaluations; 0: only before and after
                 n_during=100,  # items of each task in an evaluation during training
                 without_tools=True,  # evaluate the trained policy once more with tools switched off
                 bootstrap=2000,  # resamples of an interval
             ),
-            checkpoint=dict(every=25, keep=2),  # GRPO steps; newest kept
+            checkpoint=dict(  # what an interrupted run goes on from
+                every=25,  # GRPO steps
+                keep=2,  # newest ones
+            ),
             report=dict(n_trajectories=12),  # of each task on the trajectory page
         )
     )

@@ -1,4 +1,4 @@
-"""From a config to the model: its family, tokenizer, sizes and first weights."""
+"""The policy's model, from its config: family, tokenizer, sizes, image sizes, the module, first weights, slots."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,14 @@ from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import gguf_file
 from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
+from arft_jax.models.cache import init_cache
 from arft_jax.models.families import DEFAULT
 from arft_jax.models.family import Family, Sizes
 from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.sharding import Placement
 from arft_jax.steps import param_edits
 from arft_jax.steps.init import abstract_params, init_params
+from arft_jax.steps.state import SlotState, init_state
 from arft_jax.trajectory import Task
 
 
@@ -158,6 +160,14 @@ def model_maker(config, sizes: Sizes, placement: Placement) -> Callable[[nnx.Rng
     kwargs["attend_causal"] = placement.attend_causal(m.attention)
     kwargs["attend_segments"] = placement.attend_segments(m.attention)
     return lambda rngs: make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+
+
+def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:
+    """Makes the sampler's empty slots, as the placement's devices read them."""
+    r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
+    kept = jnp.dtype(r.cache_dtype or dtype)
+    sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_unstacked_layers)
+    return lambda: init_state(init_cache(*sizes_of), r.n_features, sizes.family.feature_dim(sizes), dtype)
 
 
 def _base_of(config, sizes: Sizes, placement: Placement) -> nnx.State:

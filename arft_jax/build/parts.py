@@ -1,81 +1,61 @@
-"""From a config to the parts of a run: tokenizer, tools, data, model, sampler. The only reader of most keys."""
+"""What a run works with on its devices, made from its plan: model, sampler, first weights."""
 
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from arft_jax import protocol
 from arft_jax.build import placement as layout
-from arft_jax.build.model import (
-    check_first_params,
-    check_tasks,
-    chosen_family,
-    first_params,
-    image_processor,
-    load_tokenizer,
-    lora,
-    model_config,
-    model_maker,
-    vision_bucket,
-)
-from arft_jax.build.prompts import check_prompts
-from arft_jax.config import SEARCHING_TASKS
-from arft_jax.data import chat, mat, minilm, recorded_steps, source
-from arft_jax.data.batch import VisionBucket
-from arft_jax.data.images import Quarantine
+from arft_jax.build.model import first_params, model_maker, state_maker
+from arft_jax.build.plan import PolicyPlan
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io import gguf_file
-from arft_jax.io.weights import CONFIG
-from arft_jax.models.cache import init_cache
-from arft_jax.models.families import DEFAULT
-from arft_jax.models.family import Sizes
-from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rollout.engine import Engine, RolloutLimits
+from arft_jax.io import hosts
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
-from arft_jax.sharding import Placement
 from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params
 from arft_jax.steps.sampler import Rules, make_sampler
-from arft_jax.steps.state import SlotState, init_state, make_state
-from arft_jax.tools import search_corpus
+from arft_jax.steps.state import make_state
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Parts:
-    """What the loops share. ``abstract`` is the policy's parameters as shapes; :meth:`first_params` makes them."""
+    """What the loops share.
 
-    tokenizer: Tokenizer
+    Args:
+      plan: that they were made from.
+      patches: images to patches, each once.
+      graphdef: of the policy as it is trained.
+      abstract: its parameters as shapes; ``first_params`` makes them.
+      rules: stop strings and banned tokens, where rollouts read them.
+      allowed: bool[V], the tokens that may be sampled, where training reads them.
+      engine: slots and programs of this process's rollouts.
+      first_params: the policy at step 0, in its place: published weights, or drawn.
+      for_rollout: the policy as trained -> the policy as the engine reads it.
+    """
+
+    plan: PolicyPlan
     patches: PatchStore
-    bucket: VisionBucket
     graphdef: nnx.GraphDef
     abstract: nnx.State
     rules: Rules
+    allowed: jax.Array
     engine: Engine
-    placement: Placement
-    first_params: Callable[[], nnx.State]  # the policy at step 0, in its place: published weights, or drawn
-    for_rollout: Callable[[nnx.State], nnx.State]  # the policy as the engine reads it
+    first_params: Callable[[], nnx.State]
+    for_rollout: Callable[[nnx.State], Any]
 
     def placed_shapes(self) -> nnx.State:
         """The policy's parameters as shapes with shardings: what a checkpoint is read into."""
-        return learner.placed_shapes(self.abstract, self.placement)
-
-    def images_of(self, trajectory) -> dict:
-        """{sha256: (patches, grid)} of every image that a trajectory shows."""
-        images = list(trajectory.task.images)
-        for turn in trajectory.turns:
-            images += turn.observation.images if turn.observation else ()
-        by_hash = {image.sha256: image for image in images}
-        return {span.sha256: self.patches.get(by_hash[span.sha256]) for span in trajectory.images}
+        return learner.placed_shapes(self.abstract, self.plan.placement)
 
 
 def set_up_jax(config) -> None:
@@ -83,6 +63,49 @@ def set_up_jax(config) -> None:
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def make(plan: PolicyPlan) -> Parts:
+    """Builds the parts on the mesh of the plan; writes nothing.
+
+    What the engine reads lies on this process's devices alone, what training reads on all of them.
+    """
+    config, placement = plan.config, plan.placement
+    graphdef, abstract = abstract_params(model_maker(config, plan.sizes, placement))
+    patches = PatchStore(plan.processor)
+    rules = jax.device_put(make_rules(plan.tokenizer, plan.sizes.text.vocab_size), plan.local_placement.whole)
+    engine = make_engine(plan, rules, patches)
+    move = layout.policy_mover(config, abstract, placement, plan.global_placement, plan.local_placement)
+    return Parts(
+        plan=plan,
+        patches=patches,
+        graphdef=graphdef,
+        abstract=abstract,
+        rules=rules,
+        allowed=hosts.put(np.asarray(jax.device_get(rules.allowed)), placement.whole),
+        engine=engine,
+        first_params=functools.partial(first_params, config, plan.sizes, placement),
+        for_rollout=lambda params: engine.slots.read(move(params)),
+    )
+
+
+def make_engine(plan: PolicyPlan, rules: Rules, patches: PatchStore) -> Engine:
+    """The slots and programs of this process's rollouts.
+
+    Args:
+      plan: of the policy.
+      rules: stop strings and banned tokens, on this process's devices.
+      patches: images to patches.
+    """
+    r, own = plan.config.rollout, plan.local_placement
+    state = make_state(state_maker(plan.config, plan.sizes, own), own)
+    graphdef, _ = abstract_params(model_maker(plan.config, plan.sizes, own))
+    options = dict(decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p)
+    sampler = make_sampler(graphdef, state=state, placement=own, layers=plan.sizes.family.layers, **options)
+    return Engine(
+        SlotMachine(sampler, state, rules, plan.limits, own, bucket_columns=r.bucket_columns),
+        Renderer(plan.tokenizer, patches, plan.bucket, system_by_kind(plan.system)),
+    )
 
 
 def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
@@ -101,109 +124,6 @@ def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
     return rules._replace(
         next_state=np.pad(rules.next_state, ((0, 0), (0, more))), allowed=np.pad(rules.allowed, (0, more))
     )
-
-
-def check_inputs(config) -> None:
-    """Raises one ValueError where weights or data that the config needs are not there; touches no device."""
-    searches_here = config.tools.search.backend == "local"
-    problems = mat.missing_files(config.data.tasks, config.data.dir, searches_here)
-    problems += recorded_steps.missing_files(config.data.tasks, config.data.dir)
-    pictures = config.tools.search.image_index
-    if pictures and not pathlib.Path(pictures).exists():
-        problems.append(f"an image index must exist: got {pictures} (config.tools.search.image_index)")
-    if config.model.size and not config.weights:
-        name = f"{(chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
-        problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
-    elif gguf_file.is_gguf(config.weights):
-        if not pathlib.Path(config.weights).is_file():
-            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
-    elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
-        got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
-        problems.insert(
-            0, f"weights must be a Hugging Face directory with {CONFIG}: got {config.weights}, {got} (config.weights)"
-        )
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
-def check(config) -> None:
-    """Makes the small parts once, so that what they refuse is refused before anything is written.
-
-    Raises:
-      ValueError: inputs or a tokenizer that are not there, sizes that no model or image processor takes, a data file
-        that is not of the layout, prompts that no rollout could begin.
-    """
-    check_inputs(config)
-    tokenizer = load_tokenizer(config)
-    sizes = model_config(config, tokenizer)
-    processor = image_processor(config, sizes)
-    reward_weights(config)
-    query_embedding(config)
-    lora(config)
-    placement = layout.make_placement(config)
-    layout.rollout_placements(config, placement, jax.process_index())
-    check_first_params(config, sizes, placement)
-    mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
-    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
-    tasks = source.load_splits(mine, data_dir(config), **options)
-    check_tasks(config, sizes, tasks)
-    check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
-
-
-def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:
-    """Makes the sampler's empty slots, as the placement's devices read them."""
-    r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
-    kept = jnp.dtype(r.cache_dtype or dtype)
-    sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_unstacked_layers)
-    return lambda: init_state(init_cache(*sizes_of), r.n_features, sizes.family.feature_dim(sizes), dtype)
-
-
-def build(config) -> Parts:
-    """Makes the parts, placed on the mesh. Reads the tokenizer's files; writes nothing."""
-    placement = layout.make_placement(config)
-    tokenizer = load_tokenizer(config)
-    sizes = model_config(config, tokenizer)
-    patches, bucket = PatchStore(image_processor(config, sizes)), vision_bucket(config, sizes)
-    r = config.rollout
-    graphdef, abstract = abstract_params(model_maker(config, sizes, placement))
-    first = functools.partial(first_params, config, sizes, placement)
-    every, own = layout.rollout_placements(config, placement, jax.process_index())
-    state = make_state(state_maker(config, sizes, own), own)
-    rules = jax.device_put(make_rules(tokenizer, sizes.text.vocab_size), own.whole)
-    reads = abstract_params(model_maker(config, sizes, own))[0]
-    engine = Engine(
-        make_sampler(
-            reads,
-            decode_steps=r.decode_steps,
-            top_k=r.top_k,
-            top_p=r.top_p,
-            state=state,
-            placement=own,
-            layers=sizes.family.layers,
-        ),
-        state,
-        rules,
-        RolloutLimits(
-            n_slots=r.n_slots,
-            group_size=r.group_size,
-            max_turns=r.max_turns,
-            max_turn_tokens=r.max_turn_tokens,
-            max_tokens=r.max_tokens,
-            extend_rows=r.extend_rows,
-            extend_chunk=r.extend_chunk,
-            n_features=r.n_features,
-            max_images=r.max_images,
-            max_image_pixels=r.max_image_pixels,
-        ),
-        tokenizer,
-        patches,
-        bucket,
-        {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
-        own,
-        bucket_columns=r.bucket_columns,
-    )
-    move = layout.policy_mover(config, abstract, placement, every, own)
-    return Parts(tokenizer, patches, bucket, graphdef, abstract, rules, engine, placement, first, move)
 
 
 def check_trained_with(
@@ -225,85 +145,10 @@ def check_trained_with(
         )
 
 
-def keeps_reference(config) -> bool:
-    """Whether a copy of the policy is kept as reference; where only adapters are trained the base is one already."""
-    return config.train.beta > 0 and not config.model.lora.rank
-
-
-def optimizer(config) -> optax.GradientTransformation:
-    """Clipping and AdamW, from the config."""
-    t = config.train
-    return learner.make_optimizer(clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay)
-
-
-def objective(config, kind: str) -> learner.Objective:
-    """The static settings of the loss, from the config."""
-    t, r = config.train, config.rollout
-    rows = t.prompts * r.group_size
-    return learner.Objective(
-        kind=kind,
-        temperature=r.temperature,
-        top_k=r.top_k,
-        top_p=r.top_p,
-        epsilon_low=t.epsilon_low,
-        epsilon_high=t.epsilon_high,
-        beta=t.beta if kind == "policy" else 0.0,
-        aggregation=t.aggregation,
-        on_policy=rows == t.rows_per_update,
-        logps_chunk=t.logps_chunk,
-        importance=t.importance if kind == "policy" else "none",
-        importance_cap=t.importance_cap,
-    )
-
-
-def reward_weights(config) -> RewardWeights:
-    """R_total's weights, from the config."""
-    w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
-
-
-def query_embedding(config) -> minilm.MiniLM | None:
-    """What recorded queries are compared by; None: their words."""
-    return minilm.MiniLM() if config.rewards.query == "minilm" else None
-
-
-def data_dir(config) -> pathlib.Path:
-    """The user's data (mat.py has the layout); also where prepared data sets and search indices are kept."""
-    return pathlib.Path(config.data.dir or pathlib.Path(config.workdir) / "data")
-
-
-def index_path(config) -> pathlib.Path:
-    """The search index that the config's tasks are asked over, whether it is there or not."""
-    folder = data_dir(config)
-    if {"mat_search", "mat_training_search"} & set(config.data.tasks):
-        return search_corpus.corpus_index_path(folder / mat.CORPUS, pathlib.Path(config.workdir) / "data")
-    return folder / f"mini_search-{config.seed}.index"
-
-
-def load_data(config, quarantine: Quarantine) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
-    """Tasks by name and split and the search index that they are asked over; what is made is made on first use.
-
-    Args:
-      quarantine: counts the training images that a stand-in replaces.
-
-    Returns:
-      ``{name: {"train": [...], "test": [...]}}`` and the path of the index, which exists where searching is
-      local; None where nothing searches.
-    """
-    folder, path = data_dir(config), index_path(config)
-    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=quarantine)
-    tasks = source.load_splits(config.data.tasks, folder, **options)
-    if config.tools.search.backend == "local" and {"mat_search", "mat_training_search"} & tasks.keys():
-        search_corpus.index_corpus(folder / mat.CORPUS, path)
-    elif "mini_search" in tasks:
-        search_corpus.index_mini(config.seed, path)
-    return tasks, path if SEARCHING_TASKS & tasks.keys() else None
-
-
 def describe(parts: Parts) -> str:
     """One line about the model for people."""
     n = sum(leaf.size for leaf in jax.tree.leaves(parts.abstract))
-    mesh = parts.placement.mesh
+    mesh = parts.plan.placement.mesh
     sizes = "x".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
     place = f"{mesh.size} {mesh.devices.flat[0].platform} device(s)" + (f", {sizes}" if sizes else "")
     return f"{n / 1e6:.2f}M parameters, vocabulary {parts.rules.allowed.size}, {place}"

@@ -8,35 +8,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from arft_jax.data.synthetic.chains import Chain
-from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.row import Row
 from arft_jax.trajectory import Status, Trajectory
 
 
-def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:
+def chain_trajectory(renderer: Renderer, chain: Chain) -> Trajectory:
     """A recorded chain as the trajectory that the sampler would have written.
 
     Turns marked for training count as sampled, all else as observed, so ``loss_mask`` is the imitation mask.
     """
     row = Row(chain.task, 0, 0, 0, 0)
-    engine.inject(row, engine.prompt(chain.task))
+    row.inject(renderer.injection(renderer.prompt(chain.task)))
     for turn in chain.turns:
-        tokens = np.asarray(engine.tokenizer.encode(turn.text), np.int32)
+        tokens = renderer.turn(turn.text)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        row.read_turn(engine.tokenizer, engine.tokenizer.eos_id)
+        row.read_turn(renderer.tokenizer, renderer.tokenizer.eos_id)
         if turn.observation is not None:
             row.attach(turn.observation)
-            engine.inject(row, engine.observation(turn.observation))
+            row.inject(renderer.injection(renderer.observation(turn.observation)))
     return row.trajectory(Status.ANSWERED)
 
 
-def chain_trajectories(engine: Engine, chains: Sequence[Chain], max_tokens: int) -> list[Trajectory]:
+def chain_trajectories(renderer: Renderer, chains: Sequence[Chain], max_tokens: int) -> list[Trajectory]:
     """All chains that fit ``max_tokens``.
 
     Raises:
       ValueError: more than one in a hundred does not fit: the budget is wrong, not the chains.
     """
-    made = [chain_trajectory(engine, chain.trimmed()) for chain in chains]
+    made = [chain_trajectory(renderer, chain.trimmed()) for chain in chains]
     kept = [t for t in made if len(t.tokens) <= max_tokens]
     if len(kept) < 0.99 * len(made):
         longest = max(len(t.tokens) for t in made)

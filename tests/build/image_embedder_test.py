@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from arft_jax.build import image_embedder
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
 from arft_jax.build import placement as layout
 from arft_jax.config import default_config
 from arft_jax.data.batch import fill_chunk

@@ -1,12 +1,15 @@
 """From weights to a policy: text models alone or behind a fresh tower, and what is refused before any compute."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax.build import model
-from arft_jax.build import parts as build
+from arft_jax.build import model, placement
+from arft_jax.build.parts import make
+from arft_jax.build.plan import plan, plan_policy
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble
@@ -15,10 +18,11 @@ from arft_jax.io import hf_files
 from arft_jax.io.export import save_params
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import abstract_params, load_model_config, load_params
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.testing import decoders
 from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
+from arft_jax.train import batches
 from arft_jax.trajectory import Observation, Task
 
 CLOSE = 1e-4  # nats; float32, cached against whole, kernels six times as large as is usual
@@ -34,6 +38,7 @@ def _config(folder, **model_changes):
         group_size=2, n_slots=4, max_turns=2, max_turn_tokens=8, max_tokens=128, decode_steps=4, extend_rows=2,
         extend_chunk=32, n_patches=32, n_windows=2, n_features=16,
     )  # fmt: skip
+    config.train.rows_per_update, config.system_prompt = 16, "short"
     config.data.update(min_pixels=28 * 28, max_pixels=56 * 56)
     return config
 
@@ -54,15 +59,15 @@ def text_model(tmp_path_factory):
 
 
 def _score(parts, params, done):
-    zeros = np.zeros(len(done), np.float32)
-    batch = assemble(done, zeros, parts.images_of, length=128, n_chunks=1, bucket=parts.bucket)
+    shown, zeros = functools.partial(batches.images_of, parts.patches), np.zeros(len(done), np.float32)
+    batch = assemble(done, zeros, shown, length=128, n_chunks=1, bucket=parts.plan.bucket)
     score = learner.make_score(parts.graphdef, learner.Objective())
     gap = np.asarray(score(params, jax.device_put(batch), parts.rules.allowed)) - batch.sampler_logps
     return np.abs(gap[batch.loss_mask]).max()
 
 
 def test_a_text_model_is_a_policy_whose_scores_are_its_sampler_s(text_model):
-    parts = build.build(_config(text_model))
+    parts = make(plan_policy(_config(text_model)))
     params = parts.first_params()
     assert "vision" not in params
     tools = InstantTools(lambda task, action, image: Observation("look", (tiny_image(1),)))  # which it cannot be shown
@@ -76,8 +81,8 @@ def test_a_text_model_is_a_policy_whose_scores_are_its_sampler_s(text_model):
 
 def test_a_fresh_tower_stands_before_the_same_decoder(text_model, tmp_path):
     config = _config(text_model, vision="new")
-    parts = build.build(config)
-    tokenizer, params = parts.tokenizer, parts.first_params()
+    parts = make(plan_policy(config))
+    tokenizer, params = parts.plan.tokenizer, parts.first_params()
     ids = sorted({tokenizer.image_pad_id, tokenizer.video_pad_id, tokenizer.vision_start_id, tokenizer.vision_end_id})
     assert ids == [1024, 1025, 1026, 1027]  # behind the tokenizer's 1024
     own = load_params(text_model, abstract_params(load_model_config(text_model)))
@@ -93,24 +98,24 @@ def test_a_fresh_tower_stands_before_the_same_decoder(text_model, tmp_path):
     kept, out = tmp_path / "kept", tmp_path / "out"
     hf_files.keep_files(kept, weights=str(text_model), added=model.added_tokens(config))
     assert Tokenizer.load(kept).sha256 == tokenizer.sha256
-    sizes = build.model_config(config, tokenizer)
+    sizes = model.model_config(config, tokenizer)
     save_params(out, params, sizes, files={"tokenizer.json": tokenizer.text.encode()})
     again = _config(out)
-    assert build.model_config(again, build.load_tokenizer(again)) == sizes
-    back = build.build(again).first_params()
+    assert model.model_config(again, model.load_tokenizer(again)) == sizes
+    back = make(plan_policy(again)).first_params()
     for (path, one), (_, other) in zip(nnx.to_flat_state(params), nnx.to_flat_state(back), strict=True):
         np.testing.assert_array_equal(one[...], other[...], err_msg=str(path))
 
 
 def test_the_tables_grow_where_the_vocabulary_does_not_hold_the_new_tokens(text_model, monkeypatch):
     config = _config(text_model, vision="new")
-    tokenizer = build.load_tokenizer(config)
+    tokenizer = model.load_tokenizer(config)
     sizes = load_model_config(text_model)
     grown = sizes.family.with_tower(
         sizes, config.model.to_dict()["vision_config"], model.control_ids(sizes.family, tokenizer), 1090
     )
     assert grown.text.vocab_size == 1152
-    params = model.first_params(config, grown, build.layout.make_placement(config))
+    params = model.first_params(config, grown, placement.make_placement(config))
     table, own = params["text"]["embedding"][...], load_params(text_model, abstract_params(sizes))["text"]["embedding"]
     assert table.shape == (1152, 64)
     np.testing.assert_array_equal(table[:1088], own[...])
@@ -122,9 +127,9 @@ def test_a_policy_without_a_tower_is_given_no_pictures(text_model, tmp_path):
     with pytest.raises(
         ValueError, match=r"got mini_coding, mini_search, and .*llama has none \(config.data.tasks; conf"
     ):
-        build.check(config)
+        plan(config)
     mine = {"mine": {"train": [Task("a", "search", "?", (), ("7",))], "test": [tiny_task(1)]}}
-    sizes = build.model_config(config, build.load_tokenizer(config))
+    sizes = model.model_config(config, model.load_tokenizer(config))
     config.data.tasks = ()
     with pytest.raises(ValueError, match=r"tasks that show images must have a policy with a vision tower: got mine"):
         model.check_tasks(config, sizes, mine)
@@ -149,11 +154,26 @@ def test_weights_that_cannot_be_are_refused(tmp_path):
     make_tiny_checkpoint(tmp_path / "seeing")
     config = _config(tmp_path / "seeing", vision="new")
     with pytest.raises(ValueError, match=r"vision must be new for a text model alone: got .*config.model.vision"):
-        build.model_config(config, Tokenizer.tiny())
+        model.model_config(config, Tokenizer.tiny())
     config = _config(tmp_path / "gone.gguf")
     with pytest.raises(ValueError, match=r"weights must be a file: got .*gone.gguf, which is none \(config.weights\)"):
-        build.check(config)
+        plan(config)
     config = default_config()
     config.model.update(size="8b")
     with pytest.raises(ValueError, match=r"size must be one of 3b, 7b, .* for Qwen2.5-VL: got '8b' .config.model.size"):
-        build.model_config(config, Tokenizer.tiny())
+        model.model_config(config, Tokenizer.tiny())
+
+
+def test_the_models_vocabulary_and_control_ids_are_the_tokenizers():
+    config, tokenizer = default_config(), Tokenizer.tiny()
+    sizes = model.model_config(config, tokenizer)
+    assert sizes.text.vocab_size == tokenizer.vocab_size and sizes.image_token_id == tokenizer.image_pad_id
+    assert (sizes.video_token_id, sizes.vision_start_token_id, sizes.vision_end_token_id) == (
+        tokenizer.video_pad_id, tokenizer.vision_start_id, tokenizer.vision_end_id
+    )  # fmt: skip
+    text = config.model.text_config
+    assert (sizes.text.dim, sizes.text.n_layers, sizes.text.n_heads) == (
+        text.hidden_size, text.num_hidden_layers, text.num_attention_heads
+    )  # fmt: skip
+    assert sizes.text.mrope_section == tuple(text.mrope_section) and sizes.text.tied
+    assert sizes.vision.out_dim == sizes.text.dim and sizes.text.max_positions == config.rollout.max_tokens

@@ -13,7 +13,8 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.tiny_model import TINY_PACKING
@@ -40,9 +41,8 @@ def config(stage):
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
     bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
-    check_prompts(
-        config, {"a": {"train": tasks[::2], "test": tasks[1::2]}}, engine.tokenizer, engine.patches.processor, bucket
-    )
+    render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
+    check_prompts(config, {"a": splits}, render.tokenizer, render.patches.processor, bucket)
 
 
 def refused(stage, config, task):
@@ -53,21 +53,22 @@ def refused(stage, config, task):
     return False
 
 
-def refused_by_the_rollout(stage, config, task, monkeypatch):
+def refused_by_the_rollout(stage, config, task):
     engine, r = stage.engine, config.rollout
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "limits", dataclasses.replace(engine.limits, **limits))
-        patch.setattr(engine, "system", {"coding": "Fix, then answer.", "search": "Search, then answer."})
-        try:
-            Scheduler(engine, None, 0.0, 1, None).begin([Request(task, 0, 1)], jax.random.key(0))
-        except ValueError:
-            return True
+    limits = dataclasses.replace(engine.limits, **limits)
+    system = system_by_kind({"coding": "Fix, then answer.", "search": "Search, then answer."})
+    renderer = Renderer(engine.renderer.tokenizer, engine.renderer.patches, engine.renderer.bucket, system)
+    scheduler = Scheduler(engine.slots, renderer, limits, tiny.InstantTools(tiny.failing), 0.0)
+    try:
+        scheduler.begin([Request(task, 0, 1)], jax.random.key(0))
+    except ValueError:
+        return True
     return False
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_images", "max_image_pixels"])
-def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, monkeypatch, limit):
+def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, limit):
     tasks = [tiny.tiny_task(i, kind, sizes=SIZES[: i % 4]) for i, kind in enumerate(["search", "coding"] * 4)]
     at = {"max_tokens": range(16, 64), "max_images": (1, 2, 3), "max_image_pixels": (783, 784, 2352, 5487, 5488)}[limit]
     seen = []
@@ -75,7 +76,7 @@ def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, 
         config.rollout[limit] = value
         for task in tasks:
             seen.append(refused(stage, config, task))
-            assert seen[-1] is refused_by_the_rollout(stage, config, task, monkeypatch), (value, task.id)
+            assert seen[-1] is refused_by_the_rollout(stage, config, task), (value, task.id)
     assert True in seen and False in seen
 
 

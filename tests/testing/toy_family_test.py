@@ -1,11 +1,15 @@
 """A family from outside the package: imported, rolled out, scored and exported by its record alone."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax.build import parts as build
+from arft_jax.build import model
+from arft_jax.build.parts import make
+from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.batch import assemble
 from arft_jax.data.tokenizer import Tokenizer
@@ -13,10 +17,11 @@ from arft_jax.io import hf_files
 from arft_jax.io.export import save_params
 from arft_jax.io.tiny_checkpoint import random_params
 from arft_jax.io.weights import load_model_config, load_params
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
 from arft_jax.testing.toy_family import LEVELS, TOY, ToySizes
+from arft_jax.train import batches
 from arft_jax.trajectory import Observation
 
 CLOSE = 2e-5  # nats; float32, cached against whole
@@ -45,7 +50,7 @@ def policy(tmp_path_factory):
         extend_chunk=32, n_patches=64, n_windows=1, n_features=64,
     )  # fmt: skip
     config.data.update(min_pixels=28 * 28, max_pixels=56 * 56)
-    parts = build.build(config)
+    parts = make(plan_policy(config))
     return config, parts, parts.first_params(), folder
 
 
@@ -63,14 +68,15 @@ def test_its_weights_are_read_by_its_own_names_and_written_back(policy, tmp_path
 
 def test_what_it_samples_in_the_engine_is_what_the_learner_scores(policy):
     config, parts, params, _ = policy
-    assert parts.engine.state.features.shape == (64, LEVELS * 32)
+    assert parts.engine.slots.state.features.shape == (64, LEVELS * 32)
     tools = InstantTools(lambda task, action, image: Observation("look", (tiny_image(5, 56, 28, "image_2"),)))
     tasks = [tiny_task(0, sizes=((28, 56), (56, 56))), tiny_task(1, sizes=((56, 28),))]
     requests = [Request(task, number, 2) for number, task in enumerate(tasks)]
     groups = parts.engine.run(params, requests, tools, rng=jax.random.key(0), temperature=1.0)
     done = [trajectory for group in groups for trajectory in group]
     assert all((t.positions == np.arange(len(t.tokens))).all() for t in done)  # ordinary positions, images included
-    batch = assemble(done, np.zeros(4, np.float32), parts.images_of, length=160, n_chunks=2, bucket=parts.bucket)
+    shown = functools.partial(batches.images_of, parts.patches)
+    batch = assemble(done, np.zeros(4, np.float32), shown, length=160, n_chunks=2, bucket=parts.plan.bucket)
     score = learner.make_score(parts.graphdef, learner.Objective())
     logps = np.asarray(score(params, jax.device_put(batch), parts.rules.allowed))
     sampled = np.asarray(batch.loss_mask)
@@ -87,7 +93,7 @@ def test_what_it_samples_in_the_engine_is_what_the_learner_scores(policy):
 def test_a_config_draws_it_without_weights():
     config = default_config()
     config.model.family = "arft_jax.testing.toy_family:TOY"
-    sizes = build.model_config(config, Tokenizer.tiny())
+    sizes = model.model_config(config, Tokenizer.tiny())
     assert isinstance(sizes, ToySizes) and sizes.text.dim == 128 and sizes.image_id == Tokenizer.tiny().image_pad_id
 
 
@@ -104,4 +110,4 @@ def test_a_path_that_names_no_family_is_refused(path, sentence):
     config = default_config()
     config.model.family = path
     with pytest.raises(ValueError, match=sentence):
-        build.model_config(config, Tokenizer.tiny())
+        model.model_config(config, Tokenizer.tiny())

@@ -4,20 +4,25 @@ Its tokens, logits and greedy answers are held to stored values of transformers 
 goes through the whole code: prompts, sampling, a search in the middle of a turn's stream, scores, a GRPO update.
 """
 
+import functools
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from arft_jax import protocol
-from arft_jax.build import parts as build
+from arft_jax.build import settings
+from arft_jax.build.parts import make
+from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.batch import assemble
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.testing import decoders
 from arft_jax.testing.tiny_rollout import InstantTools
+from arft_jax.train import batches
 from arft_jax.trajectory import Observation, Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -43,7 +48,7 @@ def policy():
         group_size=2, n_slots=4, max_turns=2, max_turn_tokens=48, max_tokens=LENGTH, decode_steps=16, extend_rows=2,
         extend_chunk=64, n_patches=4, n_windows=1, n_features=8,
     )  # fmt: skip
-    parts = build.build(config)
+    parts = make(plan_policy(config))
     return config, parts, parts.first_params()
 
 
@@ -55,8 +60,6 @@ def stored():
 
 def _logits(parts, params, ids):
     """float32[T, V] of one sequence, by the module itself."""
-    from flax import nnx
-
     model = nnx.merge(parts.graphdef, params)
     tokens = np.asarray(ids)[None]
     embeds = model.embed(tokens, np.zeros((0, 1), np.float32), np.full(tokens.shape, -1, np.int32))
@@ -68,7 +71,7 @@ def _logits(parts, params, ids):
 @pytest.mark.parametrize("number", range(len(decoders.QUESTIONS)))
 def test_tokens_and_logits_are_those_of_transformers(policy, stored, number):
     _, parts, params = policy
-    t, question = parts.tokenizer, decoders.QUESTIONS[number]
+    t, question = parts.plan.tokenizer, decoders.QUESTIONS[number]
     ids = [t.im_start_id, *t.encode(f"user\n{question}"), t.eos_id, *t.encode("\n"), t.im_start_id]
     ids += t.encode("assistant\n")
     assert ids == stored[f"ids{number}"].tolist()
@@ -79,9 +82,10 @@ def test_tokens_and_logits_are_those_of_transformers(policy, stored, number):
 def test_greedy_answers_of_the_engine_are_those_of_transformers(policy, stored):
     _, parts, params = policy
     engine = parts.engine
-    engine.system["search"] = ""
+    parts.plan.system["search"] = ""
     tasks = [Task(f"q{i}", "search", question, (), ("",)) for i, question in enumerate(decoders.QUESTIONS)]
-    assert all(engine.prompt(task).tokens.tolist() == stored[f"ids{i}"].tolist() for i, task in enumerate(tasks))
+    prompts = [engine.renderer.prompt(task).tokens.tolist() for task in tasks]
+    assert prompts == [stored[f"ids{i}"].tolist() for i in range(len(tasks))]
     done = engine.run(
         params, [Request(task, i, 1) for i, task in enumerate(tasks)], InstantTools(lambda *_: Observation("")),
         rng=jax.random.key(0), temperature=0.0, max_turns=1,
@@ -96,7 +100,7 @@ def test_it_searches_and_learns(policy):
     config, parts, params = policy
     line = "<think>I search.</think><search>capital of France</search>"  # what this small model copies
     asked = f"Print the following text:\n\n{line}\n{line}"
-    parts.engine.system["search"] = f"Always answer with: {line}"
+    parts.plan.system["search"] = f"Always answer with: {line}"
     tools = InstantTools(lambda task, action, image: Observation("<information>It is Paris.</information>"))
     tasks = [Task(f"s{i}", "search", asked, (), ("Paris",)) for i in range(2)]
     groups = parts.engine.run(
@@ -108,15 +112,16 @@ def test_it_searches_and_learns(policy):
     assert went_on and all(t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in went_on)
 
     advantages = np.array([1, -1, 1, -1], np.float32)
-    sizes = dict(length=LENGTH, n_chunks=1, bucket=parts.bucket)
-    batch = jax.device_put(assemble(done, advantages, parts.images_of, **sizes))
+    shown = functools.partial(batches.images_of, parts.patches)
+    batch = assemble(done, advantages, shown, length=LENGTH, n_chunks=1, bucket=parts.plan.bucket)
+    batch = jax.device_put(batch)
     objective = learner.Objective(temperature=0.3)
     score = learner.make_score(parts.graphdef, objective)
     before = np.asarray(score(params, batch, parts.rules.allowed))
     mask = np.asarray(batch.loss_mask)
     assert np.abs(before - np.asarray(batch.sampler_logps))[mask].max() < SCORE_CLOSE
 
-    optimizer = build.optimizer(config)
+    optimizer = settings.optimizer(config)
     update = learner.make_update(parts.graphdef, objective, optimizer)
     state = learner.init_opt_state(optimizer, params)
     params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-5), None, None)

@@ -1,0 +1,179 @@
+"""Plan, then make: everything that a run reads and checks on the host, once, before anything is written or computed.
+
+:func:`plan` returns what :func:`arft_jax.build.parts.make` builds on the devices and what the loops read. What it
+refuses costs one sentence and leaves no trace. A plan holds no array of a device: hardware that is only described will
+do, which is what the compile check plans with.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import optax
+
+from arft_jax.build import data, model, settings
+from arft_jax.build import placement as layout
+from arft_jax.build.data import Tasks
+from arft_jax.build.prompts import check_prompts
+from arft_jax.config_checks import validate
+from arft_jax.data.batch import VisionBucket
+from arft_jax.data.images import ImageProcessor, Quarantine
+from arft_jax.data.minilm import MiniLM
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io import gguf_file, hosts
+from arft_jax.io.weights import CONFIG
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
+from arft_jax.models.lora import Lora
+from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rollout.request import RolloutLimits
+from arft_jax.sharding import Placement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyPlan:
+    """What the policy is, where it lies and what its rollouts may take: all that one question to it needs.
+
+    Args:
+      config: frozen; its values are valid.
+      tokenizer: of the weights, or the config's own.
+      sizes: of the model.
+      lora: adapters that are trained in place of all parameters; rank 0: none.
+      processor: images to patches, within the config's bounds.
+      bucket: sizes of one encode call.
+      limits: of a rollout.
+      system: prompt by kind of task.
+      placement: of training, on all devices.
+      global_placement: the same devices as rollouts use them.
+      local_placement: those of this process alone, on which its rollouts run.
+    """
+
+    config: ml_collections.FrozenConfigDict
+    tokenizer: Tokenizer
+    sizes: Sizes
+    lora: Lora
+    processor: ImageProcessor
+    bucket: VisionBucket
+    limits: RolloutLimits
+    system: dict[str, str]
+    placement: Placement
+    global_placement: Placement
+    local_placement: Placement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(PolicyPlan):
+    """The whole of a run.
+
+    Args:
+      own_tasks: by name and split, read from the user's files; :func:`prepare_data` adds the self-made ones.
+      quarantine: of their training images that cannot be read; goes on counting as they are shown.
+      reward_weights: of R_total.
+      query_embedding: what recorded queries are compared by; None: their words.
+      optimizer: clipping and AdamW.
+      keeps_reference: whether a copy of the policy is kept as reference.
+    """
+
+    own_tasks: Tasks
+    quarantine: Quarantine
+    reward_weights: RewardWeights
+    query_embedding: MiniLM | None
+    optimizer: optax.GradientTransformation
+    keeps_reference: bool
+
+
+def check_inputs(config) -> None:
+    """Raises one ValueError where weights or data that the config needs are not there; asks for no device."""
+    problems = data.missing_files(config)
+    if config.model.size and not config.weights:
+        name = f"{(model.chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
+        problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
+    elif gguf_file.is_gguf(config.weights):
+        if not pathlib.Path(config.weights).is_file():
+            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
+    elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
+        got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
+        problems.insert(
+            0, f"weights must be a Hugging Face directory with {CONFIG}: got {config.weights}, {got} (config.weights)"
+        )
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[jax.Device] | None = None) -> PolicyPlan:
+    """Plans the policy of a valid config; reads the tokenizer's files and the sizes of its weights.
+
+    Args:
+      config: whose values :func:`arft_jax.config_checks.validate` has let through.
+      tokenizer: another than the config's.
+      devices: of the run; None: all that are there. Those of one process's rollouts are this process's, or of devices
+        that are only described the first process's.
+
+    Raises:
+      ValueError: a tokenizer that is not there, sizes that no model, image processor or mesh takes.
+    """
+    tokenizer = tokenizer or model.load_tokenizer(config)
+    sizes = model.model_config(config, tokenizer)
+    processor = model.image_processor(config, sizes)
+    placement = layout.make_placement(config, devices)
+    process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
+    global_placement, local_placement = layout.rollout_placements(config, placement, process)
+    return PolicyPlan(
+        config=ml_collections.FrozenConfigDict(config),
+        tokenizer=tokenizer,
+        sizes=sizes,
+        lora=model.lora(config),
+        processor=processor,
+        bucket=model.vision_bucket(config, sizes),
+        limits=settings.rollout_limits(config),
+        system=settings.system_prompts(config),
+        placement=placement,
+        global_placement=global_placement,
+        local_placement=local_placement,
+    )
+
+
+def plan(config) -> Plan:
+    """Reads and checks everything that a run needs, and joins its processes where it has several.
+
+    Raises:
+      ValueError: a config, weights, a tokenizer or data that do not fit, with the keys to change; nothing is written
+        and nothing lies on a device then.
+    """
+    validate(config)
+    check_inputs(config)
+    if config.distributed.enabled:  # before anything asks for a device
+        hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
+    policy, quarantine = plan_policy(config), Quarantine()
+    reward_weights, query_embedding = settings.reward_weights(config), settings.query_embedding(config)
+    model.check_first_params(config, policy.sizes, policy.placement)
+    own_tasks = data.read_own_tasks(config, quarantine)
+    model.check_tasks(config, policy.sizes, own_tasks)
+    check_prompts(config, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
+    return Plan(
+        **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
+        own_tasks=own_tasks,
+        quarantine=quarantine,
+        reward_weights=reward_weights,
+        query_embedding=query_embedding,
+        optimizer=settings.optimizer(config),
+        keeps_reference=settings.keeps_reference(config),
+    )
+
+
+def prepare_data(plan: Plan) -> tuple[Tasks, pathlib.Path | None]:
+    """Writes the self-made task sets and the search index where they are not there yet.
+
+    Returns:
+      The tasks of the run by name, in the config's order, and split; the path of the index that they are asked over,
+      which exists where searching is local, None where nothing searches.
+
+    Raises:
+      ValueError: a prompt of a self-made task that no rollout could begin; a corpus that cannot be read.
+    """
+    mini_tasks = data.prepare_mini_tasks(plan.config)
+    check_prompts(plan.config, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
+    tasks = {**plan.own_tasks, **mini_tasks}
+    return {name: tasks[name] for name in plan.config.data.tasks}, data.prepare_index(plan.config)
