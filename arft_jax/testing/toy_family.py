@@ -126,7 +126,7 @@ class Toy(nnx.Module):
         x = self.table[...][tokens].astype(self.dtype)
         if features.shape[0] == 0:
             return Embeds(x, jnp.zeros_like(x))
-        first, second = jnp.split(features[jnp.maximum(feature_index, 0)].astype(self.dtype), LEVELS, axis=-1)
+        first, second = jnp.split(features[jnp.clip(feature_index, min=0)].astype(self.dtype), LEVELS, axis=-1)
         is_image = (feature_index >= 0)[:, :, None]
         return Embeds(jnp.where(is_image, first, x), jnp.where(is_image, second, jnp.zeros_like(x)))
 
