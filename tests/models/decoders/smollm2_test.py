@@ -123,7 +123,7 @@ def test_it_searches_and_learns(policy):
 
     optimizer = settings.optimizer(config)
     update = learner.make_update(parts.graphdef, objective, optimizer)
-    state = learner.init_opt_state(optimizer, params)
+    state = learner.init_opt_state(optimizer, params, parts.plan.placement)
     params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-5), None, None)
     assert float(stats["skipped"]) == 0 and float(stats["grad_norm"]) > 0
     after = np.asarray(score(params, batch, parts.rules.allowed))
