@@ -39,6 +39,8 @@ def _model() -> ml_collections.ConfigDict:
     )
     return ml_collections.ConfigDict(
         dict(
+            family="",  # import path of a Family, my_package.my_module:MY_FAMILY; empty: as the weights say
+            vision="",  # new: a fresh tower of vision_config for a text model; empty: as the weights say
             size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
             text_config=text,  # sizes of the decoder
             vision_config=vision,  # sizes of the vision tower
@@ -179,7 +181,7 @@ def default_config() -> ml_collections.ConfigDict:
                 process=-1,  # number of this one, from 0; -1: as the cluster says
             ),
             model=_model(),
-            weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
+            weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             data=dict(  # tasks and their images

@@ -215,6 +215,8 @@ def _check_model(model) -> list[str]:
         for key in ("text_config", "vision_config")
         if model.size and model[key].to_json() != default_config().model[key].to_json()
     ]
+    if model.vision not in ("", "new"):
+        problems.append(f"vision must be new or empty: got {model.vision!r} (config.model.vision)")
     if min(heads, kv_heads) > 0:
         if text.hidden_size % heads or heads % kv_heads:
             problems.append(
@@ -274,6 +276,8 @@ def validate(config) -> None:
             f"min_pixels must not exceed max_pixels: got {config.data.min_pixels} > {config.data.max_pixels} "
             "(config.data.min_pixels)"
         )
+    if config.model.vision == "new" and not config.weights:
+        problems.append("weights must be a text model's where vision is new: got none (config.weights)")
     problems += _check_model(config.model)
     if problems:
         raise ValueError("; ".join(problems))

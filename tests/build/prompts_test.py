@@ -17,6 +17,7 @@ from arft_jax.rollout.renderer import Renderer, system_by_kind
 from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.tiny_model import TINY_PACKING
 from arft_jax.tools.bundled import BUNDLED, paper_syntax
 from arft_jax.tools.offer import Offer
 
@@ -41,7 +42,7 @@ def config(stage):
 
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
-    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
     tools = {name: BUNDLED[name] for name in ("diagnose", "python", "search")}
     offer = Offer(tools, (), paper_syntax())
