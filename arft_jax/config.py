@@ -11,6 +11,34 @@ MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout 
 STEP_TASKS = ("mat_training_coding", "mat_training_search")  # recorded steps, each a turn to train on by itself
 TASK_NAMES = (*MAT_TASKS, *MINI_TASKS, *STEP_TASKS)
 SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search"}
+JSONL = "jsonl:"  # what an entry of config.data.tasks begins with that names the user's own file
+
+
+class Pairs(ml_collections.FieldReference):
+    """A key that holds a mapping: it is set from a dict, or from pairs, and read as a tuple of (name, value) pairs.
+
+    A nested ConfigDict does not take names with dots, such as ``my_package.my_module:my_reward``; a tuple of pairs does
+    and comes through copies, JSON and the command line (``--config.rewards.extra="{'my_module:my_reward': 1.0}"``).
+    """
+
+    def __init__(self):
+        super().__init__((), field_type=object)
+
+    def set(self, value, type_safe: bool = True) -> None:
+        """Keeps a dict as its items; anything else as it is, to be refused by config_checks."""
+        super().set(tuple(value.items()) if isinstance(value, dict) else value, type_safe)
+
+
+def task_set_name(entry: str) -> str:
+    """The name of a task set in tables, metrics and file names: of a file, its name without folder and suffix.
+
+    >>> task_set_name("jsonl:my/photos.jsonl"), task_set_name("mini_search")
+    ('photos', 'mini_search')
+    """
+    if not entry.startswith(JSONL):
+        return entry
+    name = entry.removeprefix(JSONL).replace("\\", "/").rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name[1:] else name
 
 
 def _model() -> ml_collections.ConfigDict:
@@ -137,16 +165,20 @@ def default_config() -> ml_collections.ConfigDict:
             weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
+            system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
             data=dict(
-                tasks=MINI_TASKS,  # any of TASK_NAMES; at most one that searches
+                tasks=MINI_TASKS,  # any of TASK_NAMES, and own files as "jsonl:PATH" (data/jsonl_tasks.py)
                 dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
+                corpora=Pairs(),  # {name of a jsonl set: JSONL file of documents}; else <stem>.corpus.jsonl beside it
+                strict=False,  # an unreadable training image stops the run at the start; False: grey in its place
                 n_train=2000,  # training rows of each task, at most
                 min_pixels=7056,  # smallest image after resizing, px
                 max_pixels=7056,  # largest image after resizing, px
             ),
             warm_start=dict(
-                n_chains=1500,  # recorded chains of each task
-                n_practice=4000,  # unspoilt cards read at once: practice in reading
+                chains=(),  # own conversations to imitate, as "jsonl:PATH" (data/chat_chains.py)
+                n_chains=1500,  # recorded chains of each mini task
+                n_practice=4000,  # unspoilt cards read at once: practice in reading, where a mini task is trained
                 steps=220,
                 rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
                 learning_rate=2e-3,
@@ -178,6 +210,7 @@ def default_config() -> ml_collections.ConfigDict:
                 step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
                 max_answer_words=32,  # longer answers score 0
                 query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
+                extra=Pairs(),  # {"my_module:my_reward": weight}: functions of (trajectory, task), added to the total
             ),
             train=_train(),
             eval=dict(

@@ -248,6 +248,34 @@ def _check_model(model) -> list[str]:
     return problems
 
 
+def _check_pairs(config) -> list[str]:
+    """The keys that hold mappings: names once each, and values of their kind."""
+    kinds = {
+        "rewards.extra": ('{"my_module:my_reward": weight}', _is_finite),
+        "data.corpora": ('{"name of a jsonl set": "file of its documents"}', _is_text),
+        "system_prompts": ('{"name of a task set": "its system prompt"}', _is_text),
+    }
+    problems = []
+    for key, (form, fits) in kinds.items():
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        is_pairs = isinstance(value, (tuple, list)) and all(
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and _is_text(pair[0]) and fits(pair[1]) for pair in value
+        )
+        if not is_pairs or len({name for name, _ in value}) < len(value):
+            problems.append(f"{key.split('.')[-1]} must be of the form {form}: got {value!r} (config.{key})")
+    return problems
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> list[str]:
     if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASK_NAMES):
         return [f"tasks must be among {TASK_NAMES}, each once: got {tasks} (config.data.tasks)"]
@@ -270,7 +298,7 @@ def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> lis
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems = _check_minima(config) + _check_rollout(config) + _check_train(config)
-    problems += _check_carry_over(config) + _check_images(config)
+    problems += _check_carry_over(config) + _check_images(config) + _check_pairs(config)
     problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
     if config.system_prompt not in ("full", "short"):

@@ -14,9 +14,10 @@ from flax import nnx
 
 from arft_jax import protocol
 from arft_jax.build import placement as layout
+from arft_jax.build.prompts import check_prompts
+from arft_jax.build.rewards import make_scorer
 from arft_jax.config import SEARCHING_TASKS
-from arft_jax.data import chat, mat, minilm, recorded_steps, source
-from arft_jax.tools import search_corpus
+from arft_jax.data import chat, mat, recorded_steps, source
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.patches import PatchStore
@@ -27,8 +28,6 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.published import published
-from arft_jax.build.prompts import check_prompts
-from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.engine import Engine, RolloutLimits
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
@@ -36,6 +35,7 @@ from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
+from arft_jax.tools import search_corpus
 
 
 @dataclasses.dataclass
@@ -183,8 +183,7 @@ def check(config) -> None:
     tokenizer = load_tokenizer(config)
     sizes = model_config(config, tokenizer)
     processor = image_processor(config, sizes)
-    reward_weights(config)
-    query_embedding(config)
+    make_scorer(config)
     lora(config)
     placement = layout.make_placement(config)
     layout.rollout_placements(config, placement, jax.process_index())
@@ -328,17 +327,6 @@ def objective(config, kind: str) -> learner.Objective:
         importance=t.importance if kind == "policy" else "none",
         importance_cap=t.importance_cap,
     )
-
-
-def reward_weights(config) -> RewardWeights:
-    """R_total's weights, from the config."""
-    w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
-
-
-def query_embedding(config) -> minilm.MiniLM | None:
-    """What recorded queries are compared by; None: their words."""
-    return minilm.MiniLM() if config.rewards.query == "minilm" else None
 
 
 def data_dir(config) -> pathlib.Path:

@@ -23,6 +23,7 @@ from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
 from arft_jax.build import tools as toolset
 from arft_jax.build.prompts import check_prompts
+from arft_jax.build.rewards import make_scorer
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.images import Quarantine
@@ -34,7 +35,7 @@ from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.metrics import MetricsWriter, Progress
 from arft_jax.io.trajectories import save_trajectories
 from arft_jax.report import run_report
-from arft_jax.rewards.combine import score_trajectory
+from arft_jax.rewards.combine import Scorer
 from arft_jax.steps import learner
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train import rollouts
@@ -45,7 +46,7 @@ from arft_jax.train.rollouts import share as _share
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
 from arft_jax.train.warm_start import chain_trajectories
-from arft_jax.trajectory import Status, Trajectory
+from arft_jax.trajectory import Trajectory
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0  # spent in earlier sessions of this run
     begin: float = 0.0
-    embed: Any = None  # of recorded queries
+    scorer: Scorer = dataclasses.field(default_factory=Scorer)
     quarantine: Quarantine = dataclasses.field(default_factory=Quarantine)  # of training images
     n_told: int = 0  # of its messages
     resumed: list = dataclasses.field(default_factory=list)  # carried groups of a checkpoint, to be begun anew
@@ -185,7 +186,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
         config, directory, parts, tasks, toolbox, checkpoints, None, StopRequest(), optimizer, **state,
         allowed=hosts.put(np.asarray(jax.device_get(parts.rules.allowed)), parts.placement.whole),
         streams={name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()},
-        embed=build.query_embedding(config), quarantine=quarantine,
+        scorer=make_scorer(config), quarantine=quarantine,
     )  # fmt: skip
     stack.enter_context(run.stop)
     rollouts.tell_quarantined(run)
@@ -281,12 +282,8 @@ def _grpo(run: Run) -> None:
         row |= hosts.mean_of({name: value for name, value in row.items() if name not in ("phase", "step")})
         row["tokens_per_s"] *= jax.process_count()
         row |= _evaluate_during(run, step)
-        shown = {
-            "reward": row["reward"],
-            "em": row["reward/em"],
-            "tools": row["tool_calls"],
-            "tokens/s": row["tokens_per_s"],
-        }
+        shown = {"reward": "reward", "em": "reward/em", "tools": "tool_calls", "tokens/s": "tokens_per_s"}
+        shown = {name: row[key] for name, key in shown.items() if key in row}  # no reward where no row was scored
         _log(run, progress, step, row, shown)
         run.end_step(last)
 
@@ -294,12 +291,8 @@ def _grpo(run: Run) -> None:
 def _rollout(run: Run, step: int) -> list[Trajectory]:
     """One step's trajectories, scored; row p*G + g."""
     groups = roll_out(run, step)
-    weights = build.reward_weights(run.config)
     rows = rollouts.mask_bad_images(run, [tr for group in groups for tr in group])
-    return [
-        tr if tr.status is Status.INFRA else dataclasses.replace(tr, rewards=score_trajectory(tr, weights, run.embed))
-        for tr in rows
-    ]
+    return [run.scorer(tr) for tr in rows]
 
 
 def _batch(run: Run, trajectories: list[Trajectory], advantages: np.ndarray, rows: list | None = None):

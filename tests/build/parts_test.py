@@ -10,10 +10,11 @@ import pytest
 from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
+from arft_jax.build import rewards
+from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.config import default_config
 from arft_jax.data import mat
 from arft_jax.data.images import Quarantine
-from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import load_model_config, load_params
@@ -75,7 +76,7 @@ def test_objectives_follow_the_config(config):
 
 def test_reward_weights_follow_the_config(config):
     config.rewards.update(format=0.5, accuracy=2.0, step=0.25, max_answer_words=9)
-    assert dataclasses.asdict(build.reward_weights(config)) | {"query": "f1"} == config.rewards.to_dict()
+    assert dataclasses.asdict(rewards.reward_weights(config)) | {"query": "f1", "extra": ()} == config.rewards.to_dict()
 
 
 def test_data_lies_in_the_work_directory_or_where_the_config_says(config, tmp_path):

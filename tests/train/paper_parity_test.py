@@ -18,6 +18,7 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.rewards.combine import Scorer
 from arft_jax.rl import objectives
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
@@ -153,7 +154,7 @@ class Script:
         )  # fmt: skip
         config.rollout.group_size, config.train.prompts = 2, 1
         self.tasks = {config.data.tasks[0]: {"train": [self.task], "test": [self.task]}}
-        self.embed, self.quarantine, self.n_told = None, Quarantine(), 0
+        self.scorer, self.quarantine, self.n_told = Scorer(), Quarantine(), 0
         self.streams = {name: iter([0, 0]) for name in self.tasks}
         self.parts = types.SimpleNamespace(engine=stage.engine)
         self.toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))

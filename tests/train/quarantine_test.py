@@ -14,6 +14,7 @@ from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics
+from arft_jax.rewards.combine import Scorer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.train import rollouts, trainer
 from arft_jax.trajectory import Observation, Status
@@ -59,7 +60,7 @@ def test_the_group_of_a_truncated_jpeg_is_left_out_and_the_file_named_once(confi
     right = [(task, [f"<think>x</think><answer>{task.answers[0]}</answer>"]) for task in tasks["mat_coding"]["train"]]
     run = types.SimpleNamespace(
         config=config, tasks=tasks, streams={"mat_coding": iter([0, 1, 1, 0])}, quarantine=quarantine, n_told=0,
-        parts=types.SimpleNamespace(engine=stage.engine), policy=lambda: stage.params(right), embed=None,
+        parts=types.SimpleNamespace(engine=stage.engine), policy=lambda: stage.params(right), scorer=Scorer(),
         rng=lambda stream, step: jax.random.key(step), toolbox=tiny.InstantTools(lambda *_: Observation("seen")),
     )  # fmt: skip
     shown = set()

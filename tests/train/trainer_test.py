@@ -17,6 +17,7 @@ from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.rewards import combine
 from arft_jax.tools import toolbox
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.train import rollouts, trainer
@@ -110,7 +111,7 @@ class Runs:
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "parse_turn", _parse)
-        patch.setattr(trainer, "score_trajectory", _score)
+        patch.setattr(combine, "score_trajectory", _score)
         patch.setattr(build, "load_data", _load_data)
         patch.setattr(toolbox, "_OFFERED", {kind: tuple(map(type, BABBLE)) for kind in ("coding", "search")})
         yield Runs(tmp_path_factory.mktemp("runs"), patch)
