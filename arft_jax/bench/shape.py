@@ -83,7 +83,7 @@ class Bench:
             self.tokenizer,
             PatchStore(build.image_processor(self.config, self.sizes)),
             build.vision_bucket(self.config, self.sizes),
-            {"search": ""},
+            lambda task: "",
             parse=always_search,
             **{"bucket_columns": r.bucket_columns} | options,
         )

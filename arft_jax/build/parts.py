@@ -14,10 +14,11 @@ from flax import nnx
 
 from arft_jax import protocol
 from arft_jax.build import placement as layout
-from arft_jax.build.prompts import check_prompts
+from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.build.rewards import make_scorer
-from arft_jax.config import SEARCHING_TASKS
-from arft_jax.data import chat, mat, recorded_steps, source
+from arft_jax.build.search_indices import data_dir, make_indices, route_tasks
+from arft_jax.config import JSONL, MINI_TASKS
+from arft_jax.data import jsonl_tasks, mat, recorded_steps, source
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.patches import PatchStore
@@ -35,7 +36,6 @@ from arft_jax.steps import learner
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import SlotState, init_state, make_state
-from arft_jax.tools import search_corpus
 
 
 @dataclasses.dataclass
@@ -156,7 +156,7 @@ def check_inputs(config) -> None:
     """Raises one ValueError where weights or data that the config needs are not there; touches no device."""
     searches_here = config.tools.search.backend == "local"
     problems = mat.missing_files(config.data.tasks, config.data.dir, searches_here)
-    problems += recorded_steps.missing_files(config.data.tasks, config.data.dir)
+    problems += recorded_steps.missing_files(config.data.tasks, config.data.dir) + _missing_own_files(config)
     pictures = config.tools.search.image_index
     if pictures and not pathlib.Path(pictures).exists():
         problems.append(f"an image index must exist: got {pictures} (config.tools.search.image_index)")
@@ -170,6 +170,15 @@ def check_inputs(config) -> None:
         )
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def _missing_own_files(config) -> list[str]:
+    """A sentence for each file of the user's that a key names and that is not there."""
+    named = [("data.tasks", entry) for entry in config.data.tasks if entry.startswith(JSONL)]
+    named += [("warm_start.chains", entry) for entry in config.warm_start.chains]
+    named += [("data.corpora", JSONL + path) for _, path in config.data.corpora]
+    paths = [(key, jsonl_tasks.file_of(entry)) for key, entry in named]
+    return [f"the file must exist: got {path} (config.{key})" for key, path in paths if not path.is_file()]
 
 
 def check(config) -> None:
@@ -190,9 +199,13 @@ def check(config) -> None:
     if config.weights:
         _, params = abstract_params(model_maker(config, sizes, placement))
         check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
-    mine = [name for name in config.data.tasks if name in (*mat.NAMES, *recorded_steps.NAMES)]
-    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=Quarantine())
-    tasks = source.load_splits(mine, data_dir(config), **options)
+    mine = [name for name in config.data.tasks if name not in MINI_TASKS]
+    quarantine = None if config.data.strict else Quarantine()
+    tasks = source.load_splits(
+        mine, data_dir(config), seed=config.seed, n_train=config.data.n_train, quarantine=quarantine
+    )
+    if config.data.strict:
+        source.decode_images(task for splits in tasks.values() for split in splits.values() for task in split)
     check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
 
 
@@ -271,7 +284,7 @@ def build(config) -> Parts:
         tokenizer,
         patches,
         bucket,
-        {kind: chat.SYSTEM[kind][config.system_prompt] for kind in chat.SYSTEM},
+        system_texts(config),
         own,
         bucket_columns=r.bucket_columns,
     )
@@ -329,37 +342,19 @@ def objective(config, kind: str) -> learner.Objective:
     )
 
 
-def data_dir(config) -> pathlib.Path:
-    """The user's data (mat.py has the layout); also where prepared data sets and search indices are kept."""
-    return pathlib.Path(config.data.dir or pathlib.Path(config.workdir) / "data")
-
-
-def index_path(config) -> pathlib.Path:
-    """The search index that the config's tasks are asked over, whether it is there or not."""
-    folder = data_dir(config)
-    if {"mat_search", "mat_training_search"} & set(config.data.tasks):
-        return search_corpus.corpus_index_path(folder / mat.CORPUS, pathlib.Path(config.workdir) / "data")
-    return folder / f"mini_search-{config.seed}.index"
-
-
-def load_data(config, quarantine: Quarantine) -> tuple[dict[str, dict[str, list]], pathlib.Path | None]:
-    """Tasks by name and split and the search index that they are asked over; what is made is made on first use.
+def load_data(config, quarantine: Quarantine) -> tuple[dict[str, dict[str, list]], dict[str, pathlib.Path] | None]:
+    """Tasks by name and split and the search indices that they are asked over; what is made is made on first use.
 
     Args:
-      quarantine: counts the training images that a stand-in replaces.
+      quarantine: counts the training images that a stand-in replaces; unused where ``config.data.strict`` refuses them.
 
     Returns:
-      ``{name: {"train": [...], "test": [...]}}`` and the path of the index, which exists where searching is
-      local; None where nothing searches.
+      ``{name: {"train": [...], "test": [...]}}`` and the paths of the indices (search_indices.py), which exist where
+      searching is local; None where nothing searches.
     """
-    folder, path = data_dir(config), index_path(config)
-    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=quarantine)
-    tasks = source.load_splits(config.data.tasks, folder, **options)
-    if config.tools.search.backend == "local" and {"mat_search", "mat_training_search"} & tasks.keys():
-        search_corpus.index_corpus(folder / mat.CORPUS, path)
-    elif "mini_search" in tasks:
-        search_corpus.index_mini(config.seed, path)
-    return tasks, path if SEARCHING_TASKS & tasks.keys() else None
+    options = dict(seed=config.seed, n_train=config.data.n_train, quarantine=None if config.data.strict else quarantine)
+    tasks = source.load_splits(config.data.tasks, data_dir(config), **options)
+    return route_tasks(config, tasks), make_indices(config)
 
 
 def describe(parts: Parts) -> str:

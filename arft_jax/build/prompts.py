@@ -3,7 +3,9 @@
 A rollout refuses the same prompts, but only in the step that draws them, and again in every resumed run.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 
 from arft_jax.data import chat
 from arft_jax.data.batch import VisionBucket
@@ -12,6 +14,36 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.trajectory import Task
 
 _N_NAMED = 10
+_FILE = "file:"
+
+
+def system_texts(config) -> Callable[[Task], str]:
+    """What gives a task its system prompt: the task's own, else its set's, else that of its kind.
+
+    A set's is ``config.system_prompts[name]``, the text or ``file:PATH``; a kind's is ``config.system_prompt`` of
+    data/chat.py.
+
+    Raises:
+      ValueError: a file of a prompt that cannot be read, or holds nothing.
+    """
+    of_set = {name: _prompt_of(text) for name, text in config.system_prompts}
+    of_kind = {kind: texts[config.system_prompt] for kind, texts in chat.SYSTEM.items()}
+    return lambda task: task.system or of_set.get(task.task_set) or of_kind[task.kind]
+
+
+def _prompt_of(text: str) -> str:
+    if not text.startswith(_FILE):
+        return text
+    path = pathlib.Path(text.removeprefix(_FILE)).expanduser()
+    try:
+        read = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"a system prompt must be a readable file: got {path} ({error}) (config.system_prompts)"
+        ) from error
+    if not read:
+        raise ValueError(f"a system prompt must hold text: got an empty {path} (config.system_prompts)")
+    return read
 
 
 def check_prompts(
@@ -33,18 +65,19 @@ def check_prompts(
       ValueError: prompts that leave no room for an answer, or whose images go beyond a limit: the first ten by name
         with the keys to change, the number of the others.
     """
-    # The system prompt is the same for all tasks of a kind and most of the text: tokenised once.
-    system = {}
-    for kind, texts in chat.SYSTEM.items():
-        text = texts[config.system_prompt]
-        lengths = [len(chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens) for part in (text, "")]
-        system[kind] = lengths[0] - lengths[1]
+    system_text = system_texts(config)
+
+    @functools.cache  # most of the text, and the same for most tasks: tokenised once
+    def n_tokens(system: str) -> int:
+        with_it, without = (chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens for part in (system, ""))
+        return len(with_it) - len(without)
+
     bad = []
     for name, splits in tasks.items():
         for split, items in splits.items():
             for task in items:
                 segment = chat.prompt_segment(tokenizer, processor, "", task.question, task.images)
-                wrong = _wrong_with(segment, system[task.kind], config.rollout, bucket)
+                wrong = _wrong_with(segment, n_tokens(system_text(task)), config.rollout, bucket)
                 if wrong:
                     bad.append(f"{task.id} of {name}/{split}: {', '.join(wrong)}")
     if bad:

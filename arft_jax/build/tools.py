@@ -2,13 +2,13 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_index import SearchIndex
+from arft_jax.tools.search_router import open_indices
 from arft_jax.tools.toolbox import Toolbox
 
 
@@ -24,11 +24,14 @@ def call_policies(config, searches_here: bool) -> dict[str, CallPolicy]:
 
 
 @contextlib.contextmanager
-def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None = None) -> Iterator[Toolbox]:
+def open_toolbox(
+    config, index_paths: Mapping[str, pathlib.Path] | None, enabled: bool | None = None
+) -> Iterator[Toolbox]:
     """Sandbox processes and what searches behind one door; all of them are closed on leaving.
 
     Args:
-      index_path: of the local index; read where ``config.tools.search.backend`` is local. None where nothing searches.
+      index_paths: of the local indices by task set (search_indices.py); read where ``config.tools.search.backend`` is
+        local. None where nothing searches.
       enabled: False refuses every call; None follows ``config.tools.enabled``.
 
     Raises:
@@ -43,9 +46,9 @@ def open_toolbox(config, index_path: pathlib.Path | None, enabled: bool | None =
         return
     with contextlib.ExitStack() as stack:
         search = pictures = None
-        if index_path is not None and s.backend == "local":
-            search = stack.enter_context(SearchIndex(index_path))
-        elif index_path is not None:
+        if index_paths is not None and s.backend == "local":
+            search = stack.enter_context(open_indices(index_paths))
+        elif index_paths is not None:
             search = stack.enter_context(
                 open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode)
             )

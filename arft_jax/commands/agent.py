@@ -6,11 +6,13 @@ import numpy as np
 
 from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
+from arft_jax.build.search_indices import index_paths
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.engine import Request
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Task, Trajectory
 
 
@@ -85,9 +87,10 @@ def ask(
         raise ValueError("question must not be empty (--question)")
     picture = decode_image(image, "image_1")
     task = Task("question", kind, question, (picture,), (), corpus=corpus)
-    index_path = pathlib.Path(index) if index else build.index_path(config)
-    if kind == "search" and not index_path.exists():
-        raise ValueError(f"a search index must exist: got {index_path} (--index)")
+    paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
+    if kind == "search" and (len(paths) != 1 or not min(paths).exists()):
+        got = ", ".join(sorted(map(str, paths))) or "none"
+        raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
         config.rollout.update(max_tokens=max_tokens, n_slots=config.rollout.group_size, extend_rows=1)
@@ -97,7 +100,7 @@ def ask(
     params, step = load_policy(config, parts)
     print(f"{build.describe(parts)}; checkpoint of step {step}", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    with toolset.open_toolbox(config, index_path if kind == "search" else None) as toolbox:
+    with toolset.open_toolbox(config, {ALL: min(paths)} if kind == "search" else None) as toolbox:
         request = Request(task, 0, 1)
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         [[trajectory]] = parts.engine.run(

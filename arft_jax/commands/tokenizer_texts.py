@@ -23,8 +23,8 @@ _REPLIES = (
 def training_texts() -> list[tuple[str, int]]:
     """(text, weight) pairs, always in the same order."""
     pairs = [(f"{role}\n", 400) for role in ("system", "user", "assistant")]
-    pairs += [(prompts["short"], 400) for prompts in SYSTEM.values()]
-    pairs += [(prompts["full"], 2) for prompts in SYSTEM.values()]
+    pairs += [(prompts["short"], 400) for prompts in (SYSTEM["coding"], SYSTEM["search"])]
+    pairs += [(prompts["full"], 2) for prompts in (SYSTEM["coding"], SYSTEM["search"])]
     pairs += [
         (text, 400)
         for text in (lexicon.NUMBER_QUESTION, lexicon.CARD_QUESTION, lexicon.EMBLEM_QUESTION, lexicon.LOOK_QUESTION)

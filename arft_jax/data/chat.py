@@ -33,9 +33,19 @@ and </information>.
 <answer>...</answer> gives the final answer, as short as it can be.
 First see what the picture shows, then search for what you do not know, more than once if need be, then answer."""
 
+_GENERAL = """\
+You answer a question; pictures may come with it.
+Every turn starts with a short <think>...</think> and then holds exactly one of these:
+<search>...</search> gives a query in words. The best results come back between <information> and </information>.
+<code> ... </code> holds one fenced ```python block. It reads the pictures as image_1, image_2, ...; what it prints \
+and the picture that it writes are shown to you.
+<answer>...</answer> gives the final answer, as short as it can be.
+Use a tool for what you do not know or cannot see, more than once if need be, then answer."""
+
 SYSTEM = {
     "coding": {"full": _CODING, "short": "Fix, then answer."},
     "search": {"full": _SEARCH, "short": "Search, then answer."},
+    "general": {"full": _GENERAL, "short": "Think, then answer."},
 }
 
 

@@ -24,20 +24,23 @@ def in_order(actions: list[protocol.Action], kind: str) -> bool:
 
     ``coding``: Problem, Code (one or more; none is fine after ``{'none'}``), Answer.
     ``search``: Search (any number, none included), Answer.
+    ``general``: any actions, then an Answer.
 
     Args:
       actions: one a turn, in order.
-      kind: ``coding`` or ``search``.
+      kind: ``coding``, ``search`` or ``general``.
 
     Raises:
       ValueError: another kind.
     """
-    if kind not in ("coding", "search"):
-        raise ValueError(f"kind must be 'coding' or 'search': got {kind!r}")
+    if kind not in ("coding", "search", "general"):
+        raise ValueError(f"kind must be 'coding', 'search' or 'general': got {kind!r}")
     if not actions or not isinstance(actions[-1], protocol.Answer):
         return False
     if kind == "coding":
         return _coding_order(actions)
+    if kind == "general":
+        return not any(isinstance(action, (protocol.Answer, protocol.Malformed)) for action in actions[:-1])
     return all(isinstance(action, protocol.Search) for action in actions[:-1])
 
 

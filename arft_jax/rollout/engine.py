@@ -95,7 +95,7 @@ class Engine:
         tokenizer: Tokenizer,
         patches: PatchStore,
         bucket: VisionBucket,
-        system: dict[str, str],
+        system: Callable[[Task], str],
         placement: Placement | None = None,
         *,
         parse: Callable[[str], protocol.Action] | None = None,
@@ -120,7 +120,7 @@ class Engine:
     def prompt(self, task: Task) -> chat.Segment:
         """The task's prompt as one segment of the token stream."""
         return chat.prompt_segment(
-            self.tokenizer, self.patches.processor, self.system[task.kind], task.question, task.images
+            self.tokenizer, self.patches.processor, self.system(task), task.question, task.images
         )
 
     def observation(self, observation) -> chat.Segment:

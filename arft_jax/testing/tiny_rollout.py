@@ -26,7 +26,7 @@ from arft_jax.testing.scripted import CACHE_SIZES, scripted
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
-SYSTEM = {"coding": "Fix.", "search": "Search."}
+SYSTEM = {"coding": "Fix.", "search": "Search.", "general": "Answer."}
 LIMITS = RolloutLimits(
     n_slots=6, group_size=3, max_turns=3, max_turn_tokens=10, max_tokens=128, extend_rows=4, extend_chunk=16,
     n_features=64,
@@ -76,7 +76,7 @@ def tiny_engine(
         tokenizer,
         PatchStore(ImageProcessor(28 * 28, max_pixels)),
         VisionBucket(n_patches, 8, 112, 14, 2),
-        SYSTEM,
+        lambda task: task.system or SYSTEM[task.kind],
         **(options or {}),
     )
 

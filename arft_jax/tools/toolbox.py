@@ -26,7 +26,11 @@ SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
 GIVEN_UP = "given up"
 
-_OFFERED = {"coding": (protocol.Problem, protocol.Code), "search": (protocol.Search,)}
+_OFFERED = {
+    "coding": (protocol.Problem, protocol.Code),
+    "search": (protocol.Search,),
+    "general": (protocol.Code, protocol.Search),
+}
 _TOOL_NAMES = {protocol.Problem: "diagnose", protocol.Code: "python", protocol.Search: "search"}
 
 
@@ -149,7 +153,8 @@ class Toolbox:
             raise ValueError(f"task.kind must be one of {sorted(_OFFERED)}: got {task.kind!r} (task {task.id})")
         if not self._enabled:
             return self._refuse(action, SWITCHED_OFF)
-        if not isinstance(action, _OFFERED[task.kind]):
+        named = not task.tools or _TOOL_NAMES[type(action)] in task.tools
+        if not named or not isinstance(action, _OFFERED[task.kind]):
             return self._refuse(action, NOT_OFFERED)
         left_s = self._trajectory_deadline_s - spent_s
         match action:

@@ -11,6 +11,7 @@ from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
 from arft_jax.build import rewards
+from arft_jax.build.search_indices import index_paths
 from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.config import default_config
 from arft_jax.data import mat
@@ -22,6 +23,7 @@ from arft_jax.rollout.row import Row, image_spans
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
 from arft_jax.tools.search_index import SearchIndex
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Observation, Status
 
 
@@ -83,10 +85,10 @@ def test_data_lies_in_the_work_directory_or_where_the_config_says(config, tmp_pa
     config.update(workdir=str(tmp_path / "run"), seed=4)
     assert build.data_dir(config) == tmp_path / "run" / "data"
     config.data.dir = str(tmp_path / "shared")
-    assert build.index_path(config) == tmp_path / "shared" / "mini_search-4.index"
+    assert index_paths(config) == {ALL: tmp_path / "shared" / "mini_search-4.index"}
     config.data.tasks = ("mat_search",)
     (tmp_path / "shared" / "mat_search").mkdir(parents=True)
-    assert build.index_path(config) == tmp_path / "shared" / "mat_search" / "corpus.index"
+    assert index_paths(config) == {ALL: tmp_path / "shared" / "mat_search" / "corpus.index"}
 
 
 def test_own_data_gives_tasks_and_the_index_that_answers_them(config, tmp_path):
@@ -97,10 +99,10 @@ def test_own_data_gives_tasks_and_the_index_that_answers_them(config, tmp_path):
         build.check(config)  # the full system prompt alone fills the default's 256 tokens
     config.system_prompt = "short"
     build.check(config)
-    assert not build.index_path(config).exists()  # a check writes nothing
-    tasks, index = build.load_data(config, Quarantine())
+    assert not index_paths(config)[ALL].exists()  # a check writes nothing
+    tasks, paths = build.load_data(config, Quarantine())
     assert {name: (len(s["train"]), len(s["test"])) for name, s in tasks.items()} == dict.fromkeys(tasks, (2, 2))
-    with SearchIndex(index) as found:
+    with SearchIndex(paths[ALL]) as found:
         task = tasks["mat_search"]["train"][0]
         assert found.search(task.query, 1, task.corpus)[0].title == task.query
     config.data.tasks = ("mat_coding",)
@@ -223,5 +225,5 @@ def test_a_search_service_needs_no_corpus_of_its_own(config, tmp_path):
         build.check_inputs(config)
     config.tools.search.update(backend="http", url="http://localhost:1/retrieve")
     build.check_inputs(config)
-    tasks, path = build.load_data(config, Quarantine())
-    assert len(tasks["mat_search"]["test"]) > 0 and path is not None and not path.exists()
+    tasks, paths = build.load_data(config, Quarantine())
+    assert len(tasks["mat_search"]["test"]) > 0 and not paths[ALL].exists()

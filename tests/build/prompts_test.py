@@ -6,13 +6,13 @@ import re
 import jax
 import pytest
 
+from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.config import default_config
 from arft_jax.data import image_files
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.build.prompts import check_prompts
 from arft_jax.rollout.engine import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
@@ -57,7 +57,7 @@ def refused_by_the_rollout(stage, config, task, monkeypatch):
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "limits", dataclasses.replace(engine.limits, **limits))
-        patch.setattr(engine, "system", {"coding": "Fix, then answer.", "search": "Search, then answer."})
+        patch.setattr(engine, "system", system_texts(config))
         try:
             Scheduler(engine, None, 0.0, 1, None).begin([Request(task, 0, 1)], jax.random.key(0))
         except ValueError:

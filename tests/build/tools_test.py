@@ -9,13 +9,14 @@ import pytest
 from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
+from arft_jax.build.image_embedder import make_embedder
 from arft_jax.config import default_config
 from arft_jax.data.images import encode_png
-from arft_jax.build.image_embedder import make_embedder
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FaultServer
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.search_backend import Hit
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Image, ToolStatus
 
 
@@ -32,10 +33,10 @@ def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
         raise AssertionError("started")
 
     monkeypatch.setattr(toolset, "PythonSandbox", fail)
-    monkeypatch.setattr(toolset, "SearchIndex", fail)
+    monkeypatch.setattr(toolset, "open_indices", fail)
     for enabled, switch in ((False, True), (None, False)):
         config.tools.enabled = switch
-        with toolset.open_toolbox(config, "no/index", enabled=enabled) as off:
+        with toolset.open_toolbox(config, {ALL: "no/index"}, enabled=enabled) as off:
             seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), ()).result()
             assert seen.status is ToolStatus.REFUSED
     config.tools.enabled = True
@@ -60,7 +61,7 @@ def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
     task, fox = tiny.tiny_task(2), protocol.Search("red fox")
 
     def search():
-        with toolset.open_toolbox(config, tmp_path / "unused") as box:
+        with toolset.open_toolbox(config, {}) as box:
             return box.submit(task, fox, ()).result(10)
 
     with FaultServer() as server:
@@ -118,10 +119,10 @@ def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
 
 def test_words_go_to_the_texts_where_there_are_any(pictures, monkeypatch):
     texts = contextlib.nullcontext(types.SimpleNamespace(search=lambda *args: [Hit("Fox", "red", 1.0)]))
-    monkeypatch.setattr(toolset, "SearchIndex", lambda path: texts)
+    monkeypatch.setattr(toolset, "open_indices", lambda paths: texts)
     pictures.tools.search.image_top_k = 2
     task = tiny.tiny_task(2)
-    with toolset.open_toolbox(pictures, "an index") as box:
+    with toolset.open_toolbox(pictures, {ALL: "an index"}) as box:
         assert "Fox: red" in box.submit(task, protocol.Search("green"), (wall(1, 2, 3),)).result(60).text
         assert len(box.submit(task, protocol.Search("image_1"), (wall(1, 2, 3),)).result(60).images) == 2
 

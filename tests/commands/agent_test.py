@@ -30,7 +30,7 @@ def test_a_transcript_shows_turns_tools_and_the_answer():
     [
         (dict(question=" "), "question must not be empty"),
         (dict(image="absent.png"), "image file must exist: got absent.png"),
-        (dict(kind="search"), r"a search index must exist: got .*\(--index\)"),
+        (dict(kind="search"), r"a search index must exist, and be one: got .*\(--index\)"),
         (dict(), r"must hold a checkpoint: none in .*\(config.workdir\)"),
     ],
 )

@@ -43,6 +43,10 @@ def make(kind, texts, status=Status.ANSWERED, answers=("red fox",), problems=("d
         ("search", [SEARCH, CODE, ANSWER], 0.0),
         ("search", [SEARCH, ANSWER + SEARCH], 0.0),
         ("search", [], 0.0),
+        ("general", [SEARCH, CODE, SEARCH, ANSWER], 1.0),
+        ("general", [ANSWER], 1.0),
+        ("general", [SEARCH, CODE], 0.0),
+        ("general", [SEARCH, BARE], 0.0),
     ],
 )
 def test_form_wants_every_turn_in_form_and_the_protocols_order(kind, texts, want):
@@ -52,6 +56,14 @@ def test_form_wants_every_turn_in_form_and_the_protocols_order(kind, texts, want
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.ANSWERED])
 def test_form_wants_an_answered_trajectory(status):
     assert form.format_score(make("search", [SEARCH, ANSWER], status)) == 0.0
+
+
+def test_a_general_answer_is_scored_by_word_or_by_character_and_its_first_query_where_one_is_recorded():
+    assert outcome.answer_score(make("general", [ANSWER])) == (1.0, 1.0)
+    chinese = make("general", ["<think>x</think><answer>软件</answer>"], answers=("软件工程",))
+    assert outcome.answer_score(chinese) == pytest.approx((2 / 3, 0.0))
+    assert outcome.step_score(make("general", [SEARCH, ANSWER])) is None
+    assert outcome.step_score(make("general", [CODE, SEARCH, ANSWER], query="red fox")) == 1.0
 
 
 def test_form_of_an_unknown_kind_is_an_error():

@@ -1,8 +1,10 @@
 """The toolbox: which action gives which observation, and that nothing ever raises into the loop."""
 
+import dataclasses
 import re
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -119,7 +121,10 @@ def test_an_action_that_calls_no_tool_is_the_callers_mistake(action):
 
 
 def test_an_unknown_kind_of_task_is_the_callers_mistake():
-    with Toolbox(None, None) as box, pytest.raises(ValueError, match=r"one of \['coding', 'search'\]: got 'chess'"):
+    with (
+        Toolbox(None, None) as box,
+        pytest.raises(ValueError, match=r"one of \['coding', 'general', 'search'\]: got 'chess'"),
+    ):
         box.submit(Task("x", "chess", "?", (), ()), ACTIONS[0], (IMAGE,))
 
 
@@ -243,3 +248,15 @@ def test_wrong_arguments_are_named():
         Toolbox(None, None, n_threads=0)
     with pytest.raises(ValueError, match="deadline_s must be above 0: got 0"):
         Toolbox(None, None, deadline_s=0)
+
+
+def test_a_general_task_is_offered_code_and_search_or_what_it_names():
+    found = types.SimpleNamespace(search=lambda query, top_k, corpus: [Hit("Fox", corpus, 1.0)])
+    with Toolbox(None, found) as box:
+        task = Task("x", "general", "?", (), ("a",), corpus="photos:")
+        assert "Fox: photos:" in box.submit(task, protocol.Search("fox"), ()).result(10).text
+        for action, tools in ((protocol.Problem(("dark",)), ()), (protocol.Search("fox"), ("python",))):
+            named = dataclasses.replace(task, tools=tools)
+            assert box.submit(named, action, ()).result(10).status is ToolStatus.REFUSED
+        named = dataclasses.replace(task, tools=("search",))
+        assert "Fox" in box.submit(named, protocol.Search("fox"), ()).result(10).text

@@ -12,6 +12,7 @@ import pytest
 
 from arft_jax import protocol
 from arft_jax.build import parts as build
+from arft_jax.build.search_indices import index_paths
 from arft_jax.config import default_config
 from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_documents
@@ -20,6 +21,7 @@ from arft_jax.io.trajectories import load_trajectories
 from arft_jax.rewards import combine
 from arft_jax.tools import toolbox
 from arft_jax.tools.search_index import Document, SearchIndex
+from arft_jax.tools.search_router import ALL
 from arft_jax.train import rollouts, trainer
 from arft_jax.trajectory import Status, ToolStatus
 
@@ -56,11 +58,11 @@ def _load_data(config, quarantine):
             for split, n in (("train", 4), ("test", 2))
         },
     }
-    path = build.index_path(config)
+    path = index_paths(config)[ALL]
     if not path.exists():
         path.parent.mkdir(parents=True)
         SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for d in make_documents(config.seed)))
-    return tasks, path
+    return tasks, {ALL: path}
 
 
 def tiny_config(workdir, rollout=None, **train):
