@@ -18,7 +18,7 @@ from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.build.rewards import make_scorer
 from arft_jax.build.search_indices import data_dir, make_indices, route_tasks
 from arft_jax.config import JSONL, MINI_TASKS
-from arft_jax.data import jsonl_tasks, mat, recorded_steps, source
+from arft_jax.data import chat_chains, jsonl_tasks, mat, recorded_steps, source
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.patches import PatchStore
@@ -207,6 +207,7 @@ def check(config) -> None:
     if config.data.strict:
         source.decode_images(task for splits in tasks.values() for split in splits.values() for task in split)
     check_prompts(config, tasks, tokenizer, processor, vision_bucket(config, sizes))
+    chat_chains.load_chains(config.warm_start.chains)
 
 
 def image_processor(config, sizes: ModelConfig) -> ImageProcessor:

@@ -28,7 +28,6 @@ from arft_jax.config_checks import validate
 from arft_jax.data.batch import assemble, pack_rows
 from arft_jax.data.images import Quarantine
 from arft_jax.data.pipeline import task_stream
-from arft_jax.data.synthetic.chains import practice_chains, record_chains
 from arft_jax.evaluate.evaluator import Evaluation, evaluate
 from arft_jax.io import hosts
 from arft_jax.io.checkpoints import Checkpoints
@@ -45,7 +44,7 @@ from arft_jax.train.rollouts import carried_state, resume_carried, roll_out
 from arft_jax.train.rollouts import share as _share
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
-from arft_jax.train.warm_start import chain_trajectories
+from arft_jax.train.warm_start import chain_trajectories, warm_start_chains
 from arft_jax.trajectory import Trajectory
 
 
@@ -209,8 +208,7 @@ def _open(config, directory: RunDir, stack: contextlib.ExitStack) -> Run:
 def _warm_start(run: Run) -> None:
     """Imitation of recorded chains up to ``warm_start.steps``."""
     config, w = run.config, run.config.warm_start
-    tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
-    chains = practice_chains(config.seed, w.n_practice) + record_chains(tasks, run.toolbox.submit, config.seed)
+    chains = warm_start_chains(config, run.tasks, run.toolbox.submit)
     data = chain_trajectories(run.parts.engine, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     update = _make_update(run, build.objective(config, "imitation"))

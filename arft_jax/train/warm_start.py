@@ -3,14 +3,36 @@
 Loss falls on the turns that a chain marks for training and on nothing else; every other turn is context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arft_jax.data.synthetic.chains import Chain
+from arft_jax.config import MINI_TASKS
+from arft_jax.data.chat_chains import load_chains
+from arft_jax.data.synthetic.chains import Chain, Submit, practice_chains, record_chains
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.row import Row
-from arft_jax.trajectory import Status, Trajectory
+from arft_jax.trajectory import Status, Task, Trajectory
+
+
+def warm_start_chains(config, tasks: Mapping[str, Mapping[str, Sequence[Task]]], submit: Submit) -> list[Chain]:
+    """What a warm start imitates: the user's own chains, and practice and recorded chains of the mini tasks.
+
+    Args:
+      config: reads ``warm_start`` and ``seed``.
+      tasks: of the run, by name and split.
+      submit: of the toolbox: tools really run while chains are recorded.
+
+    Raises:
+      ValueError: a file of chains that is not of its layout.
+    """
+    w = config.warm_start
+    own = load_chains(w.chains)
+    mini = [split["train"][: w.n_chains] for name, split in tasks.items() if name in MINI_TASKS]
+    if not mini:
+        return own
+    recorded = record_chains([task for part in mini for task in part], submit, config.seed)
+    return practice_chains(config.seed, w.n_practice) + recorded + own
 
 
 def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from arft_jax import protocol
+from arft_jax.config import default_config
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.train import warm_start
 from arft_jax.train.warm_start import chain_trajectories, chain_trajectory
 from arft_jax.trajectory import Observation, Status
 
@@ -102,3 +104,20 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
         match=rf"got 2 of 102 too long, the longest {longest} tokens, max_tokens={fit} \(config.rollout.max_tokens\)",
     ):
         chain_trajectories(stage.engine, [*good, bad, bad], fit)
+
+
+def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(tmp_path, monkeypatch):
+    (tmp_path / "own.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
+    )
+    config = default_config()
+    config.warm_start.update(chains=(f"jsonl:{tmp_path}/own.jsonl",), n_chains=1, n_practice=6)
+    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, submit, seed: list(tasks))
+    task = tiny.tiny_task(1)
+    own = {"photos": {"train": [task], "test": []}}
+    [alone] = warm_start.warm_start_chains(config, own, None)
+    assert alone.turns[0].text == "<answer>4</answer>" and alone.task.task_set == "own"
+    chains = warm_start.warm_start_chains(config, own | {"mini_search": {"train": [task] * 2, "test": []}}, None)
+    assert len(chains) == 6 + 1 + 1 and chains[6] is task  # practice, recorded, own
+    config.warm_start.chains = ()
+    assert warm_start.warm_start_chains(config, own, None) == []
