@@ -10,9 +10,9 @@ A line holds ``messages`` in OpenAI's form (contents: messages.py):
     ..
     assistant    the answer: its text, written between the answer's tags where it does not stand there yet
 
-Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``: ``id``,
-``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or schemas as
-OpenAI has them).
+Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``:
+``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or schemas
+as OpenAI has them).
 
 A turn is written in the syntax that the policy speaks, so that a chain is the token stream of a rollout that says the
 same: text that is a turn of that syntax already is taken as it is.
@@ -76,7 +76,7 @@ def write_call(name: str, arguments: Mapping[str, Any], thought: str = "") -> st
     if len(arguments) != 1:
         raise ValueError(f"a call of {name} must have one argument in this syntax: got {sorted(arguments)}")
     [value] = arguments.values()
-    if name == "diagnose":
+    if name == "diagnose" and isinstance(value, (str, list)):
         body = f"<problem>{problem_body([value] if isinstance(value, str) else value)}</problem>"
     elif not isinstance(value, str):
         raise ValueError(f"the argument of {name} must be text: got {value!r}")
@@ -135,12 +135,9 @@ def _chain(
 def _check_roles(roles: Sequence[str], where: str) -> int:
     """The place of the question in a conversation whose roles follow one another as the module says."""
     first = 1 if roles[0] == "system" else 0
-    rest = roles[first + 1 :]
-    good = list(roles[first : first + 1]) == ["user"] and len(rest) % 2 == 1
-    good = good and all(
-        (role == "assistant") if n % 2 == 0 else (role in ("tool", "user")) for n, role in enumerate(rest)
-    )
-    if not good:
+    said, heard = roles[first + 1 :: 2], roles[first + 2 :: 2]
+    in_turns = list(roles[first : first + 1]) == ["user"] and len(said) == len(heard) + 1
+    if not in_turns or set(said) != {"assistant"} or not set(heard) <= {"tool", "user"}:
         raise items.wrong(where, "messages", "go user, assistant, tool, assistant, .., assistant", list(roles))
     return first
 
