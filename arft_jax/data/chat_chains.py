@@ -11,8 +11,8 @@ A line holds ``messages`` in OpenAI's form (contents: messages.py):
     assistant    the answer: its text, written between the answer's tags where it does not stand there yet
 
 Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``:
-``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or schemas
-as OpenAI has them).
+``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or
+schemas as OpenAI has them).
 
 A turn is written in the syntax that the policy speaks, so that a chain is the token stream of a rollout that says the
 same: text that is a turn of that syntax already is taken as it is.
