@@ -43,7 +43,7 @@ def example(repo_root, tmp_path, monkeypatch):
         [code], [command] = blocks(repo_root, name, "python"), blocks(repo_root, name, "bash")
         assert code.count("\n") + command.count("\n") < MAX_LINES
         (tmp_path / FILES[name]).write_text(code)
-        return shlex.split(command)
+        return shlex.split(command.replace("\\\n", " "))
 
     yield write
     for file in FILES.values():
