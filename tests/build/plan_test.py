@@ -80,7 +80,7 @@ def test_a_plan_holds_the_values_that_it_was_made_from(config):
 def test_the_processes_of_a_run_meet_before_a_device_is_asked_for(config, monkeypatch):
     order = []
     monkeypatch.setattr(plans.hosts, "start", lambda *given: order.append(given))
-    monkeypatch.setattr(plans, "plan_policy", lambda config: order.append("devices") or plan_policy(config))
+    monkeypatch.setattr(plans, "plan_policy", lambda config, **_: order.append("devices") or plan_policy(config))
     config.distributed.update(enabled=True, coordinator="localhost:1", n_processes=1, process=0)
     plan(config)
     assert order == [("localhost:1", 1, 0), "devices"]

@@ -127,7 +127,7 @@ def test_no_image_is_decoded(stage, config, tmp_path, monkeypatch):
 def test_a_system_prompt_is_the_tasks_own_else_its_sets_else_that_of_its_kind(config, tmp_path):
     (tmp_path / "prompt.txt").write_text("\ufeffFrom a file.\n", encoding="utf-8")
     config.system_prompts = {"photos": "Look.", "cards": f"file:{tmp_path}/prompt.txt"}
-    text, task = system_texts(config), tiny.tiny_task(1)
+    text, task = system_texts(config, paper_offer()), tiny.tiny_task(1)
     assert (
         text(task) == "Search, then answer." and text(dataclasses.replace(task, kind="coding")) == "Fix, then answer."
     )
@@ -135,14 +135,14 @@ def test_a_system_prompt_is_the_tasks_own_else_its_sets_else_that_of_its_kind(co
     assert (text(photo), text(dataclasses.replace(photo, system="Mine."))) == ("Look.", "Mine.")
     assert text(dataclasses.replace(task, task_set="cards")) == "From a file."
     config.system_prompt = "full"
-    full = system_texts(config)
+    full = system_texts(config, paper_offer())
     assert all(len(full(tiny.tiny_task(1, kind))) > 100 for kind in ("coding", "search", "general"))
     (tmp_path / "prompt.txt").write_text(" ")
     with pytest.raises(ValueError, match=r"must hold text: got an empty .*prompt.txt \(config.system_prompts\)"):
-        system_texts(config)
+        system_texts(config, paper_offer())
     config.system_prompts = {"photos": "file:gone.txt"}
     with pytest.raises(ValueError, match=r"must be a readable file: got gone.txt .* \(config.system_prompts\)"):
-        system_texts(config)
+        system_texts(config, paper_offer())
 
 
 def test_a_long_prompt_of_one_set_is_counted_for_its_tasks_alone(stage, config):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from arft_jax import protocol
-from arft_jax.data.chat_chains import load_chains, write_call
+from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.syntax.hermes import HermesSyntax
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.tools.bundled import BUNDLED, paper_syntax
 from arft_jax.train.warm_start import chain_trajectory
 from arft_jax.trajectory import Observation, Status
 
@@ -39,11 +40,11 @@ TURNS = (
 )
 
 
-def load(folder, *lines):
+def load(folder, *lines, syntax=None):
     (folder / "card.png").write_bytes(encode_png(tiny.tiny_image(8, 56, 56)))
     (folder / "zoom.png").write_bytes(encode_png(ZOOM))
     (folder / "chains.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    return load_chains([f"jsonl:{folder}/chains.jsonl"])
+    return load_chains([f"jsonl:{folder}/chains.jsonl"], syntax or paper_syntax())
 
 
 def test_a_conversation_becomes_a_chain(tmp_path):
@@ -97,12 +98,13 @@ def test_text_that_is_a_turn_already_is_taken_as_it_is(tmp_path):
     assert load(tmp_path, dict(messages=tagged))[0].turns[0].observation.text == "red"
 
 
-def test_every_bundled_tool_has_its_tag():
-    assert protocol.parse_turn(write_call("diagnose", {"problems": ["dark", "blur"]})) == protocol.Problem(
-        ("blur", "dark")
-    )
-    assert protocol.parse_turn(write_call("python", {"code": "a\n\n"})) == protocol.Code("a\n")
-    assert protocol.parse_turn(write_call("image_search", {"image": "image_1"}, "x")) == protocol.Search("image_1")
+def test_a_chain_is_written_in_the_syntax_of_the_run(tmp_path):
+    tools = [BUNDLED[name].spec for name in ("search", "python")]
+    [chain] = load(tmp_path, dict(messages=MESSAGES, images=["card.png"]), syntax=HermesSyntax(tools))
+    first, second, last = (turn.text for turn in chain.turns)
+    searched = {"name": "search", "arguments": {"query": "red fox"}}
+    assert first == f"<think>an emblem</think>\n<tool_call>\n{json.dumps(searched)}\n</tool_call>"
+    assert '"code": "x = 1\\n"' in second and last == "Ann"
 
 
 def calling(name, arguments):
@@ -130,14 +132,14 @@ REFUSALS = {
     "two calls": (
         dict(messages=turn("", tool_calls=[{}, {}])), r"messages\[1\].tool_calls: a turn must have one call: got 2"
     ),
-    "an unknown tool": (calling("zoom", {"box": "a"}), "a tag for the tool: got 'zoom'"),
-    "two arguments": (calling("search", {"a": "", "b": ""}), r"one argument .* got \['a', "),
+    "an unknown tool": (calling("zoom", {"box": "a"}), r"a call of one of search, diagnose, python: got ToolCall\(tool='zoom'"),
+    "two arguments": (calling("search", {"query": "x", "b": ""}), "There is no argument 'b'. Arguments: query."),
     "arguments that are no JSON": (calling("search", "{"), "arguments must be JSON"),
-    "an argument that is a list": (calling("search", {"q": []}), r"must be text: got \[\]"),
+    "an argument that is a list": (calling("search", {"query": []}), "'query' must be string: got array"),
     "a query with tags": (
-        calling("search", {"q": "<search>"}), "must be a turn of the tag syntax: got"
+        calling("search", {"query": "<search>"}), "a written turn must hold no other tag: got"
     ),
-    "an unknown fault": (calling("diagnose", {"p": ["wet"]}), "unknown problem kind 'wet'"),
+    "an unknown fault": (calling("diagnose", {"problems": ["wet"]}), "'problems' must be"),
     "a blank answer": (dict(messages=turn(" ")), r"messages\[1\] must be an answer without tags, or a whole turn: got"),
     "nothing learnt": (dict(messages=turn("a", train=False)), r"turn that is learnt: got none \(train, weight"),
     "half a weight": (dict(messages=turn("a", weight=0.5)), r"messages\[1\].weight must be 0 or 1: got 0.5"),

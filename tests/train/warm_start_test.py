@@ -108,10 +108,12 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
 def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(monkeypatch):
     config = default_config()
     config.warm_start.update(n_chains=1, n_practice=6)
-    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, submit, seed: list(tasks))
+    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, begin, seed, syntax: list(tasks))
     task, own = tiny.tiny_task(1), [chain((True, True, True))]
     photos = {"photos": {"train": [task], "test": []}}
-    assert warm_start.warm_start_chains(config, photos, own, None) == own
-    chains = warm_start.warm_start_chains(config, photos | {"mini_search": {"train": [task] * 2}}, own, None)
+    assert warm_start.warm_start_chains(config, photos, own, None, paper_syntax()) == own
+    chains = warm_start.warm_start_chains(
+        config, photos | {"mini_search": {"train": [task] * 2}}, own, None, paper_syntax()
+    )
     assert len(chains) == 6 + 1 + 1 and chains[6:] == [task, *own]  # practice, recorded, own
-    assert warm_start.warm_start_chains(config, photos, (), None) == []
+    assert warm_start.warm_start_chains(config, photos, (), None, paper_syntax()) == []

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import settings
 from arft_jax.build.parts import make
 from arft_jax.build.plan import plan_policy
@@ -107,7 +106,7 @@ def test_it_searches_and_learns(policy):
         params, [Request(task, i, 2) for i, task in enumerate(tasks)], tools, rng=jax.random.key(1), temperature=0.3
     )
     done = [trajectory for group in groups for trajectory in group]
-    assert any(isinstance(action, protocol.Search) for _, action, _ in tools.calls)
+    assert any(action.tool == "search" for _, action, _ in tools.calls)
     went_on = [t for t in done if len(t.turns) == 2 and t.observation_mask.sum() > 10]
     assert went_on and all(t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in went_on)
 
