@@ -39,6 +39,8 @@ def _model() -> ml_collections.ConfigDict:
     )
     return ml_collections.ConfigDict(
         dict(
+            family="",  # import path of a Family, my_package.my_module:MY_FAMILY; empty: as the weights say
+            vision="",  # new: a fresh tower of vision_config for a text model; empty: as the weights say
             size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
             text_config=text,  # sizes of the decoder
             vision_config=vision,  # sizes of the vision tower
@@ -133,6 +135,35 @@ def _search() -> ml_collections.ConfigDict:
     )
 
 
+def _tools() -> ml_collections.ConfigDict:
+    """What the policy may call, and how calls are served."""
+    return ml_collections.ConfigDict(
+        dict(
+            enabled=True,  # off: every call is refused
+            offer=(),  # names of tools that every task is offered; empty: each task those of its kind
+            extra=(),  # tools of one's own by import path: "my_package.my_module:my_tool"
+            syntax="tags",  # how calls are written: tags (the paper's), or hermes (JSON, Qwen's chat template)
+            crop_frame="permille",  # units of the crop tool's boxes: permille, original or resized (tools/crop.py)
+            n_workers=2,  # sandbox processes
+            timeout_s=5.0,  # one Python call, wall clock
+            memory_mb=512,  # one Python call
+            max_output_bytes=2000,  # printed text kept
+            top_k=4,  # search results shown
+            n_threads=8,  # calls of each tool in flight
+            deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
+            trajectory_deadline_s=600.0,  # all calls of one trajectory
+            n_tries=3,  # of one call, where its back-end fails
+            sandbox=dict(  # in which model-written Python runs
+                level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
+                wrapper="",  # bwrap: each worker inside bubblewrap, around the level
+                sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
+                override=False,  # run model-written code though no level holds; stamped on all that is made
+            ),
+            search=_search(),
+        )
+    )
+
+
 def default_config() -> ml_collections.ConfigDict:
     """The whole configuration, locked against unknown keys."""
     config = ml_collections.ConfigDict(
@@ -150,7 +181,7 @@ def default_config() -> ml_collections.ConfigDict:
                 process=-1,  # number of this one, from 0; -1: as the cluster says
             ),
             model=_model(),
-            weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
+            weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             data=dict(  # tasks and their images
@@ -169,29 +200,7 @@ def default_config() -> ml_collections.ConfigDict:
                 warmup_steps=20,  # linear, from 0
             ),
             rollout=_rollout(),
-            tools=dict(  # what the policy may call, and how calls are served
-                enabled=True,  # off: every call is refused
-                offer=(),  # names of tools that every task is offered; empty: each task those of its kind
-                extra=(),  # tools of one's own by import path: "my_package.my_module:my_tool"
-                syntax="tags",  # how calls are written: tags (the paper's), or hermes (JSON, Qwen's chat template)
-                crop_frame="permille",  # units of the crop tool's boxes: permille, original or resized (tools/crop.py)
-                n_workers=2,  # sandbox processes
-                timeout_s=5.0,  # one Python call, wall clock
-                memory_mb=512,  # one Python call
-                max_output_bytes=2000,  # printed text kept
-                top_k=4,  # search results shown
-                n_threads=8,  # calls of each tool in flight
-                deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
-                trajectory_deadline_s=600.0,  # all calls of one trajectory
-                n_tries=3,  # of one call, where its back-end fails
-                sandbox=dict(  # in which model-written Python runs
-                    level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
-                    wrapper="",  # bwrap: each worker inside bubblewrap, around the level
-                    sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
-                    override=False,  # run model-written code though no level holds; stamped on all that is made
-                ),
-                search=_search(),
-            ),
+            tools=_tools(),
             rewards=dict(  # parts of R_total
                 format=1.0,  # weight of R_format
                 accuracy=1.0,  # weight of R_acc

@@ -77,7 +77,7 @@ class Bench:
         cache = init_cache(plan.sizes.text, n_slots, max_tokens, dtype, unstacked)
         slots = SlotMachine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
-            init_state(cache, r.n_features, plan.sizes.text.dim),
+            init_state(cache, r.n_features, plan.sizes.family.feature_dim(plan.sizes)),
             self.rules,
             limits,
             bucket_columns=r.bucket_columns,

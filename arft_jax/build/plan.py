@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import optax
-from flax import nnx
 
 from arft_jax.build import data, model, settings, tools
 from arft_jax.build import placement as layout
@@ -23,14 +22,14 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.minilm import MiniLM
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io import hosts
-from arft_jax.io.weights import CONFIG, check_weights
-from arft_jax.models.lora import Lora, LoraParam
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.io import gguf_file, hosts
+from arft_jax.io.weights import CONFIG
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
+from arft_jax.models.lora import Lora
 from arft_jax.rewards.combine import RewardWeights
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
-from arft_jax.steps.init import abstract_params
 from arft_jax.tools.offer import Offer
 from arft_jax.tools.record import ToolHost
 from arft_jax.trajectory import Task
@@ -57,7 +56,7 @@ class PolicyPlan:
 
     config: ml_collections.FrozenConfigDict
     tokenizer: Tokenizer
-    sizes: ModelConfig
+    sizes: Sizes
     lora: Lora
     processor: ImageProcessor
     bucket: VisionBucket
@@ -98,8 +97,11 @@ def check_inputs(config) -> None:
     """Raises one ValueError where weights or data that the config needs are not there; asks for no device."""
     problems = data.missing_files(config)
     if config.model.size and not config.weights:
-        name = f"Qwen2.5-VL-{config.model.size.upper()}"
+        name = f"{(model.chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
+    elif gguf_file.is_gguf(config.weights):
+        if not pathlib.Path(config.weights).is_file():
+            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
     elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
         got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
         problems.insert(
@@ -157,10 +159,9 @@ def plan(config) -> Plan:
         hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
     policy, quarantine = plan_policy(config), Quarantine()
     reward_weights, query_embedding = settings.reward_weights(config), settings.query_embedding(config)
-    if config.weights:
-        _, params = abstract_params(model.model_maker(config, policy.sizes, policy.placement))
-        check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
+    model.check_first_params(config, policy.sizes, policy.placement)
     own_tasks = data.read_own_tasks(config, quarantine)
+    model.check_tasks(config, policy.sizes, own_tasks)
     check_prompts(config, policy.offer, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
     return Plan(
         **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},

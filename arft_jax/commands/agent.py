@@ -109,7 +109,7 @@ def ask(
     shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
     tasks = [Task(f"question {n}", kind, text, shown, (), corpus=corpus) for n, text in enumerate(questions, 1)]
     index_path = pathlib.Path(index) if index else run_index_path(config)
-    if kind == "search" and not index_path.exists():
+    if kind == "search" and config.tools.search.backend == "local" and not index_path.exists():
         raise ValueError(f"a search index must exist: got {index_path} (--index)")
     checkpoint_dir(config)
     with config.unlocked():

@@ -63,6 +63,11 @@ class _Writer:
         grid = self.processor.grid_of(*image.size)
         n = self.processor.n_tokens(grid)
         t = self.tokenizer
+        if t.image_pad_id < 0:
+            raise ValueError(
+                "an image must have a policy with a vision tower: got a tokenizer without <|image_pad|> "
+                "(config.model.vision)"
+            )
         self.control(t.vision_start_id, *[t.image_pad_id] * n, t.vision_end_id)
         self.images.append(image)
         self.grids.append(grid)
@@ -112,18 +117,21 @@ def observation_segment(
 
     ``<|im_end|>\\n<|im_start|>user\\n{before}{images}{behind}<|im_end|>\\n<|im_start|>assistant\\n``, where ``reply``
     gives what stands before and behind the images. An image that cannot be shown (a sliver) is left out with a word
-    about it: the policy's mistake must not stop the loop.
+    about it, as every image is before a policy without a vision tower: the policy's mistake must not stop the loop.
     """
     writer = _Writer(tokenizer, processor)
     writer.close()
     writer.open("user")
     shown, text = [], observation.text
     for image in observation.images:
+        height, width = image.size
+        if tokenizer.image_pad_id < 0:
+            text += f"\nThe picture cannot be shown here: {width}x{height}."
+            continue
         try:
-            processor.grid_of(*image.size)
+            processor.grid_of(height, width)
             shown.append(image)
         except ValueError:
-            height, width = image.size
             text += f"\nThe picture is too narrow to show: {width}x{height}."
     before, behind = reply(text)
     writer.text(before)

@@ -8,7 +8,6 @@ from arft_jax.data import chat
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout.row import Injection, image_spans
 from arft_jax.syntax.spec import Syntax
 from arft_jax.trajectory import Image, Observation, Task
@@ -56,7 +55,9 @@ class Renderer:
         return np.asarray(self.tokenizer.encode(text), np.int32)
 
     def can_show(self, image: Image) -> bool:
-        """Whether a prompt can hold the image: a sliver cannot be cut into patches."""
+        """Whether a prompt can hold the image: a sliver cannot be cut into patches, a text model is shown none."""
+        if self.tokenizer.image_pad_id < 0:
+            return False
         try:
             self.patches.processor.grid_of(*image.size)
         except ValueError:
@@ -72,7 +73,7 @@ class Renderer:
 
         Behind other tokens they are shifted and otherwise the same, as every segment begins with text.
         """
-        return mrope.mrope_positions(segment.tokens, segment.grids, self.tokenizer.image_pad_id, self.bucket.merge)
+        return self.bucket.packing.positions(segment.tokens, segment.grids, self.tokenizer.image_pad_id)
 
     def injection(self, segment: chat.Segment) -> Injection:
         """The segment with its image spans, positions and pixels, as :meth:`Row.inject` takes it."""

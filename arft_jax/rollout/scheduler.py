@@ -19,7 +19,7 @@ from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Group, Request, RolloutLimits, check_prompt, check_rows
-from arft_jax.rollout.rerender import CONTEXTS, rerendered
+from arft_jax.rollout.rerender import rerendered
 from arft_jax.rollout.row import Feed, Injection, Row
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.rollout.trace import RolloutCosts, Timeline
@@ -27,6 +27,7 @@ from arft_jax.steps.sampler import DecodeReport
 from arft_jax.steps.state import BUDGET, STOPPED
 from arft_jax.tools.toolbox import Toolbox, resolved
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
+from arft_jax.words import CONTEXTS
 
 
 class Scheduler:

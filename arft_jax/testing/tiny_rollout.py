@@ -27,7 +27,7 @@ from arft_jax.steps.sampler import Rules, Sampler, make_sampler
 from arft_jax.steps.state import SlotState, init_state
 from arft_jax.syntax.spec import Syntax
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
-from arft_jax.testing.tiny_model import tiny_config, tiny_model
+from arft_jax.testing.tiny_model import TINY_PACKING, tiny_config, tiny_model
 from arft_jax.tools.bundled import paper_syntax
 from arft_jax.tools.context import ToolContext
 from arft_jax.tools.toolbox import resolved
@@ -90,7 +90,7 @@ def tiny_engine(
         sizes,
         bucket_columns=bucket_columns,
     )
-    patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, 112, 14, 2)
+    patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, TINY_PACKING)
     renderer = Renderer(tokenizer, patches, bucket, system_by_kind(SYSTEM), syntax)
     return Engine(slots, renderer, **(options or {}))
 

@@ -87,8 +87,15 @@ def _run_code(run: Callable[[Call], Observation], call: Call) -> Observation:
 def _open(host: ToolHost) -> Iterator[PythonService]:
     t = host.settings
     s = t["sandbox"]
-    limits = {name: t[name] for name in ("n_workers", "timeout_s", "memory_mb", "max_output_bytes")}
-    with PythonSandbox(**limits, level=s["level"], wrapper=s["wrapper"], override=s["override"]) as sandbox:
+    with PythonSandbox(
+        n_workers=t["n_workers"],
+        timeout_s=t["timeout_s"],
+        memory_mb=t["memory_mb"],
+        max_output_bytes=t["max_output_bytes"],
+        level=s["level"],
+        wrapper=s["wrapper"],
+        override=s["override"],
+    ) as sandbox:
         yield PythonService(sandbox, s["sessions"])
 
 

@@ -19,8 +19,9 @@ def test_data_lies_in_the_work_directory_or_where_the_config_says(tmp_path):
 def test_the_index_of_the_self_made_search_is_built_where_something_searches(tmp_path):
     config = default_config()
     config.workdir, config.data.tasks = str(tmp_path), ("mini_coding",)
-    assert data.prepare_index(config) is None and list(tmp_path.iterdir()) == []
+    data.prepare_index(config)
+    assert data.search_index(config) is None and list(tmp_path.iterdir()) == []
     config.data.tasks = ("mini_search",)
-    path = data.prepare_index(config)
-    with SearchIndex(path) as index:
+    data.prepare_index(config)
+    with SearchIndex(data.search_index(config)) as index:
         assert index.search("Red Star city", 1, "")

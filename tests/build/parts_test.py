@@ -19,7 +19,7 @@ def tokenizer():
 
 
 def test_the_rules_allow_what_can_be_written_and_the_end_token(tokenizer):
-    rules = build.make_rules(tokenizer)
+    rules = build.make_rules(tokenizer, paper_syntax().stops)
     allowed = np.asarray(rules.allowed)
     written = np.array([len(piece) > 0 for piece in tokenizer.token_bytes()])
     assert set(np.flatnonzero(allowed)) == set(np.flatnonzero(written)) | {tokenizer.eos_id}

@@ -17,6 +17,9 @@ from arft_jax.rollout.renderer import Renderer, system_by_kind
 from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.tiny_model import TINY_PACKING
+from arft_jax.tools.bundled import BUNDLED, paper_syntax
+from arft_jax.tools.offer import Offer
 
 SIZES = ((28, 28), (28, 56), (56, 56))
 
@@ -39,9 +42,11 @@ def config(stage):
 
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
-    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
-    check_prompts(config, {"a": splits}, render.tokenizer, render.patches.processor, bucket)
+    tools = {name: BUNDLED[name] for name in ("diagnose", "python", "search")}
+    offer = Offer(tools, (), paper_syntax())
+    check_prompts(config, offer, {"a": splits}, render.tokenizer, render.patches.processor, bucket)
 
 
 def refused(stage, config, task):
@@ -57,7 +62,8 @@ def refused_by_the_rollout(stage, config, task):
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
     limits = dataclasses.replace(engine.limits, **limits)
     system = system_by_kind({"coding": "Fix, then answer.", "search": "Search, then answer."})
-    renderer = Renderer(engine.renderer.tokenizer, engine.renderer.patches, engine.renderer.bucket, system)
+    made = engine.renderer
+    renderer = Renderer(made.tokenizer, made.patches, made.bucket, system, made.syntax)
     scheduler = Scheduler(engine.slots, renderer, limits, tiny.InstantTools(tiny.failing), 0.0)
     try:
         scheduler.begin([Request(task, 0, 1)], jax.random.key(0))

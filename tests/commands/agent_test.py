@@ -59,6 +59,16 @@ def test_bad_input_is_one_sentence(tmp_path, change, sentence):
         agent.ask(config, **asked)
 
 
+def test_a_search_over_the_network_needs_no_index(tmp_path):
+    config = default_config()
+    config.workdir = str(tmp_path)
+    config.data.tasks, config.tools.search.backend = ("mat_search",), "ddgs"
+    path = tmp_path / "card.ppm"
+    path.write_bytes(b"P6 28 28 255\n" + bytes(28 * 28 * 3))
+    with pytest.raises(ValueError, match="must hold a checkpoint"):
+        agent.ask(config, images=[str(path)], questions=["What?"])
+
+
 def test_the_kind_is_the_runs_where_it_has_one():
     config = default_config()
     config.data.tasks = ("mini_search",)
@@ -86,9 +96,9 @@ def test_a_work_directory_answers_questions_over_images_and_writes_a_page(tmp_pa
     config.rollout.update(n_patches=64, n_windows=8, n_features=64, group_size=2, n_slots=2, max_turn_tokens=8)
     config.train.rows_per_update = 16
     config.system_prompt = "short"
-    RunDir(config)
     parts = make(plan_policy(config))
     state = learner.train_state(settings.optimizer(config), parts.first_params(), False, parts.plan.placement)
+    RunDir(config)
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(1, state, {"tokenizer": parts.plan.tokenizer.sha256})
     for name, height in (("a", 28), ("b", 56)):

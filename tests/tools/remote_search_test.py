@@ -17,7 +17,6 @@ from arft_jax.testing.toolboxes import context_of, make_toolbox, search_call
 from arft_jax.tools import toolbox
 from arft_jax.tools.call import Call, Fault
 from arft_jax.tools.remote_search import (
-    BACKENDS,
     REQUESTS,
     TRY_S,
     HttpRetriever,
@@ -30,6 +29,7 @@ from arft_jax.tools.reply_cache import ReplyCache
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
 from arft_jax.trajectory import Image, Task, ToolStatus
+from arft_jax.words import REMOTE_SEARCHES
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
 TASK = Task("s", "search", "?", (IMAGE,), ("a",))
@@ -346,7 +346,7 @@ def test_calls_of_every_fate_leave_no_descriptor():
 
 
 def test_every_back_end_has_its_form_and_its_time():
-    assert set(REQUESTS) == set(TRY_S) == set(BACKENDS)
+    assert set(REQUESTS) == set(TRY_S) == set(REMOTE_SEARCHES)
 
 
 def test_what_is_missing_is_named_at_the_door(tmp_path, monkeypatch):
