@@ -127,6 +127,8 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
     sizes = model.model_config(config, tokenizer)
     processor = model.image_processor(config, sizes)
     host = tools.tool_host(config, data.search_index(config), processor)
+    offer = tools.plan_offer(config, host, tools.kinds_of(config))
+    tools.check_template(config, tokenizer, offer)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
     global_placement, local_placement = layout.rollout_placements(config, placement, process)
@@ -139,7 +141,7 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
         bucket=model.vision_bucket(config, sizes),
         limits=settings.rollout_limits(config),
         host=host,
-        offer=tools.plan_offer(config, host, tools.kinds_of(config)),
+        offer=offer,
         placement=placement,
         global_placement=global_placement,
         local_placement=local_placement,
