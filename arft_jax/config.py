@@ -257,6 +257,7 @@ def default_config() -> ml_collections.ConfigDict:
             ),
             model=_model(),
             weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
+            chat_template="",  # hermes: tools.syntax may be hermes though the template of the weights is not
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place

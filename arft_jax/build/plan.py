@@ -136,6 +136,7 @@ def plan_policy(
     host = tools.tool_host(config, search_indices.found_indices(config), processor)
     kinds = tools.kinds_of(config, own_tasks)
     offer = tools.plan_offer(config, host, kinds, {name for task in own_tasks for name in task.tools})
+    tools.check_template(config, tokenizer, offer)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
     global_placement, local_placement = layout.rollout_placements(config, placement, process)

@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from arft_jax.config import JSONL, SEARCHING_TASKS
+from arft_jax.data import chat_template
 from arft_jax.data.images import ImageProcessor
+from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.import_path import load_object
 from arft_jax.tools.bundled import BUNDLED
 from arft_jax.tools.guest import make_tool
@@ -51,6 +53,23 @@ def plan_offer(config, host: ToolHost, kinds: Iterable[str], asked: Iterable[str
     t = config.tools
     extra = [make_tool(load_object(path, "config.tools.extra"), path) for path in t.extra]
     return make_offer(BUNDLED, extra, host, names=tuple(t.offer), kinds=kinds, asked=asked, syntax=t.syntax)
+
+
+def check_template(config, tokenizer: Tokenizer, offer: Offer) -> None:
+    """Refuses weights whose chat template does not write tools as the policy would be trained to.
+
+    Args:
+      config: of the run; ``config.chat_template`` switches the check off.
+      tokenizer: of the policy.
+      offer: of :func:`plan_offer`; a policy without tools may have any template.
+
+    Raises:
+      ValueError: a template that leaves tools out or writes them in other words.
+    """
+    directory = config.tokenizer or config.weights
+    if offer.syntax.name == "hermes" and offer.tools and directory and config.chat_template != "hermes":
+        if template := chat_template.read_template(directory):
+            chat_template.check_tools(template, tokenizer, directory)
 
 
 @contextlib.contextmanager
