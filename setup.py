@@ -17,8 +17,26 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["arft_jax", "arft_jax.*"]),
+    packages=[*find_packages(include=["arft_jax", "arft_jax.*"]), "arft_jax.configs"],
+    package_dir={"arft_jax.configs": "configs"},  # a wheel has the shipped configurations inside the package
     package_data={"arft_jax.data": ["assets/**"]},
+    entry_points={
+        "console_scripts": [
+            "arft-train = arft_jax.commands.cli.train:main",
+            "arft-agent = arft_jax.commands.cli.agent:main",
+            "arft-tool = arft_jax.commands.cli.tool:main",
+            "arft-score = arft_jax.commands.cli.score:main",
+            "arft-summary = arft_jax.commands.cli.summary:main",
+            "arft-convert = arft_jax.commands.cli.convert:main",
+            "arft-compile-check = arft_jax.commands.cli.compile_check:main",
+            "arft-build-index = arft_jax.commands.cli.build_index:main",
+            "arft-make-tiny-checkpoint = arft_jax.commands.cli.make_tiny_checkpoint:main",
+            "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
+            "arft-bench = arft_jax.commands.cli.bench:main",
+            "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
+            "arft-bench-search = arft_jax.commands.cli.bench_search:main",
+        ]
+    },
     install_requires=[
         'jax>=0.10.2,<0.11.1; python_version < "3.12"',
         'flax>=0.12.8,<0.12.12; python_version < "3.12"',
@@ -42,8 +60,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "test": ["usearch>=2.26,<3", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12"],
-        "torch": ["torch==2.13.0"],
+        "test": ["usearch>=2.26,<3", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12", "setuptools>=77"],
+        "torch": ["torch==2.13.0", "peft>=0.21.2,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
         "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],

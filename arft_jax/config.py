@@ -25,8 +25,11 @@ class Pairs(ml_collections.FieldReference):
         super().__init__((), field_type=object)
 
     def set(self, value, type_safe: bool = True) -> None:
-        """Keeps a dict as its items; anything else as it is, to be refused by config_checks."""
-        super().set(tuple(value.items()) if isinstance(value, dict) else value, type_safe)
+        """Keeps a dict as its items, lists of a JSON file as tuples; the rest as it is, for config_checks to refuse."""
+        value = tuple(value.items()) if isinstance(value, dict) else value
+        if isinstance(value, list):
+            value = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+        super().set(value, type_safe)
 
 
 def task_set_name(entry: str) -> str:
@@ -44,22 +47,36 @@ def task_set_name(entry: str) -> str:
 def _model() -> ml_collections.ConfigDict:
     """Sizes in the names of Hugging Face's Qwen2.5-VL config; vocabulary and token ids come from the tokenizer."""
     text = dict(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        rms_norm_eps=1e-6, rope_theta=10000.0, mrope_section=(4, 6, 6), tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=128,  # D, width of the decoder
+        intermediate_size=384,  # F, width of its MLP
+        num_hidden_layers=4,  # decoder layers
+        num_attention_heads=4,  # N, query heads
+        num_key_value_heads=2,  # K, key and value heads; N must be a multiple
+        rms_norm_eps=1e-6,  # added to the mean square in RMSNorm
+        rope_theta=10000.0,  # base of the rotary frequencies
+        mrope_section=(4, 6, 6),  # rotary frequencies of time, height and width; together half a head
+        tie_word_embeddings=True,  # the unembedding is the embedding
+    )
     vision = dict(
-        depth=2, hidden_size=64, intermediate_size=128, num_heads=2, patch_size=14, spatial_merge_size=2,
-        temporal_patch_size=2, window_size=112, fullatt_block_indexes=(1,),
-    )  # fmt: skip
+        depth=2,  # blocks of the vision tower
+        hidden_size=64,  # width of the tower
+        intermediate_size=128,  # width of its MLP
+        num_heads=2,  # attention heads of a block
+        patch_size=14,  # px
+        spatial_merge_size=2,  # patches along a side that become one image token
+        temporal_patch_size=2,  # frames of a patch; an image is repeated
+        window_size=112,  # px; attention window of most blocks
+        fullatt_block_indexes=(1,),  # blocks that attend over the whole image
+    )
     return ml_collections.ConfigDict(
         dict(
             size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
-            text_config=text,
-            vision_config=vision,
+            text_config=text,  # sizes of the decoder
+            vision_config=vision,  # sizes of the vision tower
             dtype="float32",  # compute dtype: float32 or bfloat16
             param_dtype="float32",  # in which parameters and optimiser moments are kept
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
-            lora=dict(
+            lora=dict(  # low-rank adapters in place of training every parameter
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
@@ -71,6 +88,7 @@ def _model() -> ml_collections.ConfigDict:
 
 
 def _rollout() -> ml_collections.ConfigDict:
+    """The sampler: its sizes, budgets and sampling."""
     return ml_collections.ConfigDict(
         dict(
             group_size=8,  # G, trajectories of one prompt
@@ -81,7 +99,7 @@ def _rollout() -> ml_collections.ConfigDict:
             context="append",  # in evaluation: append, or rerender, a prompt of its own for each turn (the paper)
             max_turn_tokens=96,  # sampled tokens of one turn
             max_tokens=256,  # tokens of a trajectory, prompt included; also the KV cache length
-            temperature=1.0,
+            temperature=1.0,  # of sampling in training
             top_k=0,  # 0: off
             top_p=1.0,  # 1: off
             carry_over=0.0,  # share of a step's groups that may still run when it trains and go on in the next; 0: none
@@ -102,21 +120,22 @@ def _rollout() -> ml_collections.ConfigDict:
 
 
 def _train() -> ml_collections.ConfigDict:
+    """GRPO: steps, optimiser and loss."""
     return ml_collections.ConfigDict(
         dict(
             steps=100,  # GRPO steps
             prompts=8,  # P, prompts of a step; rows B = P * G
             rows_per_update=64,  # rows of one optimiser update; B must be a multiple
             image_chunks=8,  # encode buckets a batch of rows_per_update rows may fill
-            learning_rate=1e-3,
+            learning_rate=1e-3,  # peak of AdamW's rate
             warmup_steps=5,  # linear, from 0
             decay_to=0.1,  # cosine, share of learning_rate left at the last step
-            weight_decay=0.0,
-            adam_b1=0.9,
-            adam_b2=0.95,
+            weight_decay=0.0,  # AdamW's, decoupled
+            adam_b1=0.9,  # β₁
+            adam_b2=0.95,  # β₂
             clip_norm=1.0,  # global gradient norm
-            epsilon_low=0.2,  # clip bounds of the ratio
-            epsilon_high=0.28,
+            epsilon_low=0.2,  # the ratio is clipped from below at 1 - epsilon_low
+            epsilon_high=0.28,  # and from above at 1 + epsilon_high
             beta=0.0,  # weight of the KL to the warm-started policy
             importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
             importance_cap=2.0,  # largest weight
@@ -145,6 +164,75 @@ def _search() -> ml_collections.ConfigDict:
     )
 
 
+def _data() -> ml_collections.ConfigDict:
+    """Tasks and their images."""
+    return ml_collections.ConfigDict(
+        dict(
+            tasks=MINI_TASKS,  # any of TASK_NAMES, and own files as "jsonl:PATH" (data/jsonl_tasks.py)
+            dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
+            corpora=Pairs(),  # {name of a jsonl set: JSONL file of documents}; else <stem>.corpus.jsonl beside it
+            strict=False,  # an unreadable training image stops the run at the start; False: grey in its place
+            n_train=2000,  # training rows of each task, at most
+            min_pixels=7056,  # smallest image after resizing, px
+            max_pixels=7056,  # largest image after resizing, px
+        )
+    )
+
+
+def _warm_start() -> ml_collections.ConfigDict:
+    """Imitation of recorded chains before GRPO."""
+    return ml_collections.ConfigDict(
+        dict(
+            chains=(),  # own conversations to imitate, as "jsonl:PATH" (data/chat_chains.py)
+            n_chains=1500,  # recorded chains of each mini task
+            n_practice=4000,  # unspoilt cards read at once: practice in reading, where a mini task is trained
+            steps=220,  # optimiser steps; 0: no warm start
+            rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
+            learning_rate=2e-3,  # peak, falling by a cosine to a tenth
+            warmup_steps=20,  # linear, from 0
+        )
+    )
+
+
+def _tools() -> ml_collections.ConfigDict:
+    """What the policy may call, and how calls are served."""
+    return ml_collections.ConfigDict(
+        dict(
+            enabled=True,  # off: every call is refused
+            n_workers=2,  # sandbox processes
+            timeout_s=5.0,  # one Python call, wall clock
+            memory_mb=512,  # one Python call
+            max_output_bytes=2000,  # printed text kept
+            top_k=4,  # search results shown
+            n_threads=8,  # calls of each tool in flight
+            deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
+            trajectory_deadline_s=600.0,  # all calls of one trajectory
+            n_tries=3,  # of one call, where its back-end fails
+            sandbox=dict(  # in which model-written Python runs
+                level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
+                wrapper="",  # bwrap: each worker inside bubblewrap, around the level
+                sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
+                override=False,  # run model-written code though no level holds; stamped on all that is made
+            ),
+            search=_search(),
+        )
+    )
+
+
+def _rewards() -> ml_collections.ConfigDict:
+    """Parts of R_total."""
+    return ml_collections.ConfigDict(
+        dict(
+            format=1.0,  # weight of R_format
+            accuracy=1.0,  # weight of R_acc
+            step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
+            max_answer_words=32,  # longer answers score 0
+            query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
+            extra=Pairs(),  # {"my_module:my_reward": weight}: functions of (trajectory, task), added to the total
+        )
+    )
+
+
 def default_config() -> ml_collections.ConfigDict:
     """The whole configuration, locked against unknown keys."""
     config = ml_collections.ConfigDict(
@@ -155,71 +243,33 @@ def default_config() -> ml_collections.ConfigDict:
             compilation_cache="~/.cache/arft_jax/xla",  # JAX's persistent compilation cache; empty: off
             hardware="",  # what the run is meant for, read by launch/compile_check.py: "tpu v5e:8x8", "gpu h100:8"
             mesh=dict(data=1, fsdp=-1, tensor=1),  # devices by axis (sharding.py); -1: all that remain
-            distributed=dict(
+            distributed=dict(  # several processes on one mesh
                 enabled=False,  # several processes, one a host: True on TPU pods
                 coordinator="",  # host:port of process 0; empty, and so on below: as the cluster says
-                n_processes=0,
-                process=-1,
+                n_processes=0,  # all processes of the run; 0: as the cluster says
+                process=-1,  # number of this one, from 0; -1: as the cluster says
             ),
             model=_model(),
             weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
-            data=dict(
-                tasks=MINI_TASKS,  # any of TASK_NAMES, and own files as "jsonl:PATH" (data/jsonl_tasks.py)
-                dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
-                corpora=Pairs(),  # {name of a jsonl set: JSONL file of documents}; else <stem>.corpus.jsonl beside it
-                strict=False,  # an unreadable training image stops the run at the start; False: grey in its place
-                n_train=2000,  # training rows of each task, at most
-                min_pixels=7056,  # smallest image after resizing, px
-                max_pixels=7056,  # largest image after resizing, px
-            ),
-            warm_start=dict(
-                chains=(),  # own conversations to imitate, as "jsonl:PATH" (data/chat_chains.py)
-                n_chains=1500,  # recorded chains of each mini task
-                n_practice=4000,  # unspoilt cards read at once: practice in reading, where a mini task is trained
-                steps=220,
-                rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
-                learning_rate=2e-3,
-                warmup_steps=20,
-            ),
+            data=_data(),  # tasks and their images
+            warm_start=_warm_start(),  # imitation of recorded chains before GRPO
             rollout=_rollout(),
-            tools=dict(
-                enabled=True,
-                n_workers=2,  # sandbox processes
-                timeout_s=5.0,  # one Python call, wall clock
-                memory_mb=512,  # one Python call
-                max_output_bytes=2000,  # printed text kept
-                top_k=4,  # search results shown
-                n_threads=8,  # calls of each tool in flight
-                deadline_s=120.0,  # one call, waiting and all tries included; after it: an infrastructure failure
-                trajectory_deadline_s=600.0,  # all calls of one trajectory
-                n_tries=3,  # of one call, where its back-end fails
-                sandbox=dict(
-                    level="auto",  # auto: the strongest that holds; L1; L0; outer:NAME, declared (docs/sandbox.md)
-                    wrapper="",  # bwrap: each worker inside bubblewrap, around the level
-                    sessions=False,  # code finds the variables of the trajectory's earlier code, which is run again
-                    override=False,  # run model-written code though no level holds; stamped on all that is made
-                ),
-                search=_search(),
-            ),
-            rewards=dict(
-                format=1.0,  # weight of R_format
-                accuracy=1.0,  # weight of R_acc
-                step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
-                max_answer_words=32,  # longer answers score 0
-                query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
-                extra=Pairs(),  # {"my_module:my_reward": weight}: functions of (trajectory, task), added to the total
-            ),
+            tools=_tools(),  # what the policy may call, and how calls are served
+            rewards=_rewards(),  # parts of R_total
             train=_train(),
-            eval=dict(
+            eval=dict(  # scores on the test splits
                 every=50,  # GRPO steps between evaluations; 0: only before and after
                 n_during=100,  # items of each task in an evaluation during training
                 without_tools=True,  # evaluate the trained policy once more with tools switched off
                 bootstrap=2000,  # resamples of an interval
             ),
-            checkpoint=dict(every=25, keep=2),  # GRPO steps; newest kept
+            checkpoint=dict(  # what an interrupted run goes on from
+                every=25,  # GRPO steps
+                keep=2,  # newest ones
+            ),
             report=dict(n_trajectories=12),  # of each task on the trajectory page
         )
     )

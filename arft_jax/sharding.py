@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,22 @@ def param_shardings(state: Any, mesh: Mesh, rules: Mapping[str, str | None] = RU
     return jax.tree_util.tree_map_with_path(place, state, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
+class LaneShare(NamedTuple):
+    """One process's share of the lanes (data * fsdp) over which the rows of a batch are split.
+
+    Example: process 1 of 2 on a mesh with data=2, fsdp=4 has ``LaneShare(first=4, count=4, total=8)``.
+
+    Args:
+      first: the first lane of the share.
+      count: lanes of the share, which follow one another.
+      total: lanes of the whole batch.
+    """
+
+    first: int = 0
+    count: int = 1
+    total: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Where everything of a run lies, given its mesh.
@@ -214,11 +230,11 @@ class Placement:
         """:func:`param_shardings` on this mesh."""
         return param_shardings(state, self.mesh)
 
-    def lanes_of(self, process_index: int) -> tuple[int, int]:
-        """(first, number) of the lanes that are a process's own."""
+    def lanes_of(self, process_index: int) -> LaneShare:
+        """The lanes that are a process's own."""
         per_lane = self.mesh.devices.reshape(self.n_lanes, -1)[:, 0]
         own = [lane for lane, device in enumerate(per_lane) if device.process_index == process_index]
-        return own[0], len(own)
+        return LaneShare(own[0], len(own), self.n_lanes)
 
     def refined(self, tensor: int) -> Mesh:
         """The same devices in the same order, fsdp cut in two: (data, fsdp_outer, fsdp_inner, tensor).

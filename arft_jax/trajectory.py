@@ -7,6 +7,7 @@ the loss reads.
 
 import dataclasses
 import enum
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -51,9 +52,9 @@ class Image:
     pixels: np.ndarray
     name: str = ""
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
-        """Content hash of shape and pixels: the key under which an image is stored and encoded once."""
+        """Content hash of shape and pixels, computed once: the key under which an image is stored and encoded."""
         header = str(self.pixels.shape).encode()
         return hashlib.sha256(header + np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
 

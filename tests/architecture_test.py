@@ -21,6 +21,7 @@ FLOORS = {
     "report": 8, "compile_check": 8,
     "train": 9, "bench": 9,
     "commands": 10,
+    "__main__": 11,
 }  # fmt: skip
 HIGHEST_PURE = 4
 # Which rooms of one floor import one another, and why. No pair may stand here both ways round.
@@ -49,10 +50,13 @@ IMPURE_CALLS = {
     "functools.cache", "functools.lru_cache",
     "jax.config.update", "jax.profiler", "jax.monitoring",
 }  # fmt: skip
+ATTRIBUTE_CALLS = {"setattr", "delattr", "__setattr__", "__delattr__"}
 LOCAL_RANDOM = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox"}  # of numpy.random: no global state
 
 JIT_NAMES = {"jit", "pjit", "pmap"}
 JIT_ROOTS = ("jax", "flax")
+
+OWN_ATTRIBUTES = {"rollout"}  # rooms in which an object's attributes are assigned by itself alone
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
@@ -151,6 +155,20 @@ def check_jit(unit, tree, imports):
             yield line, f"uses {name}: compiled functions are made in {PACKAGE}/steps/ alone"
 
 
+def check_owners(unit, tree):
+    """Attributes that another object than their owner assigns, deletes or sets by name."""
+    if unit not in OWN_ATTRIBUTES:
+        return
+    for node in ast.walk(tree):
+        owner, name = None, None
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            owner, name = node.value, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".")[-1] in ATTRIBUTE_CALLS and node.args:
+            owner, name = node.args[0], ast.unparse(node.func)
+        if owner is not None and not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+            yield node.lineno, f"assigns {ast.unparse(owner)}'s attributes ({name}): only an object itself may"
+
+
 def check_size(source, tree):
     """Files over 400 lines, functions over 80."""
     n_lines = source.count("\n")
@@ -174,7 +192,7 @@ def violations(root: pathlib.Path) -> list[str]:
         module = ".".join(relative.with_suffix("").parts[: -1 if is_package else None])
         unit = relative.with_suffix("").parts[1]
         imports = imports_of(tree, module, is_package)
-        problems = [*check_size(source, tree), *check_jit(unit, tree, imports)]
+        problems = [*check_size(source, tree), *check_jit(unit, tree, imports), *check_owners(unit, tree)]
         if unit not in {*FLOORS, ANYTHING, "__init__"}:
             problems.append((1, "has no floor: give it one in tests/architecture_test.py"))
         problems += check_imports(unit, imports)
@@ -239,6 +257,29 @@ PLANTED = {
     "pjit": ("arft_jax/train/x.py", "from jax.experimental.pjit import pjit", "uses jax.experimental.pjit"),
     "jit of flax": ("arft_jax/models/x.py", "from flax import nnx\n@nnx.jit\ndef f(x): ...", "uses flax.nnx.jit"),
     "jit in a launcher": ("launch/train.py", "import jax\nf = jax.jit(abs)", "uses jax.jit"),
+    "another's attribute": ("arft_jax/rollout/x.py", "def f(engine):\n    engine.state = 1", "engine's attributes"),
+    "another's attribute, augmented": (
+        "arft_jax/rollout/x.py",
+        "class A:\n    def f(self):\n        self.engine.n += 1",
+        "self.engine's attributes",
+    ),
+    "another's attribute, annotated": ("arft_jax/rollout/x.py", "def f(row):\n    row.n: int = 1", "row's attributes"),
+    "another's attribute in a tuple": (
+        "arft_jax/rollout/x.py",
+        "class A:\n    def f(self, rows):\n        self.n, (rows[0].limit, *_) = 1, (2,)",
+        "rows[0]'s attributes",
+    ),
+    "another's attribute by a loop": (
+        "arft_jax/rollout/x.py",
+        "def f(row, log):\n    for row.n in range(3):\n        log(row.n)",
+        "row's attributes",
+    ),
+    "another's attribute, deleted": ("arft_jax/rollout/x.py", "def f(row):\n    del row.n", "row's attributes"),
+    "another's attribute by setattr": (
+        "arft_jax/rollout/x.py",
+        "def f(row):\n    object.__setattr__(row, 'n', 1)",
+        "row's attributes",
+    ),
     "a config that imports more": ("configs/x.py", "import ml_collections", "configs import arft_jax alone"),
     "a long file": ("arft_jax/data/x.py", "x = 1\n" * 401, "has 401 lines"),
     "a long function": ("launch/x.py", "def f():\n" + "    x = 1\n" * 80, "f has 81 lines"),
@@ -268,4 +309,7 @@ def test_what_the_rules_allow_is_not_reported(tmp_path):
     plant(tmp_path, "arft_jax/testing/a.py", "import arft_jax.train.x\nfrom arft_jax.testing import b")
     plant(tmp_path, "arft_jax/sampling/a.py", "import numpy as np\nrng = np.random.default_rng(0)")
     plant(tmp_path, "configs/a.py", "from arft_jax import config")
+    own = "class A:\n    def f(self, b):\n        self.n, self.m[0] = b.n, 1\n        b.m[0] = b._replace(n=1)\n"
+    plant(tmp_path, "arft_jax/rollout/a.py", own + "        setattr(self, 'n', 1)")
+    plant(tmp_path, "arft_jax/train/a.py", "def f(run):\n    run.step += 1")
     assert violations(tmp_path) == []

@@ -11,12 +11,10 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from arft_jax.build import parts as build
+from arft_jax.build.plan import plan
 from arft_jax.build.rewards import make_scorer
 from arft_jax.build.search_indices import route_tasks
 from arft_jax.config_checks import validate
-from arft_jax.data import source
-from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.train.run_dir import RunDir
@@ -83,15 +81,15 @@ def test_the_three_photographs_are_a_set_to_train_and_to_imitate(example, repo_r
     command = example("your_data")
     run([sys.executable, FILES["your_data"]], repo_root)
     config = config_of(command, monkeypatch)
-    validate(config)
-    build.check(config)
-    splits = source.load_splits(config.data.tasks, "", seed=0, n_train=9)
+    planned = plan(config)
+    splits = planned.own_tasks
     assert {split: [task.id for task in items] for split, items in splits["photos"].items()} == {
         "train": ["sky", "grass"], "test": ["brick"]
     }  # fmt: skip
     [task] = route_tasks(config, splits)["photos"]["test"]
     assert task.images[0].size == (96, 128) and task.extra == {"camera": {"grain": 12}} and task.corpus == ""
-    [chain] = load_chains(config.warm_start.chains)
+    [chain] = planned.chains
+    assert planned.system(chain.task) != planned.system(task) == "Look, then answer."
     assert chain.turns[0].text == "<think>Blue.</think><answer>sky</answer>" and len(chain.task.images) == 1
 
 

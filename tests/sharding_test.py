@@ -18,7 +18,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from arft_jax import sharding
-from arft_jax.build import parts as build
+from arft_jax.build import model as build
 from arft_jax.config import default_config
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout

@@ -23,8 +23,9 @@ import numpy as np
 
 from arft_jax.bench.peers import Peer
 from arft_jax.bench.run import OURS, machine, ratios, spread, versions
-from arft_jax.build import parts as build
-from arft_jax.build import placement as layout
+from arft_jax.build.model import model_maker
+from arft_jax.build.parts import set_up_jax
+from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import Layers, init_cache
@@ -68,9 +69,9 @@ class Decoder:
     def __init__(self, config: Any):
         self.n_slots, self.n_steps, self._seed = config.rollout.n_slots, config.rollout.decode_steps, config.seed
         self.dtype, self._n_features = jnp.dtype(config.model.dtype), config.rollout.n_features
-        self.sizes = build.model_config(config, Tokenizer.tiny())
-        self.placement = layout.make_placement(config, jax.devices()[:1])
-        self._make_model = build.model_maker(config, self.sizes, self.placement)
+        plan = plan_policy(config, Tokenizer.tiny(), jax.devices()[:1])
+        self.sizes, self.placement = plan.sizes, plan.placement
+        self._make_model = model_maker(config, self.sizes, self.placement)
         self.graphdef, self.abstract = abstract_params(self._make_model)
         self.params: Any = None
         self.state: SlotState | None = None
@@ -315,7 +316,7 @@ def bench(
                     f"{peer.name} must run on the same device: got {peer.versions['device']}, here "
                     f"{device.device_kind} (--{peer.name}_python)"
                 )
-        build.set_up_jax(config)
+        set_up_jax(config)
         speeds = bandwidth(device)
         result: dict[str, Any] = {
             "machine": {**machine(), "device": device.device_kind, "memory_bytes": memory_of(device)},

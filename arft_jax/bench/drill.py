@@ -31,7 +31,7 @@ def tool_drill(ours: Any, latencies_s: Sequence[float] = LATENCIES_S, repeats: i
     for _ in range(repeats):
         instant.append(play()[0])
         late.append(play(latencies_s=latencies_s)[0])
-    before = engine.sampler.n_compiled()
+    before = engine.slots.sampler.n_compiled()
     _, groups = play(down=True)
     ended = [t.status for group in groups for t in group]
     return {
@@ -40,5 +40,5 @@ def tool_drill(ours: Any, latencies_s: Sequence[float] = LATENCIES_S, repeats: i
         "late_s": late,
         "ratio": [b / a for a, b in zip(instant, late, strict=True)],
         "down": {str(status): ended.count(status) for status in Status if status in ended},
-        "recompiled": engine.sampler.n_compiled() - before,
+        "recompiled": engine.slots.sampler.n_compiled() - before,
     }

@@ -19,7 +19,7 @@ from arft_jax.bench.shape import (
     Bench,
     ScriptedTools,
 )
-from arft_jax.build import parts as build
+from arft_jax.build import settings
 from arft_jax.data.batch import assemble
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
@@ -49,14 +49,25 @@ class Ours:
         """One repeat: the figure ``name`` in :data:`UNITS`."""
         return getattr(self, f"_{name}")()
 
-    def play(self, engine: Engine, n_tasks: int, n_rows: int, turn_len: int, n_turns: int, **tools: Any):
+    def play(
+        self,
+        engine: Engine,
+        n_tasks: int,
+        n_rows: int,
+        turn_len: int,
+        n_turns: int,
+        timeline: Timeline | None = None,
+        **tools: Any,
+    ):
         """(seconds, groups of trajectories) of a rollout over tasks that were not played before."""
         self._repeat += 1
-        engine.limits = dataclasses.replace(engine.limits, max_turn_tokens=turn_len)
+        lengths = dict(max_turns=n_turns, max_turn_tokens=turn_len)
         requests = self.bench.requests(engine, n_tasks, n_rows, first=100 * self._repeat)
         box = ScriptedTools(engine, requests, seed=self._repeat, **tools)
         begin = time.perf_counter()
-        groups = engine.run(self.bench.params, requests, box, rng=self._rng, temperature=1.0, max_turns=n_turns)
+        groups = engine.run(
+            self.bench.params, requests, box, rng=self._rng, temperature=1.0, timeline=timeline, **lengths
+        )
         seconds = time.perf_counter() - begin
         box.close()
         return seconds, groups
@@ -106,16 +117,16 @@ class Ours:
         images = {t.task.id: t.task.images for t in rows}
 
         def patches_of(t):
-            return {image.sha256: self.decoder().patches.get(image) for image in images[t.task.id]}
+            return {image.sha256: self.decoder().renderer.patches.get(image) for image in images[t.task.id]}
 
         batch = assemble(
             rows, np.linspace(-1, 1, len(rows)), patches_of, length=PROMPT_LEN + DECODE_LEN,
-            n_chunks=config.train.image_chunks, bucket=self.decoder().bucket,
+            n_chunks=config.train.image_chunks, bucket=self.decoder().renderer.bucket,
         )  # fmt: skip
-        batch, optimizer = jax.device_put(batch), build.optimizer(config)
+        batch, optimizer = jax.device_put(batch), settings.optimizer(config)
         params = learner.copy_params(bench.params)
-        state = [params, learner.init_opt_state(optimizer, params, bench.placement)]
-        objective = build.objective(config, "policy")._replace(on_policy=True)  # one update a step
+        state = [params, learner.init_opt_state(optimizer, params, bench.plan.placement)]
+        objective = settings.objective(config, "policy")._replace(on_policy=True)  # one update a step
         update = learner.make_update(bench.graphdef, objective, optimizer)
 
         def step():
@@ -126,7 +137,7 @@ class Ours:
 
     def bound(self) -> float:
         """Tokens/s of the measured bound of decode: the weights that a token passes, in one product of 16 rows."""
-        text = self.bench.sizes.text
+        text = self.bench.plan.sizes.text
         tables = self.bench.params["text"]
         n = sum(leaf.size for leaf in jax.tree.leaves(tables))
         weights = jnp.ones((text.dim, n // text.dim), jnp.float32)
@@ -144,7 +155,7 @@ class Ours:
         part of it is what it does between two segments: dispatch, read, parse, keep the record.
         """
         self._turns()
-        n_compiled = self.roller().sampler.n_compiled()
+        n_compiled = self.roller().slots.sampler.n_compiled()
         self._turns()
         costs = self.roller().costs
 
@@ -158,15 +169,14 @@ class Ours:
             "host_s_a_segment": host_s,
             "device_s_a_segment": device_s,
             "host_frac_of_a_segment": host_s / device_s,
-            "n_recompiled": self.roller().sampler.n_compiled() - n_compiled,
+            "n_recompiled": self.roller().slots.sampler.n_compiled() - n_compiled,
         }
 
     def timeline(self) -> Timeline:
         """The slots of one rollout of three turns over time, tools 0.2 s late."""
         engine = self.roller()
-        engine.timeline = Timeline(engine.limits.n_slots)
-        self.play(engine, GROUPS, GROUP_SIZE, TURN_LEN, N_TURNS, latencies_s=(0.2,))
-        timeline, engine.timeline = engine.timeline, None
+        timeline = Timeline(engine.limits.n_slots)
+        self.play(engine, GROUPS, GROUP_SIZE, TURN_LEN, N_TURNS, timeline, latencies_s=(0.2,))
         return timeline
 
 

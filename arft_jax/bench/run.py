@@ -15,7 +15,7 @@ from typing import Any
 from arft_jax.bench.drill import tool_drill
 from arft_jax.bench.measure import UNITS, Ours
 from arft_jax.bench.peers import Peer
-from arft_jax.build import parts as build
+from arft_jax.build.parts import set_up_jax
 from arft_jax.config_checks import validate
 from arft_jax.report.timeline import timeline_plot
 
@@ -102,7 +102,7 @@ def bench(
     validate(config)
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(name, *where)) for name, where in against.items()]
-        build.set_up_jax(config)
+        set_up_jax(config)
         ours = Ours(config)
         result: dict[str, Any] = {"machine": machine(), "versions": versions(peers)}
         result["figures"] = sit(ours, peers, figures, repeats)

@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +12,15 @@ import numpy as np
 from flax import nnx
 
 from arft_jax import protocol
-from arft_jax.build import parts as build
-from arft_jax.build import placement as layout
+from arft_jax.build.model import model_maker
+from arft_jax.build.plan import PolicyPlan, plan_policy
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.rollout.engine import Engine, Request, RolloutLimits
-from arft_jax.sharding import Placement
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer
+from arft_jax.rollout.request import Request
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import init_state
@@ -42,56 +42,47 @@ def always_search(text: str) -> protocol.Action:
 class Bench:
     """The benchmark's model with random weights; :meth:`engine` makes slots for it."""
 
-    config: Any
-    tokenizer: Tokenizer
-    sizes: ModelConfig
+    plan: PolicyPlan
     graphdef: nnx.GraphDef
     params: nnx.State
     rules: Rules
-    placement: Placement
 
     @classmethod
     def make(cls, config) -> "Bench":
         """Weights drawn from the config's seed."""
-        tokenizer = Tokenizer.tiny()
-        sizes = build.model_config(config, tokenizer)
-        sizes = dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, vocab_size=VOCAB))
-        placement = layout.make_placement(config, jax.devices()[:1])
-        graphdef, params = init_params(build.model_maker(config, sizes, placement), config.seed, placement)
-        return cls(config, tokenizer, sizes, graphdef, params, _endless_rules(tokenizer), placement)
+        plan = plan_policy(config, Tokenizer.tiny(), jax.devices()[:1])
+        sizes = dataclasses.replace(plan.sizes, text=dataclasses.replace(plan.sizes.text, vocab_size=VOCAB))
+        plan = dataclasses.replace(plan, sizes=sizes)
+        graphdef, params = init_params(model_maker(config, sizes, plan.placement), config.seed, plan.placement)
+        return cls(plan, graphdef, params, _endless_rules(plan.tokenizer))
 
-    def engine(self, n_slots: int = 0, max_tokens: int = 0, **options: Any) -> Engine:
+    def engine(self, n_slots: int = 0, max_tokens: int = 0) -> Engine:
         """Slots and programs; sizes of the config where 0.
 
         Args:
           n_slots, max_tokens: rows and length of the cache.
-          **options: keyword arguments of Engine.
         """
-        r = self.config.rollout
+        plan, r = self.plan, self.plan.config.rollout
         n_slots, max_tokens = n_slots or r.n_slots, max_tokens or r.max_tokens
-        limits = RolloutLimits(
-            n_slots=n_slots, group_size=r.group_size, max_turns=r.max_turns, max_turn_tokens=r.max_turn_tokens,
-            max_tokens=max_tokens, extend_rows=r.extend_rows, extend_chunk=r.extend_chunk, n_features=r.n_features,
-        )  # fmt: skip
-        dtype, apart = jnp.dtype(self.config.model.dtype), self.placement.reads_unstacked_layers
-        cache = init_cache(self.sizes.text, n_slots, max_tokens, dtype, apart)
-        return Engine(
+        limits = dataclasses.replace(
+            plan.limits, n_slots=n_slots, max_tokens=max_tokens, max_images=0, max_image_pixels=0
+        )
+        dtype, unstacked = jnp.dtype(plan.config.model.dtype), plan.placement.reads_unstacked_layers
+        cache = init_cache(plan.sizes.text, n_slots, max_tokens, dtype, unstacked)
+        slots = SlotMachine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
-            init_state(cache, r.n_features, self.sizes.text.dim),
+            init_state(cache, r.n_features, plan.sizes.text.dim),
             self.rules,
             limits,
-            self.tokenizer,
-            PatchStore(build.image_processor(self.config, self.sizes)),
-            build.vision_bucket(self.config, self.sizes),
-            lambda task: "",
-            parse=always_search,
-            **{"bucket_columns": r.bucket_columns} | options,
+            bucket_columns=r.bucket_columns,
         )
+        renderer = Renderer(plan.tokenizer, PatchStore(plan.processor), plan.bucket, lambda task: "")
+        return Engine(slots, renderer, parse=always_search)
 
     def task(self, engine: Engine, number: int) -> Task:
         """A prompt of PROMPT_LEN tokens with an image of its own."""
         task = Task(f"bench{number}", "search", "a", (noise(number),), ("7",))
-        more = PROMPT_LEN - len(engine.prompt(task).tokens)
+        more = PROMPT_LEN - len(engine.renderer.prompt(task).tokens)
         return dataclasses.replace(task, question="a" + " a" * more)
 
     def requests(self, engine: Engine, n_tasks: int, n_rows: int, first: int = 0) -> list[Request]:
@@ -129,7 +120,7 @@ class ScriptedTools:
     def __init__(
         self, engine: Engine, requests: list[Request], seed: int = 0, latencies_s: Sequence[float] = (), down=False
     ):
-        frame = len(engine.observation(Observation("a")).tokens)
+        frame = len(engine.renderer.observation(Observation("a")).tokens)
         self._text = Observation("a" + " a" * (TEXT_LEN - frame))
         self._left = {request.task.id: request.n_rows for request in requests}
         n = sum(self._left.values())

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax.build import parts as build
+from arft_jax.build import model
+from arft_jax.build.parts import set_up_jax
 from arft_jax.data.batch import VisionBucket, fill_chunk, pack_chunks
 from arft_jax.data.images import ImageProcessor
 from arft_jax.io.weights import load_params
@@ -77,7 +78,7 @@ def make_embedder(config) -> Embedder:
     Raises:
       ValueError: weights, tokenizer or sizes that do not fit the config.
     """
-    sizes = build.model_config(config, build.load_tokenizer(config))
+    sizes = model.model_config(config, model.load_tokenizer(config))
     make_model = model_maker(config, sizes)
 
     def make_tower(rngs: nnx.Rngs) -> nnx.Module:
@@ -89,10 +90,10 @@ def make_embedder(config) -> Embedder:
         params = load_params(config.weights, whole, part="vision")["vision"]
     else:
         graphdef, params = init_params(make_tower, config.seed)
-    return Embedder(graphdef, params, build.image_processor(config, sizes), build.vision_bucket(config, sizes))
+    return Embedder(graphdef, params, model.image_processor(config, sizes), model.vision_bucket(config, sizes))
 
 
 def embed_function(config) -> Callable[[Sequence[Image]], np.ndarray]:
     """As :func:`make_embedder`, with the persistent compilation cache set up first."""
-    build.set_up_jax(config)
+    set_up_jax(config)
     return make_embedder(config)

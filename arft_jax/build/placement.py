@@ -49,25 +49,32 @@ def rollout_placements(config, placement: Placement, process_index: int) -> tupl
     Raises:
       ValueError: devices that do not hold whole copies of the policy, or slots that they do not divide.
     """
-    every = placement.for_rollout(rollout_tensor(config, placement))
-    own, n_slots = every.of_process(process_index), config.rollout.n_slots
-    if n_slots % own.n_lanes:
+    global_placement = placement.for_rollout(rollout_tensor(config, placement))
+    local_placement, n_slots = global_placement.of_process(process_index), config.rollout.n_slots
+    if n_slots % local_placement.n_lanes:
         raise ValueError(
-            f"n_slots must be a multiple of the {own.n_lanes} copies of the policy that a process's devices hold: got "
-            f"{n_slots} (config.rollout.n_slots, config.rollout.tensor)"
+            f"n_slots must be a multiple of the {local_placement.n_lanes} copies of the policy that a process's "
+            f"devices hold: got {n_slots} (config.rollout.n_slots, config.rollout.tensor)"
         )
-    return every, own
+    return global_placement, local_placement
 
 
 def policy_mover(
-    config, abstract: nnx.State, placement: Placement, every: Placement, own: Placement
+    config, abstract: nnx.State, placement: Placement, global_placement: Placement, local_placement: Placement
 ) -> Callable[[nnx.State], nnx.State]:
-    """What turns the policy as trained into the policy as rolled out: nothing at all where both are the same."""
+    """What moves the policy from where it is trained to where it is rolled out; the identity where that is the same.
+
+    Args:
+      config: of the run.
+      abstract: the policy's parameters as shapes.
+      placement: of training.
+      global_placement, local_placement: of :func:`rollout_placements`.
+    """
     dtype = config.model.dtype
-    if not reshard.is_needed(abstract, dtype, placement, every):
+    if not reshard.is_needed(abstract, dtype, placement, global_placement):
         return lambda params: params
     move = reshard.make_reshard(abstract, dtype, placement, rollout_tensor(config, placement))
-    places = own.params(abstract)
+    places = local_placement.params(abstract)
     return lambda params: reshard.own_share(move(params), places)
 
 

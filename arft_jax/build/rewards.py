@@ -3,23 +3,12 @@
 import inspect
 import traceback
 
-from arft_jax.data import minilm
+from arft_jax.build.settings import query_embedding, reward_weights
 from arft_jax.io.import_path import load_object
-from arft_jax.rewards.combine import PARTS, RewardWeights, Scorer
+from arft_jax.rewards.combine import PARTS, Scorer
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, RewardFunction, reward_names
 
 KEY = "config.rewards.extra"
-
-
-def reward_weights(config) -> RewardWeights:
-    """R_total's weights, from the config."""
-    w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
-
-
-def query_embedding(config) -> minilm.MiniLM | None:
-    """What recorded queries are compared by; None: their words."""
-    return minilm.MiniLM() if config.rewards.query == "minilm" else None
 
 
 def make_scorer(config) -> Scorer:

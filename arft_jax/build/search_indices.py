@@ -75,6 +75,7 @@ def make_indices(config) -> dict[str, pathlib.Path] | None:
         if path is None or config.tools.search.backend != "local":
             continue
         if entry == "mini_search":
+            path.parent.mkdir(parents=True, exist_ok=True)
             search_corpus.index_mini(config.seed, path)
         else:
             search_corpus.index_corpus(corpus, path)

@@ -1,19 +1,24 @@
-"""One question over one image with a checkpoint: the smallest use of a trained policy."""
+"""Questions over images with a checkpoint: the smallest use of a trained policy."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
+from arft_jax.build.parts import Parts, check_trained_with, describe, make, set_up_jax
+from arft_jax.build.plan import plan_policy
 from arft_jax.build.search_indices import index_paths
+from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Task, Trajectory
+
+MAX_TOKENS = 2048  # of a trajectory at least, where the caller names no limit
 
 
 def checkpoint_dir(config) -> pathlib.Path:
@@ -28,7 +33,7 @@ def checkpoint_dir(config) -> pathlib.Path:
     return folder
 
 
-def load_policy(config, parts: build.Parts):
+def load_policy(config, parts: Parts):
     """(params, step) of the newest good checkpoint in the config's work directory.
 
     Raises:
@@ -36,14 +41,15 @@ def load_policy(config, parts: build.Parts):
     """
     folder = checkpoint_dir(config)
     step = params_checkpoint.newest_good_step(folder)
-    build.check_trained_with(parts.tokenizer, params_checkpoint.read_host(folder, step), str(folder))
+    check_trained_with(parts.plan.tokenizer, params_checkpoint.read_host(folder, step), str(folder))
     return params_checkpoint.read_params(folder, step, parts.placed_shapes()), step
 
 
 def transcript(trajectory: Trajectory) -> str:
     """The trajectory as plain text for a terminal."""
     task = trajectory.task
-    lines = [f"question: {task.question}", f"image: {task.images[0].size[0]}x{task.images[0].size[1]} px"]
+    sizes = ", ".join(f"{image.size[0]}x{image.size[1]} px" for image in task.images)
+    lines = [f"question: {task.question}", f"images: {len(task.images)} ({sizes})"]
     for number, turn in enumerate(trajectory.turns, start=1):
         lines.append(f"--- turn {number}: {turn.end - turn.start} tokens\n{turn.text}")
         if turn.observation is not None:
@@ -55,59 +61,83 @@ def transcript(trajectory: Trajectory) -> str:
     return "\n".join(lines)
 
 
+def kind_of(config, kind: str = "") -> str:
+    """The kind of task that an agent is asked with: the one given, else the only one that its run has trained.
+
+    Raises:
+      ValueError: a kind that the run has not trained, or none given where it has trained several.
+    """
+    own = {"general" for name in config.data.tasks if name.startswith(JSONL)}
+    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
+    kinds = sorted(own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled})
+    if kind and kind not in kinds:
+        raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(kinds)}): got {kind!r}")
+    if not kind and len(kinds) > 1:
+        raise ValueError(f"--kind must be given, one of {', '.join(kinds)}: the run has trained several kinds of task")
+    return kind or kinds[0]
+
+
 def ask(
     config,
     *,
-    image: str,
-    question: str,
-    kind: str,
+    images: Sequence[str],
+    questions: Sequence[str],
+    kind: str = "",
     corpus: str = "",
     index: str = "",
     temperature: float = 0.0,
-    max_tokens: int = 2048,
+    max_tokens: int = 0,
     html: str = "",
-) -> Trajectory:
-    """Rolls out one trajectory and prints it.
+) -> list[Trajectory]:
+    """Rolls out one trajectory for each question, all over the same images, and prints them.
 
     Args:
       config: of the run whose checkpoint answers.
-      image: file.
-      question: text in any language.
-      kind: ``coding`` or ``search``.
+      images: files, in order: image_1, image_2, ...
+      questions: texts in any language.
+      kind: ``coding``, ``search`` or ``general`` (own files); empty: the run's, where it has trained one kind of task.
       corpus: collection of the index to search; empty: all.
       index: another search index than the run's.
       temperature: 0 is greedy.
-      max_tokens: of the trajectory.
+      max_tokens: of a trajectory; 0: as in training, and at least 2048.
       html: page to write, empty for none.
 
     Raises:
       ValueError: a missing or unreadable image, an empty question, no checkpoint, no index for a search.
     """
-    if not question.strip():
+    if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty (--question)")
-    picture = decode_image(image, "image_1")
-    task = Task("question", kind, question, (picture,), (), corpus=corpus)
+    kind = kind_of(config, kind)
+    shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
+    names = [task_set_name(entry) for entry in config.data.tasks]
+    options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
+    tasks = [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
     if kind == "search" and (len(paths) != 1 or not min(paths).exists()):
         got = ", ".join(sorted(map(str, paths))) or "none"
         raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
+        max_tokens = max_tokens or max(config.rollout.max_tokens, MAX_TOKENS)
         config.rollout.update(max_tokens=max_tokens, n_slots=config.rollout.group_size, extend_rows=1)
+        config.distributed.update(enabled=False, coordinator="", n_processes=0, process=-1)  # this process alone
     validate(config)
-    build.set_up_jax(config)
-    parts = build.build(config)
+    set_up_jax(config)
+    parts = make(plan_policy(config))
     params, step = load_policy(config, parts)
-    print(f"{build.describe(parts)}; checkpoint of step {step}", flush=True)
+    policy = parts.for_rollout(params)
+    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    with toolset.open_toolbox(config, {ALL: min(paths)} if kind == "search" else None) as toolbox:
-        request = Request(task, 0, 1)
+    searches = kind == "search" or (kind == "general" and len(paths) == 1 and min(paths).exists())
+    with toolset.open_toolbox(config, {ALL: min(paths)} if searches else None) as toolbox:
+        requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context
-        [[trajectory]] = parts.engine.run(
-            params, [request], toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
+        groups = parts.engine.run(
+            policy, requests, toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
         )
-    print(transcript(trajectory), flush=True)
+    trajectories = [trajectory for [trajectory] in groups]
+    print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
     if html:
-        write_trajectories(html, question, [trajectory], (), "")
+        write_trajectories(html, f"{config.name}, step {step}", trajectories)
         print(f"wrote {html}")
-    return trajectory
+    return trajectories

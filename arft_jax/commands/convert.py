@@ -1,27 +1,27 @@
 """Hugging Face directories in and out: the two halves of ``launch/convert.py``."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 from flax import nnx
 
-from arft_jax.build import parts as build
-from arft_jax.config import default_config
+from arft_jax.build import model as build
+from arft_jax.build.parts import check_trained_with
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.steps import param_edits
-from arft_jax.train.run_dir import HF_FILES, flatten
+from arft_jax.train.run_config import load_run_config
+from arft_jax.train.run_dir import HF_FILES
 
 BESIDE = HF_FILES  # an imported checkpoint has the same folder
 
@@ -74,7 +74,10 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
         n_tensors = check_weights(weights, abstract)
         return f"{weights}: {n_tensors} tensors, {_describe(abstract, dtype)}; every name and shape fits"
     params = load_params(weights, abstract)
-    with appearing(pathlib.Path(checkpoint).absolute()) as folder:
+    with (
+        naming_write_faults("the checkpoint", checkpoint, "--checkpoint"),
+        appearing(pathlib.Path(checkpoint).absolute()) as folder,
+    ):
         (folder / BESIDE).mkdir()
         files = {**hf_files.side_files(weights), CONFIG: (pathlib.Path(weights) / CONFIG).read_bytes()}
         for name, contents in files.items():
@@ -120,10 +123,11 @@ def export_weights(
     params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
     if source.lora.rank:
         params = param_edits.make_merge(source.lora.scale)(params)
-    save_params(
-        out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
-        files=source.files, config_extra=source.config_extra,
-    )  # fmt: skip
+    with naming_write_faults("the output directory", out, "--out"):
+        save_params(
+            out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
+            files=source.files, config_extra=source.config_extra,
+        )  # fmt: skip
     return f"{checkpoint}, step {source.step}: {_describe(params, dtype)}; wrote {out}"
 
 
@@ -144,14 +148,14 @@ def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
 
 
 def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
-    config = _run_config(folder / CONFIG)
+    config = load_run_config(folder)
     trained = build.load_tokenizer(config)
     step = params_checkpoint.newest_good_step(folder / "checkpoints")
     host = params_checkpoint.read_host(folder / "checkpoints", step)
     files = hf_files.tokenizer_files(tokenizer or config.tokenizer or config.weights)
     for name, mine in (("config.tokenizer", trained), ("--tokenizer", _tokenizer_in(files))):
         if mine is not None:
-            build.check_trained_with(mine, host, str(folder), name)
+            check_trained_with(mine, host, str(folder), name)
     model, data = build.model_config(config, trained), config.data
     # The policy was trained with these sizes, whatever the tokenizer's directory says.
     files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model.vision.patch_px, model.vision.merge)
@@ -160,25 +164,3 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
 
 def _tokenizer_in(files: dict[str, bytes]) -> Tokenizer | None:
     return Tokenizer(files[FILE_NAME].decode(), FILE_NAME) if FILE_NAME in files else None
-
-
-def _run_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """The configuration that a run wrote to its work directory.
-
-    Raises:
-      ValueError: no JSON of that layout, or a key that this version does not have.
-    """
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be the configuration of a run ({type(error).__name__}: {error})") from error
-    config = default_config()
-    unknown = sorted(written.keys() - flatten(config.to_dict()).keys())
-    if unknown:
-        raise ValueError(f"{path} must be of this version: it has the key {unknown[0]!r}, which is unknown here")
-    config.update_from_flattened_dict(written)
-    kept = path.parent / BESIDE
-    if kept.is_dir():  # the run's own copies: what it was started from may be gone
-        config.tokenizer = str(kept)
-        config.weights = str(kept) if (kept / CONFIG).is_file() else ""
-    return config

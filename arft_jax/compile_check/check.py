@@ -8,13 +8,13 @@ import pathlib
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
-from arft_jax.build import parts as build
-from arft_jax.build import placement as layout
+from arft_jax.build.plan import PolicyPlan, plan_policy
 from arft_jax.compile_check import hlo_costs
 from arft_jax.compile_check.gpu_targets import gpu_target
 from arft_jax.compile_check.programs import GIB, GIVEN, kind_of, lowered, resident_gib
@@ -92,23 +92,38 @@ def devices_of(hardware: str) -> tuple[list[Any], float | None]:
     return list(described.devices), kinds[kind]
 
 
-def _own_placement(config, placement: Placement) -> Placement:
-    """Where one process rolls out. The compiler wants a slice of a pod described as a pod of its own."""
-    own = layout.rollout_placements(config, placement, 0)[1]
-    if own.mesh.size == placement.mesh.size:
-        return own
+def plan_on(config, devices: Sequence[Any]) -> PolicyPlan:
+    """The plan of a run on devices that need not be there; its rollouts are those of the first process.
+
+    The compiler wants a slice of a pod described as a pod of its own: that is where one process then rolls out.
+
+    Raises:
+      ValueError: a config that does not fit the devices.
+    """
+    plan = plan_policy(config, devices=devices)
+    own = plan.local_placement
+    if own.mesh.size == plan.placement.mesh.size:
+        return plan
     kind = config.hardware.split(" ")[1].split(":")[0]
-    devices, _ = devices_of(f"tpu {kind}:{TPU_HOST[kind]}")
-    if len(devices) != own.mesh.size:
+    host, _ = devices_of(f"tpu {kind}:{TPU_HOST[kind]}")
+    if len(host) != own.mesh.size:
         raise ValueError(
-            f"a host of {kind} must have {len(devices)} chips: {config.hardware!r} describes {own.mesh.size} a process"
+            f"a host of {kind} must have {len(host)} chips: {config.hardware!r} describes {own.mesh.size} a process"
         )
-    return Placement(make_mesh(dict(own.mesh.shape), devices))
+    return dataclasses.replace(plan, local_placement=Placement(make_mesh(dict(own.mesh.shape), host)))
 
 
-def _figures(config, name: str, program: Any, placement: Placement, begin: float) -> Figures:
+def figures_of(plan: PolicyPlan, name: str, program: Any, begin: float) -> Figures:
+    """Compiles a program and says what it costs.
+
+    Args:
+      plan: of the run.
+      name: of the program.
+      program: lowered.
+      begin: of the clock (``time.perf_counter``), when its lowering began.
+    """
     try:
-        compiled, text = _compiled(program, placement)
+        compiled, text = _compiled(program, plan.placement)
     except jax.errors.JaxRuntimeError as error:
         if not _is_out_of_memory(str(error)):
             raise
@@ -118,7 +133,7 @@ def _figures(config, name: str, program: Any, placement: Placement, begin: float
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
     told = (None, None, None, [])
     if text is not None:
-        costs = _costs(config, name, text)
+        costs = _costs(plan, name, text)
         told = (costs.flops, costs.sent_bytes, costs.exchanges, sorted(costs.unseen))
     return Figures(
         name, seconds, given / GIB, memory.temp_size_in_bytes / GIB, (given + made + memory.temp_size_in_bytes) / GIB,
@@ -151,13 +166,12 @@ def _compiled(program: Any, placement: Placement) -> tuple[Any, str | None]:
         return compiled, written[-1].read_text(encoding="utf-8") if written else None
 
 
-def _costs(config, name: str, text: str) -> hlo_costs.Costs:
+def _costs(plan: PolicyPlan, name: str, text: str) -> hlo_costs.Costs:
     """What the text does not tell is the run's: no decode is longer than its steps; which vision layers are full.
 
     A kernel's loop over the runs of a packed row makes one turn where a row holds one trajectory.
     """
-    trips = config.rollout.decode_steps if kind_of(name) == "decode" else 1
-    vision = build.model_config(config, build.load_tokenizer(config)).vision
+    trips, vision = plan.config.rollout.decode_steps if kind_of(name) == "decode" else 1, plan.sizes.vision
     full = len(vision.full_layers) / vision.n_layers
     return hlo_costs.count(text, open_trips=trips, shares=(1 - full, full))
 
@@ -183,19 +197,18 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     with config.unlocked():
         config.hardware = hardware
     devices, memory = devices_of(hardware)
-    placement = layout.make_placement(config, devices)
-    own = _own_placement(config, placement)
-    resident = resident_gib(config, placement, own)
+    plan = plan_on(config, devices)
+    resident = resident_gib(plan)
     rows, problems = [], []
     begin = time.perf_counter()
-    for name, program in lowered(config, placement, own):
-        figures = _figures(config, name, program, placement, begin)
+    for name, program in lowered(plan):
+        figures = figures_of(plan, name, program, begin)
         beside = sum(gib for what, gib in resident.items() if what not in GIVEN[kind_of(name)])
         was_made = figures.argument_gib is not None
         fits = was_made and (memory is None or figures.peak_gib + beside <= memory)
         rows.append(dataclasses.asdict(figures) | {"beside_gib": beside, "fits": fits})
         if not fits:
-            problems.append(problem(rows[-1], memory, remedies(name, config, placement, own)))
+            problems.append(problem(rows[-1], memory, remedies(name, plan)))
         if on_program is not None:
             on_program(rows[-1])
         begin = time.perf_counter()

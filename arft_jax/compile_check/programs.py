@@ -15,8 +15,10 @@ from jax.sharding import SingleDeviceSharding
 
 from arft_jax import protocol
 from arft_jax.build import image_embedder
-from arft_jax.build import parts as build
 from arft_jax.build import placement as layout
+from arft_jax.build.model import model_maker, state_maker
+from arft_jax.build.plan import PolicyPlan
+from arft_jax.build.settings import keeps_reference, objective, optimizer
 from arft_jax.data.batch import Batch
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.sampling.stops import build_stop_table
@@ -82,10 +84,9 @@ def _rules(vocab_size: int) -> Rules:
     )
 
 
-def _batch(config, sizes, placement: Placement, n_rows: int) -> Batch:
-    b, t, lanes = n_rows, config.rollout.max_tokens, placement.n_lanes
-    bucket = build.vision_bucket(config, sizes)
-    waves = config.train.image_chunks // lanes
+def _batch(plan: PolicyPlan, n_rows: int) -> Batch:
+    b, t, lanes, bucket = n_rows, plan.limits.max_tokens, plan.placement.n_lanes, plan.bucket
+    waves = plan.config.train.image_chunks // lanes
     by_row = Batch(
         tokens=_ints(b, t),
         feature_index=_ints(b, t),
@@ -94,59 +95,52 @@ def _batch(config, sizes, placement: Placement, n_rows: int) -> Batch:
         loss_mask=jax.ShapeDtypeStruct((b, t), np.bool_),
         sampler_logps=jax.ShapeDtypeStruct((b, t), np.float32),
         advantages=jax.ShapeDtypeStruct((b,), np.float32),
-        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32),
+        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, plan.sizes.vision.patch_dim), np.float32),
         layout=_layout(bucket, waves, lanes),
     )
-    return _shaped(by_row, layout.batch_places(by_row, placement))
+    return _shaped(by_row, layout.batch_places(by_row, plan.placement))
 
 
-def lowered(config, placement: Placement, own: Placement) -> Iterator[tuple[str, Any]]:
-    """(name, program ready to compile) of every program of a run; decode_2048 reads the cache's first 2048 columns.
-
-    Args:
-      config: of the run.
-      placement: of training, on all devices.
-      own: of a rollout, on the devices of one process.
-    """
-    sizes = build.model_config(config, build.load_tokenizer(config))
-    graphdef, params = abstract_params(build.model_maker(config, sizes, placement))
-    train = learner.abstract_train_state(build.optimizer(config), params, False, placement)
-    batch = _batch(config, sizes, placement, config.train.rows_per_update)
+def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
+    """(name, program ready to compile) of every program of a run; decode_2048 reads the cache's first 2048 columns."""
+    config, sizes, placement = plan.config, plan.sizes, plan.placement
+    graphdef, params = abstract_params(model_maker(config, sizes, placement))
+    train = learner.abstract_train_state(optimizer(config), params, False, placement)
+    batch = _batch(plan, config.train.rows_per_update)
     allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
     if config.warm_start.steps:
-        imitated = _batch(config, sizes, placement, config.warm_start.rows)
+        imitated = _batch(plan, config.warm_start.rows)
         yield "warm_start", _lowered_update(config, placement, graphdef, train, imitated, allowed, "imitation")
-    tensor = layout.rollout_tensor(config, placement)
-    every = placement.for_rollout(tensor)
-    if reshard.is_needed(params, config.model.dtype, placement, every):
+    if reshard.is_needed(params, config.model.dtype, placement, plan.global_placement):
+        tensor = layout.rollout_tensor(config, placement)
         move = reshard.make_reshard(params, config.model.dtype, placement, tensor)
         yield "reshard", move.lower(train["params"])
-    yield from _lowered_rollout(config, sizes, own)
+    yield from lowered_rollout(plan)
     if config.tools.search.image_index:
-        yield "embed", _lowered_embed(config, sizes, own)
-    objective, is_kept = build.objective(config, "policy"), build.keeps_reference(config)
-    if is_kept or not objective.on_policy:
-        yield "score", learner.make_score(graphdef, objective).lower(train["params"], batch, allowed)
+        yield "embed", _lowered_embed(plan)
+    policy, is_kept = objective(config, "policy"), keeps_reference(config)
+    if is_kept or not policy.on_policy:
+        yield "score", learner.make_score(graphdef, policy).lower(train["params"], batch, allowed)
     if config.train.beta > 0 and not is_kept:
-        yield "score_base", learner.make_score(graphdef, objective, base=True).lower(train["params"], batch, allowed)
+        yield "score_base", learner.make_score(graphdef, policy, base=True).lower(train["params"], batch, allowed)
     yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
 
 
 def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
-    params, opt_state, objective = train["params"], train["opt_state"], build.objective(config, kind)
-    update = learner.make_update(graphdef, objective, build.optimizer(config), like=(params, opt_state))
+    params, opt_state, loss = train["params"], train["opt_state"], objective(config, kind)
+    update = learner.make_update(graphdef, loss, optimizer(config), like=(params, opt_state))
     rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
     logps = _shaped(batch.sampler_logps, placement.split(0))
-    old = logps if kind == "policy" and not objective.on_policy else None
-    return update.lower(params, opt_state, batch, allowed, rate, old, logps if objective.beta > 0 else None)
+    old = logps if kind == "policy" and not loss.on_policy else None
+    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.beta > 0 else None)
 
 
-def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]:
+def lowered_rollout(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     """The sampler's programs."""
-    r = config.rollout
-    graphdef, params = abstract_params(build.model_maker(config, sizes, own))
+    config, sizes, own, r = plan.config, plan.sizes, plan.local_placement, plan.config.rollout
+    graphdef, params = abstract_params(model_maker(config, sizes, own))
     params = reshard.rollout_shapes(params, config.model.dtype, own)
-    state = jax.eval_shape(build.state_maker(config, sizes, own))
+    state = jax.eval_shape(state_maker(config, sizes, own))
     sampler = make_sampler(
         graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
     )
@@ -155,7 +149,7 @@ def _lowered_rollout(config, sizes, own: Placement) -> Iterator[tuple[str, Any]]
     def whole(tree):
         return _shaped(tree, own.whole)
 
-    bucket = build.vision_bucket(config, sizes)
+    bucket = plan.bucket
     patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
     if own.reads_unstacked_layers:
         params = unstacked_shapes(params)
@@ -180,40 +174,42 @@ def _suffix(columns: int | None, length: int) -> str:
     return "" if columns in (None, length) else f"_{columns}"
 
 
-def _tower(config, sizes, own: Placement) -> tuple[nnx.GraphDef, Any]:
-    """The vision tower that searches images, on the one device that holds it."""
-    model = image_embedder.model_maker(config, sizes)
+def _tower_place(plan: PolicyPlan) -> SingleDeviceSharding:
+    """The one device that holds the vision tower of image search: a process's first."""
+    return SingleDeviceSharding(plan.local_placement.mesh.devices.flat[0])
+
+
+def _tower(plan: PolicyPlan) -> tuple[nnx.GraphDef, Any]:
+    """The vision tower that searches images."""
+    model = image_embedder.model_maker(plan.config, plan.sizes)
     graphdef, params = abstract_params(lambda rngs: model(rngs).vision)
-    return graphdef, _shaped(params, SingleDeviceSharding(own.mesh.devices.flat[0]))
+    return graphdef, _shaped(params, _tower_place(plan))
 
 
-def _lowered_embed(config, sizes, own: Placement) -> Any:
-    graphdef, params = _tower(config, sizes, own)
-    bucket, place = build.vision_bucket(config, sizes), SingleDeviceSharding(own.mesh.devices.flat[0])
-    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+def _lowered_embed(plan: PolicyPlan) -> Any:
+    graphdef, params = _tower(plan)
+    bucket, place = plan.bucket, _tower_place(plan)
+    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, plan.sizes.vision.patch_dim), np.float32)
     chunk = _shaped((patches, _layout(bucket, 1), _ints(bucket.n_features)), place)
     return make_embed(graphdef).lower(params, *chunk)
 
 
-def resident_gib(config, placement: Placement, own: Placement) -> Mapping[str, float]:
+def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
     """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, its decoder's layers
     once more where they are read one by one, the slots, the tower of image search (on a process's first device alone).
-
-    Args are those of :func:`lowered`.
     """
-    sizes = build.model_config(config, build.load_tokenizer(config))
-    _, params = abstract_params(build.model_maker(config, sizes, placement))
-    train = learner.abstract_train_state(build.optimizer(config), params, build.keeps_reference(config), placement)
+    config, sizes, placement, own = plan.config, plan.sizes, plan.placement, plan.local_placement
+    _, params = abstract_params(model_maker(config, sizes, placement))
+    train = learner.abstract_train_state(optimizer(config), params, keeps_reference(config), placement)
 
     def share(tree) -> float:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
 
-    slots = jax.eval_shape(build.state_maker(config, sizes, own))
-    every = placement.for_rollout(layout.rollout_tensor(config, placement))
+    slots = jax.eval_shape(state_maker(config, sizes, own))
     # Without a copy the policy that is rolled out is the parameters themselves.
-    is_copy = reshard.is_needed(params, config.model.dtype, placement, every)
+    is_copy = reshard.is_needed(params, config.model.dtype, placement, plan.global_placement)
     policy = reshard.rollout_shapes(params, config.model.dtype, own) if is_copy else train["params"]
-    tower = _tower(config, sizes, own)[1] if config.tools.search.image_index else None
+    tower = _tower(plan)[1] if config.tools.search.image_index else None
     return {
         "params": share(train["params"]) if is_copy else 0.0,
         "policy": share(policy),

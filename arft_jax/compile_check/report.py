@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from arft_jax.build.plan import PolicyPlan
 from arft_jax.compile_check.programs import GIB, kind_of
-from arft_jax.sharding import Placement
 
 # What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
 REMEDIES = {
@@ -48,15 +48,14 @@ def row_printer() -> Callable[[Mapping[str, Any]], None]:
     return show
 
 
-def remedies(name: str, config, placement: Placement, own: Placement) -> list[str]:
+def remedies(name: str, plan: PolicyPlan) -> list[str]:
     """The config keys that would make a program smaller; none that is as far as it goes already.
 
     Args:
       name: of the program.
-      config: of the run.
-      placement: of training.
-      own: of a rollout, on the devices of one process.
+      plan: of the run.
     """
+    config, placement, own = plan.config, plan.placement, plan.local_placement
     done = {
         "model.remat": config.model.remat,
         "mesh.fsdp": placement.mesh.shape["fsdp"] == placement.mesh.size,

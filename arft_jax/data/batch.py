@@ -11,7 +11,10 @@ import jax
 import numpy as np
 
 from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout
+from arft_jax.sharding import LaneShare
 from arft_jax.trajectory import Trajectory
+
+_ONE_LANE = LaneShare()
 
 
 class Batch(NamedTuple):
@@ -146,7 +149,7 @@ def assemble(
     n_chunks: int,
     bucket: VisionBucket,
     rows: Sequence[Sequence[int]] | None = None,
-    lanes: tuple[int, int, int] = (0, 1, 1),
+    lanes: LaneShare = _ONE_LANE,
 ) -> Batch:
     """Builds the arrays of B rows, which are all of a batch or one process's part of it.
 
@@ -159,17 +162,15 @@ def assemble(
       bucket: sizes of a chunk.
       rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
         each trajectory a row of its own.
-      lanes: (first, number, of how many in the whole batch) of the lanes that these rows and chunks fill; C is a
-        multiple of the number.
+      lanes: those that these rows and chunks fill; C is a multiple of their count.
 
     Raises:
       ValueError: a row longer than ``length``, more images than the chunks hold, or chunks that the lanes do not
         divide.
     """
-    first_lane, n_lanes, n_all = lanes
-    if n_chunks % n_lanes:
+    if n_chunks % lanes.count:
         raise ValueError(
-            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={n_lanes} "
+            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={lanes.count} "
             "(config.train.image_chunks)"
         )
     rows = [[i] for i in range(len(trajectories))] if rows is None else rows
@@ -179,9 +180,9 @@ def assemble(
         images.update(patches_of(trajectories[i]))
     patches, layout, first = _pack_images(images, n_chunks, bucket)
     # Image tokens are counted over the whole batch, wave by wave and lane by lane.
-    shift = np.arange(n_chunks) // n_lanes * (n_all - n_lanes) + first_lane
+    shift = np.arange(n_chunks) // lanes.count * (lanes.total - lanes.count) + lanes.first
     first = {name: at + int(shift[at // bucket.n_features]) * bucket.n_features for name, at in first.items()}
-    waves = jax.tree.map(lambda x: x.reshape(-1, n_lanes, *x.shape[1:]), (patches, layout))
+    waves = jax.tree.map(lambda x: x.reshape(-1, lanes.count, *x.shape[1:]), (patches, layout))
     out = Batch(
         tokens=np.zeros((b, length), np.int32),
         feature_index=np.full((b, length), -1, np.int32),

@@ -118,6 +118,11 @@ class ImageFiles:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the pixels that are kept."""
+        return self._bytes
+
     def is_bad(self, path: pathlib.Path) -> bool:
         """Whether a grey image takes the file's place."""
         return path in self._bad
@@ -208,6 +213,11 @@ class FileImage(Image):
 
     def __repr__(self) -> str:
         return f"FileImage({str(self._path)!r})"
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file."""
+        return self._path
 
     @property
     def pixels(self) -> np.ndarray:

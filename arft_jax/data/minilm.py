@@ -46,14 +46,14 @@ class MiniLM:
         folder = packaged_model() if folder is None else pathlib.Path(folder)
         try:
             self._weights = load_file(folder / "model.safetensors")
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # both libraries raise errors of their own
             raise ValueError(f"{folder} must hold model.safetensors and tokenizer.json: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MAX_TOKENS)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        return np.stack([self._hidden(self._tokenizer.encode(text).ids).mean(axis=0) for text in texts])
+        return np.stack([self._hidden(self.tokenizer.encode(text).ids).mean(axis=0) for text in texts])
 
     def _linear(self, x: np.ndarray, name: str) -> np.ndarray:
         return x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]

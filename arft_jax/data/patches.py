@@ -23,6 +23,16 @@ class PatchStore:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    @property
+    def n_images(self) -> int:
+        """Images whose patches are kept."""
+        return len(self._items)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the patches that are kept."""
+        return self._bytes
+
     def get(self, image: Image) -> tuple[np.ndarray, tuple[int, int, int]]:
         """(float32[n_patches, patch_dim], grid (t, h, w)) of an image."""
         key = image.sha256

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from arft_jax.rewards import aggregate, outcome
-from arft_jax.rollout.engine import Engine, Request
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.request import Request
 from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Status, Task, Trajectory
 

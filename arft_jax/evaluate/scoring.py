@@ -10,8 +10,10 @@ from arft_jax.rewards import aggregate, text
 
 # items of the simple half, for files that carry no split; None: no halves
 BENCHMARKS = {"mat_coding": 70, "mat_search": 75, "qa": None}
+N_ITEMS = {"mat_coding": 200, "mat_search": 150, "qa": None}  # of the whole benchmark; qa: sets of any size
 _GOLD = ("gt", "answers", "answer", "golden_answers")
 _SPLITS = ("simple", "hard")
+_KIND = "kind of the trajectory's task"  # no key of a user's record
 
 
 def load_records(path: str) -> list[dict]:
@@ -40,9 +42,22 @@ def load_records(path: str) -> list[dict]:
     for place, record in enumerate(records):
         if not isinstance(record, dict):
             raise ValueError(f"every record must be an object: got {type(record).__name__} at place {place}")
+    records = [_of_trajectory(record) if _is_trajectory(record) else record for record in records]
     if not any("pred_answer" in record for record in records):
         raise ValueError(f"records must carry 'pred_answer': got {', '.join(sorted(records[0]))} at place 0")
     return records
+
+
+def _is_trajectory(record: dict) -> bool:
+    return isinstance(record.get("task"), dict) and isinstance(record.get("turns"), list)
+
+
+def _of_trajectory(record: dict) -> dict:
+    """A line that io/trajectories.py wrote, as a record of a prediction."""
+    task, actions = record["task"], [turn["action"] for turn in reversed(record["turns"])]
+    answer = next((action["text"] for action in actions if action["type"] == "Answer"), None)
+    kept = {"answers": task.get("answers"), "split": task.get("split"), _KIND: task.get("kind")}
+    return kept | {"pred_answer": answer}
 
 
 def _as_text(value: object, place: int, key: str) -> str:
@@ -76,6 +91,27 @@ def _ids(records: list[dict]) -> list[int] | None:
     return ids
 
 
+def _check_benchmark(records: list[dict], benchmark: str) -> None:
+    """Refuses records that are of another benchmark as far as they tell.
+
+    Raises:
+      ValueError: trajectories of the other agent; without a split, more items or higher ids than the benchmark has.
+    """
+    kind, n_items = benchmark.removeprefix("mat_"), N_ITEMS[benchmark]
+    if n_items is None:
+        return
+    other = next((record[_KIND] for record in records if record.get(_KIND) not in (None, kind)), None)
+    if other is not None:
+        raise ValueError(f"trajectories must be of the {kind} agent for {benchmark}: got some of kind {other!r}")
+    if any(record.get("split") is not None for record in records):
+        return
+    ids = _ids(records) or []
+    largest = max(ids) - min(1, min(ids)) + 1 if ids else 0
+    if max(largest, len(records)) > n_items:
+        got = f"{len(records)} records" if len(records) > n_items else f"the id {max(ids)}"
+        raise ValueError(f"{benchmark} has {n_items} items: got {got}, so the file is of another benchmark")
+
+
 def _splits(records: list[dict], n_simple: int) -> list[str]:
     given = [record.get("split") for record in records]
     if any(split is not None for split in given):
@@ -95,15 +131,16 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
     Args:
       path: JSON list or JSON Lines of records with ``pred_answer`` (null where none was given) and the accepted
         answers under ``gt``, ``answers``, ``answer`` or ``golden_answers`` (one text or a list); ``id`` and
-        ``split`` if known.
+        ``split`` if known. Or the trajectories of a run, as io/trajectories.py writes them.
       benchmark: ``mat_coding``, ``mat_search`` or ``qa``.
 
     Returns:
-      ``benchmark``, ``n``, ``missing`` and, for ``simple``, ``hard`` and ``avg`` (qa: ``avg`` alone),
+      ``benchmark``, ``n``, ``n_items`` (of the whole benchmark, None for qa), ``missing`` and, for ``simple``,
+      ``hard`` and ``avg`` (qa: ``avg`` alone),
       ``{"n", "f1", "em", "ci95": {"f1": [low, high], "em": [low, high]}}`` in percent.
 
     Raises:
-      ValueError: unknown benchmark, or a file that does not hold such records.
+      ValueError: unknown benchmark, or a file that does not hold such records or those of another benchmark.
     """
     if benchmark not in BENCHMARKS:
         raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}: got {benchmark!r}")
@@ -111,6 +148,7 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
     ids = _ids(records)
     if ids and len(set(ids)) < len(ids):
         raise ValueError(f"ids must differ: got {next(i for i in ids if ids.count(i) > 1)} more than once")
+    _check_benchmark(records, benchmark)
     f1, em, missing = [], [], 0
     for place, record in enumerate(records):
         prediction = record.get("pred_answer")
@@ -125,7 +163,8 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
         parts = {"avg": aggregate.summarise(f1, em)}
     else:
         parts = aggregate.by_split(f1, em, _splits(records, n_simple))
-    return {"benchmark": benchmark, "n": len(records), "missing": missing, **parts}
+    n_items = N_ITEMS[benchmark]
+    return {"benchmark": benchmark, "n": len(records), "n_items": n_items, "missing": missing, **parts}
 
 
 def format_text(scores: dict) -> str:
@@ -137,6 +176,8 @@ def format_text(scores: dict) -> str:
     avg        1  100.00  [100.00, 100.00]  100.00  [100.00, 100.00]
     """
     lines = [f"{scores['benchmark']}: n={scores['n']}, missing={scores['missing']}"]
+    if scores["n"] < (scores.get("n_items") or 0):
+        lines[0] += f" (a part: the benchmark has {scores['n_items']} items)"
     lines.append(f"{'':6}{'n':>6}{'F1':>8}  {'95 % interval':16}{'EM':>8}  {'95 % interval'}")
     for name in ("simple", "hard", "avg"):
         part = scores.get(name)

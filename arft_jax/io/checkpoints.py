@@ -68,7 +68,7 @@ def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     }
 
 
-def _seal(folder: pathlib.Path) -> None:
+def seal(folder: pathlib.Path) -> None:
     """Writes the manifest; its rename is what makes the step count."""
     files = {name: [path.stat().st_size, _sha256(path)] for name, path in _files(folder).items()}
     temporary = folder / (MANIFEST + ".tmp")
@@ -161,7 +161,7 @@ class Checkpoints:
     def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
         if self._is_primary:
-            _seal(self._steps / str(step))
+            seal(self._steps / str(step))
 
     def wait(self) -> None:
         """Returns when the last save is on disk and sealed; raises the error that stopped it."""

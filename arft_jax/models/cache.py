@@ -117,7 +117,7 @@ def write(
 
     if cache.k_scale is None:
         return KVCache(put(cache.k, k, cache.is_unstacked), put(cache.v, v))
-    (k, k_scale), (v, v_scale) = _quantise(k, cache.dtype), _quantise(v, cache.dtype)
+    (k, k_scale), (v, v_scale) = quantise(k, cache.dtype), quantise(v, cache.dtype)
     k, v = put(cache.k, k, cache.is_unstacked), put(cache.v, v)
     return KVCache(k, v, put(cache.k_scale, k_scale), put(cache.v_scale, v_scale))
 
@@ -176,10 +176,14 @@ def _at(place: tuple[Any, Any, Any], columns_last: bool) -> tuple[Any, ...]:
     return (slots, heads, slice(None), cols) if columns_last else (slots, heads, cols)
 
 
-def _quantise(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def quantise(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """x ≈ q · scale, the largest |q| being the type's: (float32[..., H] that the type holds or rounds, float32[...]).
 
     Example: [2, -1, 0.3] in int8 has scale 2 / 127 and q = [127, -64, 19] (-63.5 is rounded to even).
+
+    Args:
+      x: float[..., H]; each of the leading places has a scale of its own.
+      dtype: int8 or float8_e4m3fn.
     """
     x, largest = x.astype(jnp.float32), _LARGEST[jnp.dtype(dtype).name]
     scale = jnp.maximum(jnp.abs(x).max(axis=-1), 1e-20) / largest

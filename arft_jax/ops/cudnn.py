@@ -19,7 +19,7 @@ TYPES = ("bfloat16", "float16")
 _MULTIPLE = 64  # sequences are given to the kernel in whole tiles; older cuDNN refuses others in the backward pass
 
 
-class _Runs(NamedTuple):
+class SegmentRuns(NamedTuple):
     """Which run of adjacent columns of one segment each column lies in; runs of a row count from 0.
 
     Example: segment ids [4, 4, 7, -1] give order [0, 0, 1, -1] and n = 2.
@@ -33,12 +33,13 @@ class _Runs(NamedTuple):
     n: jax.Array
 
 
-def _runs(segment_ids: jax.Array) -> _Runs:
+def segment_runs(segment_ids: jax.Array) -> SegmentRuns:
+    """The runs of every row of int32[B, T] segment ids, -1 on padding."""
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     valid = segment_ids >= 0
     order = jnp.cumsum(valid & (segment_ids != before), axis=1, dtype=jnp.int32) - 1
     order = jnp.where(valid, order, -1)
-    return _Runs(order, order.max() + 1)
+    return SegmentRuns(order, order.max() + 1)
 
 
 def _take(x: jax.Array, columns: jax.Array) -> jax.Array:
@@ -95,7 +96,7 @@ def _kernel(length: jax.Array, causal: bool, implementation: str, q: jax.Array, 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, causal: bool, implementation: str):
-    runs = _runs(segment_ids)
+    runs = segment_runs(segment_ids)
 
     def one(j: jax.Array, out: jax.Array) -> jax.Array:
         segment = _segment(runs.order, j)
@@ -112,7 +113,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, c
 def _backward(causal: bool, implementation: str, kept: tuple[jax.Array, ...], g: jax.Array) -> tuple:
     """A loop whose number of turns is data has no gradient of its own: this is it, each run attended again."""
     q, k, v, segment_ids = kept
-    runs = _runs(segment_ids)
+    runs = segment_runs(segment_ids)
 
     def one(j: jax.Array, grads: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         segment = _segment(runs.order, j)

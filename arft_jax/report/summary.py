@@ -12,6 +12,7 @@ from typing import Any
 from arft_jax.report import table
 
 STAGES = ("before", "after", "no_tools")
+MAY_DIFFER = ("seed", "name")  # configuration keys, between runs that are averaged
 
 
 def _items(folder: str) -> dict[str, Any]:
@@ -26,6 +27,27 @@ def _items(folder: str) -> dict[str, Any]:
     return results
 
 
+def _check_same_config(folders: Sequence[str]) -> None:
+    """Raises a ValueError where two runs differ in a key that both of them wrote and that is no matter of the seed."""
+    configs = []
+    for folder in folders if len(folders) > 1 else ():
+        path = pathlib.Path(folder) / "config.json"
+        try:
+            configs.append((folder, json.loads(path.read_text(encoding="utf-8"))["config"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"a run must hold config.json: got {folder} ({error})") from error
+    for folder, theirs in configs[1:]:
+        first, mine = configs[0]
+        keys = sorted(key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key] and key not in MAY_DIFFER)
+        if keys:
+            shown = ", ".join(f"{key} ({mine[key]!r} and {theirs[key]!r})" for key in keys[:5])
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise ValueError(
+                f"runs must be of one configuration but for {' and '.join(MAY_DIFFER)}: {first} and {folder} differ in "
+                f"{shown}{more} (--runs)"
+            )
+
+
 def summarise_runs(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The argument of :mod:`arft_jax.report.table`, averaged over runs.
 
@@ -33,9 +55,10 @@ def summarise_runs(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
       folders: work directories.
 
     Raises:
-      ValueError: a folder that holds no finished run, or runs of different benchmarks.
+      ValueError: a folder that holds no finished run, or runs of different benchmarks or configurations.
     """
     runs = [_items(folder) for folder in folders]
+    _check_same_config(folders)
     names = list(runs[0]["before"])
     if any(list(run["before"]) != names for run in runs):
         raise ValueError("runs must share their benchmarks: got " + "; ".join(", ".join(run["before"]) for run in runs))

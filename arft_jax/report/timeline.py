@@ -29,13 +29,14 @@ def timeline_plot(timeline: Timeline, name: str, path: str | os.PathLike | None 
       ValueError: nothing was recorded.
     """
     stream = io.BytesIO()
-    _figure(timeline, name).savefig(stream, format="png")
+    timeline_figure(timeline, name).savefig(stream, format="png")
     if path is not None:
         pathlib.Path(path).write_bytes(stream.getvalue())
     return stream.getvalue()
 
 
-def _figure(timeline: Timeline, name: str) -> Figure:
+def timeline_figure(timeline: Timeline, name: str) -> Figure:
+    """The figure that :func:`timeline_plot` writes, open to be read: a bar a slot, coloured by what it did."""
     shares, slots, end = timeline.shares(), timeline.slots, timeline.end_s
     figure = Figure(figsize=(11, 1.4 + 0.16 * len(slots)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

@@ -76,6 +76,8 @@ def _turn(number: int, turn: Turn) -> str:
 
 
 def _section(title: str, trajectory: Trajectory) -> str:
+    """One trajectory; its verdict and rewards where there is a true answer to hold it against."""
+    has_truth = bool(trajectory.task.answers or trajectory.rewards)
     names = sorted(trajectory.rewards, key=lambda name: (name != "total", name))
     rewards = ", ".join(f"{page.text(name)} {trajectory.rewards[name]:.3f}" for name in names) or "not scored"
     verdict = _verdict(trajectory)
@@ -86,10 +88,11 @@ def _section(title: str, trajectory: Trajectory) -> str:
     tone_end = "dim" if trajectory.status is Status.ANSWERED else "bad"
     return (
         f"<section><h3>{page.text(title)}</h3>"
-        f'<p>answer: <b class="{tone}">{page.text(answer)}</b> <span class="{tone}">({verdict})</span>'
-        f' · ended: <span class="{tone_end}">{status}</span></p>'
-        f'<p class="dim">rewards: {rewards}</p>'
-        f'<p class="dim">{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt</p>'
+        f'<p>answer: <b class="{tone}">{page.text(answer)}</b>'
+        + (f' <span class="{tone}">({verdict})</span>' if has_truth else "")
+        + f' · ended: <span class="{tone_end}">{status}</span></p>'
+        + (f'<p class="dim">rewards: {rewards}</p>' if has_truth else "")
+        + f'<p class="dim">{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt</p>'
         f"{turns}</section>"
     )
 
@@ -100,18 +103,21 @@ def _article(number: int, trajectory: Trajectory, before: Trajectory | None, tit
     sections.append(_section(title, trajectory))
     problems = f" · image: {page.text(', '.join(task.problems))}" if task.problems else ""
     corpus = f" · corpus: {page.text(task.corpus)}" if task.corpus else ""
+    true_answer = f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>" if task.answers else ""
+    split = f" · {page.text(task.split)}" if task.answers else ""
     return (
         f'<article data-kind="{page.text(task.kind)}" data-split="{page.text(task.split)}"'
         f' data-status="{page.text(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'
         f"<h2>{number}. {page.text(task.question)}</h2>"
-        f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>"
-        f'<p class="dim">{page.text(task.kind)} · {page.text(task.split)}{problems}{corpus} · {page.text(task.id)}</p>'
+        f"{true_answer}"
+        f'<p class="dim">{page.text(task.kind)}{split}{problems}{corpus} · {page.text(task.id)}</p>'
         f'<div class="images">{"".join(page.figure(image) for image in task.images)}</div>'
         f'<div class="pair">{"".join(sections)}</div></article>'
     )
 
 
 def _filters(trajectories: Sequence[Trajectory]) -> str:
+    """A select for every property in which the trajectories differ; nothing where they differ in none."""
     values = {
         "kind": {t.task.kind for t in trajectories},
         "split": {t.task.split for t in trajectories},
@@ -120,9 +126,11 @@ def _filters(trajectories: Sequence[Trajectory]) -> str:
     }
     selects = []
     for name, options in values.items():
+        if len(options) < 2:
+            continue
         rows = "".join(f'<option value="{page.text(o)}">{page.text(o)}</option>' for o in sorted(options))
         selects.append(f'<label>{name} <select name="{name}"><option value="">all</option>{rows}</select></label>')
-    return f"<form>{''.join(selects)}</form>"
+    return f"<form>{''.join(selects)}</form>" if selects else ""
 
 
 def trajectories_page(

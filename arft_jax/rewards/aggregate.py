@@ -85,6 +85,23 @@ def by_split(
     return parts
 
 
+def _deltas(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[np.ndarray], list[float]]:
+    """(differences of each item, mean before) of every run, in points of a percent; checks the pairs."""
+    if not pairs:
+        raise ValueError("pairs must hold at least one (before, after) run: got none")
+    deltas, befores = [], []
+    for run, (before, after) in enumerate(pairs):
+        before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+        if before.shape != after.shape or before.ndim != 1 or not before.size:
+            raise ValueError(
+                f"before and after must be one score an item, of the same items: got {before.shape} and "
+                f"{after.shape} in run {run}"
+            )
+        deltas.append(100.0 * (after - before))
+        befores.append(100.0 * before.mean())
+    return deltas, befores
+
+
 def paired_delta(
     pairs: Sequence[tuple[Sequence[float], Sequence[float]]],
     *,
@@ -111,18 +128,7 @@ def paired_delta(
     >>> paired_delta([([0, 0, 1, 1], [1, 0, 1, 1])])["delta"]  # 100 (1 + 0 + 0 + 0) / 4
     25.0
     """
-    if not pairs:
-        raise ValueError("pairs must hold at least one (before, after) run: got none")
-    deltas, befores = [], []
-    for run, (before, after) in enumerate(pairs):
-        before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
-        if before.shape != after.shape or before.ndim != 1 or not before.size:
-            raise ValueError(
-                f"before and after must be one score an item, of the same items: got {before.shape} and "
-                f"{after.shape} in run {run}"
-            )
-        deltas.append(100.0 * (after - before))
-        befores.append(100.0 * before.mean())
+    deltas, befores = _deltas(pairs)
     rng = np.random.default_rng(seed)
     n_runs = len(deltas)
     # own resamples for every place of the drawn runs: a run drawn twice is resampled twice

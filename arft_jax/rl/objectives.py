@@ -120,10 +120,7 @@ def policy_loss(
       ValueError: shapes that do not match, ``beta`` without ``ref_logps``, an unknown aggregation.
     """
     _check({"logps": logps, "old_logps": old_logps, "ref_logps": ref_logps, "weights": weights}, loss_mask)
-    if advantages.shape != loss_mask.shape[:1]:
-        raise ValueError(f"advantages must be float32[B]: got {advantages.shape} for a mask of {loss_mask.shape}")
-    if beta and ref_logps is None:
-        raise ValueError(f"ref_logps must be given where beta is not 0: got beta={beta} (config.train.beta)")
+    _check_policy(advantages, loss_mask, beta, ref_logps)
     old_logps = jax.lax.stop_gradient(logps if old_logps is None else old_logps)
     log_ratio = _log_ratio(logps, old_logps, loss_mask)
     ratio = jnp.exp(log_ratio)
@@ -140,19 +137,28 @@ def policy_loss(
     if beta:
         values = values + beta * kl_ref
     loss = aggregate_loss(values, loss_mask, aggregation, n_tokens=n_tokens, n_rows=n_rows)
+    is_clipped = (clipped < ratio * gain).astype(jnp.float32)
+    by_token = {"clip_frac": is_clipped, "ratio_mean": ratio, "approx_kl": _k3(log_ratio), "kl_ref": kl_ref}
+    return loss, _stats(by_token, ratio, loss_mask, n_tokens)
 
-    def mean(x: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(aggregate_loss(x, loss_mask, "token", n_tokens=n_tokens))
 
-    stats = {
-        "clip_frac": mean((clipped < ratio * gain).astype(jnp.float32)),
-        "ratio_mean": mean(ratio),
+def _check_policy(advantages: jax.Array, loss_mask: jax.Array, beta: float, ref_logps: jax.Array | None) -> None:
+    if advantages.shape != loss_mask.shape[:1]:
+        raise ValueError(f"advantages must be float32[B]: got {advantages.shape} for a mask of {loss_mask.shape}")
+    if beta and ref_logps is None:
+        raise ValueError(f"ref_logps must be given where beta is not 0: got beta={beta} (config.train.beta)")
+
+
+def _stats(by_token: dict[str, jax.Array], ratio, loss_mask, n_tokens) -> dict[str, jax.Array]:
+    """Means of float32[B, T] over the masked tokens, the largest ratio, and how many tokens the mask has."""
+    means = {
+        name: jax.lax.stop_gradient(aggregate_loss(values, loss_mask, "token", n_tokens=n_tokens))
+        for name, values in by_token.items()
+    }
+    return means | {
         "ratio_max": jax.lax.stop_gradient(jnp.where(loss_mask, ratio, 0.0).max()),
-        "approx_kl": mean(_k3(log_ratio)),
-        "kl_ref": mean(kl_ref),
         "n_tokens": loss_mask.sum().astype(jnp.float32),
     }
-    return loss, stats
 
 
 def sft_loss(logps: jax.Array, loss_mask: jax.Array, *, n_tokens: jax.Array | int | None = None) -> jax.Array:

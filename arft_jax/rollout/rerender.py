@@ -1,4 +1,4 @@
-"""Contexts that are rendered anew each turn: one prompt with the question and all that was written and seen since.
+"""Contexts that are rendered again for each turn: one prompt with the question and all that was written and seen since.
 
 Visual-ARFT (arXiv 2505.14246) is evaluated so, and its recorded training steps are such prompts: the chain so far
 stands in the text behind the question, and the picture that code made takes the input picture's place. Departure: of

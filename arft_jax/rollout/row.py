@@ -1,7 +1,7 @@
 """The host's record of one slot: what was written, by whom, and what it became."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -23,6 +23,25 @@ def image_spans(segment: Segment) -> list[ImageSpan]:
         spans.append(ImageSpan(image.sha256, int(pads[at]), n, tuple(int(g) for g in grid)))
         at += n
     return spans
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Injection:
+    """A segment that the policy did not write, with all that a row needs to take it in.
+
+    Args:
+      segment: tokens and images.
+      spans: where its images stand, counted from the segment's first token.
+      positions: int32[3, n], those of a sequence that begins with the segment.
+      next_position: behind it, in such a sequence.
+      n_pixels: of its images, as encoded.
+    """
+
+    segment: Segment
+    spans: list[ImageSpan]
+    positions: np.ndarray
+    next_position: int
+    n_pixels: int = 0
 
 
 @dataclasses.dataclass
@@ -51,12 +70,19 @@ class Feed:
     def first_column(self) -> int:
         return self.start - (self.pending is not None)
 
-    def stream(self, bank: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens int32[n], positions int32[3, n], feature_index int32[n]), the pending token first."""
+    def stream(self, feature_rows: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pending token and the segment as the device reads them.
+
+        Args:
+          feature_rows: row of each image's first feature, by the image's hash.
+
+        Returns:
+          tokens int32[n], positions int32[3, n], feature_index int32[n], -1 for ordinary tokens.
+        """
         tokens, positions = self.segment.tokens, self.positions
         index = np.full(len(tokens), -1, np.int32)
         for span in self.spans:
-            index[span.start : span.start + span.n] = bank[span.sha256] + np.arange(span.n)
+            index[span.start : span.start + span.n] = feature_rows[span.sha256] + np.arange(span.n)
         if self.pending is not None:
             token, position = self.pending
             tokens = np.concatenate([np.array([token], np.int32), tokens])
@@ -76,7 +102,7 @@ class Row:
         self.n_images = self.n_pixels = 0  # injected, pixels as encoded
         self.limit = 0  # length at which the turn in the making must stop
         self.bound = 0  # the length that the row can have reached at most, reports not read yet included
-        self.live_from = 0  # the first decode segment in which the row ran
+        self.live_from = 0  # the first decode call in which the row ran
         self.turns: list[Turn] = []
         self._images: list[ImageSpan] = []
         self._tokens: list[np.ndarray] = []
@@ -104,16 +130,38 @@ class Row:
         self._versions.append(np.asarray(versions, np.int32))
         self.length += len(tokens)
 
-    def inject(self, segment: Segment, spans: list[ImageSpan], positions: np.ndarray, next_position: int) -> None:
-        """Appends a segment that the policy did not write; the first one is the prompt."""
+    def inject(self, injection: Injection) -> Feed:
+        """Appends a segment that the policy did not write, the first one being the prompt.
+
+        Returns:
+          What the row's slot must be fed.
+        """
+        segment, spans = injection.segment, injection.spans
+        positions = injection.positions + np.int32(self.next_position)
+        feed = Feed(self.slot, segment, spans, positions, self.length, self.last_token if self.length else None)
         self._images += [dataclasses.replace(span, start=span.start + self.length) for span in spans]
         n = len(segment.tokens)
         self._append(segment.tokens, np.zeros(n), positions, np.full(n, -1), sampled=False)
-        self.next_position = next_position
+        self.next_position += injection.next_position
         self.prompt_len = self.prompt_len or self.length
+        self.n_images, self.n_pixels = self.n_images + len(spans), self.n_pixels + injection.n_pixels
+        return feed
+
+    def open_turn(self, max_turn_tokens: int, max_tokens: int) -> None:
+        """The next turn may begin behind the stream: it takes so many tokens at most, and the whole row so many."""
+        self.limit = min(self.length + max_turn_tokens, max_tokens)
+        self.bound = self.length
+
+    def run_from(self, decode_call: int) -> None:
+        """The row's slot runs in the decode call of this number and in later ones."""
+        self.live_from = decode_call
+
+    def expect(self, n_steps: int) -> None:
+        """A decode call of so many steps was dispatched while the row ran."""
+        self.bound = min(self.bound + n_steps, self.limit)
 
     def restart(self) -> None:
-        """Empties the stream for a prompt rendered anew; turns stay, as text without a place in it."""
+        """Empties the stream for a prompt that is rendered again; turns stay, as text without a place in it."""
         self.length = self.next_position = self.prompt_len = 0
         self.n_images = self.n_pixels = 0
         for stream in (self._images, self._tokens, self._logps, self._sampled, self._positions, self._versions):
@@ -137,31 +185,32 @@ class Row:
         self.next_position += n
 
     def grow(self, tokens: np.ndarray, logps: np.ndarray, length: int, version: int = 0) -> None:
-        """Takes in what one segment added to the turn in the making.
+        """Takes in what one decode call added to the turn in the making.
 
         Args:
           tokens, logps: int32[n_steps], float32[n_steps]; more than were sampled.
-          length: the row's, behind the segment.
+          length: the row's, behind the decode call.
           version: of the weights that sampled it.
         """
-        n = length - self.length - self._n_in_the_making
+        n = length - self.length - self.turn_len
         if not 0 <= n <= len(tokens):
-            raise ValueError(f"a segment adds at most {len(tokens)} tokens: got {n} for row {self.row}")
+            raise ValueError(f"a decode call adds at most {len(tokens)} tokens: got {n} for row {self.row}")
         self._turn.append((tokens[:n].copy(), logps[:n].copy(), np.full(n, version, np.int32)))
 
     @property
-    def _n_in_the_making(self) -> int:
+    def turn_len(self) -> int:
+        """Tokens of the turn in the making, as far as reports were read."""
         return sum(len(part[0]) for part in self._turn)
 
     def pieces(self, max_features: int) -> list[Feed]:
-        """The whole stream, the turn in the making included, to be fed anew, its last token left out.
+        """The whole stream, the turn in the making included, to be fed once more, its last token left out.
 
         A decode step or an observation feeds that one token again. A piece shows ``max_features`` image tokens at most.
 
         Example: 5 tokens, no image: one piece of tokens 0 .. 3.
         """
         made = [part[0] for part in self._turn]
-        n = self._n_in_the_making
+        n = self.turn_len
         tokens = np.concatenate([*self._tokens, *made])[:-1]
         ahead = np.broadcast_to(self.next_position + np.arange(n, dtype=np.int32), (3, n))
         positions = np.concatenate([*self._positions, ahead], axis=1)[:, :-1]

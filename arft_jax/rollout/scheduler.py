@@ -1,14 +1,13 @@
 """One rollout in the making: which row is in which slot, and what each of them waits for.
 
-A round admits groups to free slots, takes in what the tools returned, feeds it, dispatches a segment and reads the one
-before it. The engine owns the device state; a session is the host's side of it. A session may pause, its rows frozen in
-their slots, and go on later with other weights.
+A round admits groups to free slots, takes in what the tools returned, feeds it, dispatches a decode call and reads the
+one before it. The slot machine owns the device state; a scheduler is the host's side of it. It may pause, its rows
+frozen in their slots, and resume later with other weights.
 """
 
 import concurrent.futures
-import dataclasses
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -18,46 +17,32 @@ from arft_jax import protocol
 from arft_jax.data import chat
 from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
+from arft_jax.rollout.renderer import Renderer
+from arft_jax.rollout.request import Group, Request, RolloutLimits, check_prompt, check_rows
 from arft_jax.rollout.rerender import CONTEXTS, rerendered
-from arft_jax.rollout.row import Feed, Row
-from arft_jax.rollout.trace import RolloutCosts
+from arft_jax.rollout.row import Feed, Injection, Row
+from arft_jax.rollout.slots import SlotMachine
+from arft_jax.rollout.trace import RolloutCosts, Timeline
 from arft_jax.steps.sampler import DecodeReport
-from arft_jax.steps.state import BUDGET, FREE, RUNNING, STOPPED
+from arft_jax.steps.state import BUDGET, STOPPED
+from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
-
-
-@dataclasses.dataclass
-class Group:
-    """The rows of one request: ``left`` are not finished.
-
-    Args:
-      request: what to roll out.
-      segment: its prompt.
-      key: uint32[2], of its rows.
-      rows: finished trajectories by row.
-      left: rows that are not finished.
-      n_begun: rows that were given a slot.
-      version: of the weights under which its rows began; None: they have not.
-    """
-
-    request: Any
-    segment: chat.Segment
-    key: np.ndarray
-    rows: list[Trajectory | None]
-    left: int
-    n_begun: int = 0
-    version: int | None = None
 
 
 class Scheduler:
     """Groups under way: who is in which slot, what waits for what.
 
     Args:
-      engine: owner of the state and the programs.
+      slots: the device state and the programs.
+      renderer: makes prompts and observations model input.
+      limits: sizes and budgets.
       toolbox: serves the actions.
       temperature: 0 is greedy.
-      max_turns: policy turns of a trajectory.
+      held: slots of rows that are not this scheduler's and stand still.
+      parse: what a turn's text asks for; None: the protocol.
+      overlap: the next decode call is dispatched before the last one is read.
       on_finish: called with each trajectory as it ends.
+      timeline: records the states of every slot.
       context: ``append``: an observation stands behind the turn that asked for it. ``rerender``: each turn has a prompt
         of its own; a trajectory is then its last prompt and turn, earlier turns being texts without a span.
 
@@ -65,16 +50,31 @@ class Scheduler:
       ValueError: ``rerender`` with a temperature: a token's key follows from its place, which comes again in each turn.
     """
 
-    def __init__(self, engine, toolbox, temperature: float, max_turns: int, on_finish, context: str = "append"):
+    def __init__(
+        self,
+        slots: SlotMachine,
+        renderer: Renderer,
+        limits: RolloutLimits,
+        toolbox: Toolbox,
+        temperature: float,
+        *,
+        held: frozenset[int] = frozenset(),
+        parse: Callable[[str], protocol.Action] | None = None,
+        overlap: bool = True,
+        on_finish: Callable[[Trajectory], None] | None = None,
+        timeline: Timeline | None = None,
+        context: str = "append",
+    ):
         if context not in CONTEXTS:
             raise ValueError(f"context must be append or rerender: got {context!r} (config.rollout.context)")
         if context == "rerender" and temperature > 0:
             raise ValueError(
                 f"temperature must be 0 where context is rerender: got {temperature} (config.rollout.context)"
             )
-        self.context = context
-        self.engine, self.toolbox, self.temperature = engine, toolbox, temperature
-        self.max_turns, self._on_finish = max_turns, on_finish
+        self.slots, self.renderer, self.limits = slots, renderer, limits
+        self.toolbox, self.temperature, self.context = toolbox, temperature, context
+        self._held, self._parse, self._overlap = held, parse, overlap
+        self._on_finish, self._timeline = on_finish, timeline
         self.params, self.version = None, 0
         self.groups: dict[int, Group] = {}  # in the order of their begin
         self._n_begun = 0
@@ -85,16 +85,25 @@ class Scheduler:
         self.waiting: dict[concurrent.futures.Future, int] = {}
         self.feeds: deque[Feed] = deque()
         self.forks: list[tuple[int, list[int]]] = []
-        self.unread: deque[tuple[int, DecodeReport]] = deque()  # segments by number
+        self.unread: deque[tuple[int, DecodeReport]] = deque()  # decode calls by number
         self.costs = RolloutCosts()
-        self._keys = np.zeros((engine.limits.n_slots, 2), np.uint32)
+        self._feeder: Feeder | None = None
+        self._keys = np.zeros((limits.n_slots, 2), np.uint32)
         self._keys_put: jax.Array | None = None  # None: they have changed since they were
         self._dispatched = False
 
     # ------------------------------------------------------------ groups in, out
 
-    def begin(self, requests, rng) -> None:
+    def serve_with(self, toolbox: Toolbox, temperature: float) -> None:
+        """From now on tool calls go to this toolbox, and turns are sampled at this temperature."""
+        self.toolbox, self.temperature = toolbox, temperature
+
+    def begin(self, requests: Sequence[Request], rng: jax.Array | None) -> None:
         """Queues requests behind those that are there.
+
+        Args:
+          requests: tasks in order.
+          rng: PRNG key of those that have none of their own.
 
         Raises:
           ValueError: a prompt that does not fit.
@@ -129,22 +138,21 @@ class Scheduler:
 
     def resume(self, params, version: int, rebuild: bool) -> None:
         """Rows that stood still run again, under these weights."""
-        engine = self.engine
         self.params, self.version, self.costs = params, version, RolloutCosts()
-        self._feeder = Feeder(engine, params, self.rows, self.costs)
-        held = engine.held | set(self.rows)
-        self.free = [slot for slot in reversed(range(engine.limits.n_slots)) if slot not in held]
+        self._feeder = Feeder(self.slots, self.renderer, params, self.rows, self.costs)
+        held = self._held | set(self.rows)
+        self.free = [slot for slot in reversed(range(self.limits.n_slots)) if slot not in held]
         if not self.rows:
             return
         if rebuild:
             self._feeder.rebuild()
-        self._set_status(self.running)
+        self.slots.set_running(self.running)
         for slot, row in self.rows.items():
-            row.live_from = 0
+            row.run_from(0)
             self._mark([slot], trace.DECODE if slot in self.running else trace.PAUSED)
 
     def round(self) -> None:
-        """Brings every row as far as it can go without waiting, and the running ones on by a segment."""
+        """Brings every row as far as it can go without waiting, and the running ones on by a decode call."""
         self.admit()
         self.serve()
         self.feed()
@@ -153,51 +161,23 @@ class Scheduler:
             self.collect()
 
     def pause(self) -> None:
-        """Reads what is on its way; rows that are left then stand still, whoever else uses the engine."""
+        """Reads what is on its way; rows that are left then stand still, whoever else uses the slots."""
         while self.unread:
-            self._read(*self.unread.popleft())
+            self.read_report(*self.unread.popleft())
         if self.rows:
-            self._set_status(())
+            self.slots.free_all()
         self.params = self._feeder = None  # the next step brings its own; a copy of these must not outlive this one
 
-    def _set_status(self, running) -> None:
-        """The host's word on who runs, put where the state's own lies: no program is traced again."""
-        state = self.engine.state
-        status = np.full(len(self._keys), FREE, np.int32)
-        status[list(running)] = RUNNING
-        self.engine.state = state._replace(status=jax.device_put(status, state.status.sharding))
-
     def _mark(self, slots, state: str) -> None:
-        if self.engine.timeline is not None:
+        if self._timeline is not None:
             for slot in slots:
-                self.engine.timeline.mark(slot, state)
+                self._timeline.mark(slot, state)
 
-    def _prompt(self, request) -> chat.Segment:
-        limits, name = self.engine.limits, request.task.id
-        n_slots = limits.n_slots - len(self.engine.held - set(self.rows))
-        if min(request.n_rows, n_slots) < 1:
-            raise ValueError(
-                f"a request must have a row, and a slot to run in: got {request.n_rows} rows, {n_slots} slots that are "
-                "not held (config.rollout.n_slots)"
-            )
-        segment = self.engine.prompt(request.task)
-        if len(segment.tokens) + 1 > limits.max_tokens:
-            raise ValueError(
-                f"the prompt of task {name!r} must leave room for an answer: got {len(segment.tokens)} "
-                f"tokens, max_tokens={limits.max_tokens} (config.rollout.max_tokens)"
-            )
-        n, pixels = len(segment.images), self.engine.pixels(segment)
-        if self._over_image_budget(n, pixels):
-            raise ValueError(
-                f"the images of task {name!r} must fit a trajectory's budget: got {n} images of {pixels} px, at most "
-                f"{limits.max_images} and {limits.max_image_pixels} px, 0 being no limit (config.rollout.max_images, "
-                "config.rollout.max_image_pixels)"
-            )
-        return segment
-
-    def _over_image_budget(self, n_images: int, n_pixels: int) -> bool:
-        limits = self.engine.limits
-        return 0 < limits.max_images < n_images or 0 < limits.max_image_pixels < n_pixels
+    def _prompt(self, request: Request) -> chat.Segment:
+        check_rows(request, self.limits.n_slots - len(self._held - set(self.rows)))
+        prompt = self.renderer.prompt(request.task)
+        check_prompt(request.task, prompt, self.renderer.n_pixels(prompt), self.limits)
+        return prompt
 
     # ---------------------------------------------------------------- slots in
 
@@ -210,15 +190,13 @@ class Scheduler:
         while self.queue and self.free:
             i = self.queue[0]
             group = self.groups[i]
-            group.version = self.version if group.version is None else group.version
             source = self._source(i)
-            first, n = group.n_begun, min(len(self.free), group.request.n_rows - group.n_begun)
-            slots = [self.free.pop() for _ in range(n)]
-            group.n_begun += n
+            slots = [self.free.pop() for _ in range(min(len(self.free), group.request.n_rows - group.n_begun))]
             self._keys[slots], self._keys_put = group.key, None
-            for slot, row in zip(slots, range(first, first + n), strict=True):
+            prompt = self.renderer.injection(group.segment)
+            for slot, row in zip(slots, group.begin(len(slots), self.version), strict=True):
                 self.rows[slot] = Row(group.request.task, group.request.number, row, i, slot)
-                feed = self.engine.inject(self.rows[slot], group.segment)
+                feed = self._inject(self.rows[slot], prompt)
                 if source is None:
                     source = slot
                     self.feeds.append(feed)
@@ -226,6 +204,11 @@ class Scheduler:
                 self.forks.append((source, targets))
             if group.n_begun == group.request.n_rows:
                 self.queue.popleft()
+
+    def _inject(self, row: Row, injection: Injection) -> Feed:
+        feed = row.inject(injection)
+        row.open_turn(self.limits.max_turn_tokens, self.limits.max_tokens)
+        return feed
 
     def _source(self, group: int) -> int | None:
         """A slot that begins with the group's prompt; where a context is rerendered, only before the second turn."""
@@ -250,20 +233,20 @@ class Scheduler:
         observation = row.attach(observation)
         if observation.status == ToolStatus.INFRA:
             return self._finish(row, Status.INFRA)
-        engine, anew = self.engine, self.context == "rerender"
-        if anew:
-            segment = engine.prompt(rerendered(row.task, row.turns, engine.can_show))
+        renderer, rerender = self.renderer, self.context == "rerender"
+        if rerender:
+            segment = renderer.prompt(rerendered(row.task, row.turns, renderer.can_show))
         else:
-            segment = engine.observation(observation)
-        n_images, n_pixels, length = (0, 0, 0) if anew else (row.n_images, row.n_pixels, row.length)
-        n_images, n_pixels = n_images + len(segment.images), n_pixels + engine.pixels(segment)
-        if segment.images and self._over_image_budget(n_images, n_pixels):
+            segment = renderer.observation(observation)
+        n_images, n_pixels, length = (0, 0, 0) if rerender else (row.n_images, row.n_pixels, row.length)
+        n_images, n_pixels = n_images + len(segment.images), n_pixels + renderer.n_pixels(segment)
+        if segment.images and not self.limits.allows_images(n_images, n_pixels):
             return self._finish(row, Status.IMAGES)
-        if length + len(segment.tokens) + 1 > engine.limits.max_tokens:
+        if length + len(segment.tokens) + 1 > self.limits.max_tokens:
             return self._finish(row, Status.TOKENS)  # a whole observation or none
-        if anew:
+        if rerender:
             row.restart()
-        self.feeds.append(self.engine.inject(row, segment))
+        self.feeds.append(self._inject(row, renderer.injection(segment)))
 
     # ------------------------------------------------------------ device calls
 
@@ -282,47 +265,43 @@ class Scheduler:
         self.forks.clear()
 
     def _let_run(self, slots: list[int]) -> None:
-        if self.engine.timeline is not None:
-            jax.block_until_ready(self.engine.state.length)
+        if self._timeline is not None:
+            self.slots.wait()
         self._mark(slots, trace.DECODE)
         self.running.update(slots)
         for slot in slots:
-            self.rows[slot].live_from = self.costs.n_decodes
+            self.rows[slot].run_from(self.costs.n_decodes)
 
     def decode(self) -> None:
-        """Dispatches one segment, unless every row must have reached its limit in those that were not read yet."""
-        engine = self.engine
+        """Dispatches a decode call, unless every row must have reached its limit in those that were not read yet."""
         live = [self.rows[slot] for slot in self.running if self.rows[slot].bound < self.rows[slot].limit]
         if not live:
             return
         for row in live:
-            row.bound = min(row.bound + engine.sampler.decode_steps, row.limit)
+            row.expect(self.slots.decode_steps)
         if self._keys_put is None:
-            self._keys_put = engine.put(self._keys.copy())
-        engine.state, report = engine.sampler.decode(
-            self.params,
-            engine.state,
-            engine.rules,
-            self._keys_put,
-            self.temperature,
-            columns=engine.columns_for(max(row.bound for row in live)),
-        )
+            self._keys_put = self.slots.put(self._keys.copy())
+        longest = max(row.bound for row in live)
+        report = self.slots.decode(self.params, self._keys_put, self.temperature, longest)
         self.unread.append((self.costs.n_decodes, report))
-        self.costs.n_decodes += 1
+        self.costs.count("n_decodes")
         self._dispatched = True
 
     # --------------------------------------------------------------- slots out
 
     def collect(self) -> None:
-        """Reads the segments before the one just dispatched; that one too where a row must reach its limit in it."""
+        """Reads the decode calls before the newest one; that one too where a row must reach its limit in it."""
         ending = any(self.rows[slot].bound >= self.rows[slot].limit for slot in self.running)
-        keep = int(self.engine.overlap and self._dispatched and not ending)
+        keep = int(self._overlap and self._dispatched and not ending)
         self._dispatched = False
         while len(self.unread) > keep:
-            self._read(*self.unread.popleft())
+            self.read_report(*self.unread.popleft())
 
-    def _read(self, number: int, report: DecodeReport) -> None:
-        """Takes in what a segment sampled; parses the turns that stopped, sends tool calls out, finishes rows."""
+    def read_report(self, number: int, report: DecodeReport) -> None:
+        """Takes in what the decode call of this number sampled.
+
+        Turns that stopped are parsed, their tool calls sent out, and rows that have ended finished.
+        """
         with self.costs.waiting("device_wait_s"):
             status, code, length, tokens, logps = jax.device_get(report)
         for slot in sorted(self.running):
@@ -336,16 +315,16 @@ class Scheduler:
                 self._act(row, int(code[slot]))
 
     def _act(self, row: Row, code: int) -> None:
-        eos, limits = self.engine.tokenizer.eos_id, self.engine.limits
-        action = row.read_turn(self.engine.tokenizer, eos, self.engine.parse)
-        self.costs.n_sampled += row.turns[-1].end - row.turns[-1].start
+        eos, limits = self.renderer.tokenizer.eos_id, self.limits
+        action = row.read_turn(self.renderer.tokenizer, eos, self._parse)
+        self.costs.count("n_sampled", row.turns[-1].end - row.turns[-1].start)
         if isinstance(action, protocol.Answer):
             self._finish(row, Status.ANSWERED)
         elif code == BUDGET and isinstance(action, protocol.Malformed):
             self._finish(row, Status.TOKENS if row.length >= limits.max_tokens else Status.TURN_TOKENS)
         elif isinstance(action, protocol.Malformed):
             self._finish(row, Status.NO_ACTION if row.last_token[0] == eos else Status.MALFORMED)
-        elif len(row.turns) >= self.max_turns:
+        elif len(row.turns) >= limits.max_turns:
             self._finish(row, Status.TURN_LIMIT)
         else:
             self._mark([row.slot], trace.PAUSED)
@@ -355,8 +334,7 @@ class Scheduler:
     def _finish(self, row: Row, status: Status) -> None:
         self._mark([row.slot], trace.IDLE)
         trajectory = row.trajectory(status)
-        group = self.groups[row.request]
-        group.rows[row.row], group.left = trajectory, group.left - 1
+        self.groups[row.request].finish(trajectory)
         del self.rows[row.slot]
         self.free.append(row.slot)
         if self._on_finish is not None:

@@ -14,8 +14,8 @@ class RolloutCosts:
 
     Args:
       total_s: from begin to end.
-      device_wait_s: the host waited for a segment's report.
-      decode_s: dispatching and reading segments, parsing turns; ``device_wait_s`` is a part of it.
+      device_wait_s: the host waited for a decode call's report.
+      decode_s: dispatching and reading decode calls, parsing turns; ``device_wait_s`` is a part of it.
       tool_wait_s: the host had nothing to do but wait for a tool.
       n_decodes, n_extends, n_encodes, n_forks: device calls.
       n_sampled: tokens that were sampled.
@@ -38,8 +38,16 @@ class RolloutCosts:
 
     @property
     def decode_host_s(self) -> float:
-        """Seconds in which the host worked for decode segments; the rest of ``host_s`` is for feeding."""
+        """Seconds in which the host worked for decode calls; the rest of ``host_s`` is for feeding."""
         return self.decode_s - self.device_wait_s
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Adds ``n`` to the field ``name``."""
+        setattr(self, name, getattr(self, name) + n)
+
+    def end(self, total_s: float) -> None:
+        """The call is over after so many seconds."""
+        self.total_s = total_s
 
     @contextlib.contextmanager
     def waiting(self, name: str) -> Iterator[None]:
@@ -111,7 +119,7 @@ class Timeline:
           ValueError: nothing was recorded.
         """
         if not self.spans:
-            raise ValueError("a timeline must hold at least one span: got none (Engine(timeline=...))")
+            raise ValueError("a timeline must hold at least one span: got none (Engine.run(timeline=...))")
         seconds = dict.fromkeys((DECODE, EXTEND, PAUSED), 0.0)
         for _, state, begin, until in self.spans:
             seconds[state] += until - begin

@@ -103,7 +103,7 @@ def _scores(logits: jax.Array, allowed: jax.Array, temperature: float, top_k: in
     return logits
 
 
-def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+def first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     """int32[B]: the first i with weights[: i + 1].sum() > uniform * weights.sum(), and weights[i] > 0.
 
     Example: weights [1, 0, 3], uniform 0.25: 2, for the first sum above 1 is the last. A parallel sum may fall or rise
@@ -127,9 +127,9 @@ def _draw(keys: jax.Array, weights: jax.Array) -> jax.Array:
     n_rows, n_tokens = weights.shape
     blocks = jnp.pad(weights, ((0, 0), (0, -n_tokens % _BLOCK))).reshape(n_rows, -1, _BLOCK)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
-    block = _first_above(blocks.sum(axis=-1), uniform[:, 0])
+    block = first_above(blocks.sum(axis=-1), uniform[:, 0])
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    return block * _BLOCK + _first_above(inside, uniform[:, 1])
+    return block * _BLOCK + first_above(inside, uniform[:, 1])
 
 
 def pick(

@@ -129,7 +129,7 @@ def _extend(graphdef, params, state: SlotState, ext: Extension, *, columns: int 
     )
 
 
-def _fork(state: SlotState, source, targets, rows, begin) -> SlotState:
+def fork_slot(state: SlotState, source, targets, rows, begin) -> SlotState:
     """Copies slot ``source`` (int32[]) into ``targets`` (int32[F], N: none) as ``rows`` (int32[F]) of its group.
 
     The rows begin at the end of the prompt that all rows of a group share, however far the source has gone on since:
@@ -150,8 +150,8 @@ def _fork(state: SlotState, source, targets, rows, begin) -> SlotState:
     return _forked(state, lambda leaf: copy(leaf, 0), lambda leaf: copy(leaf, slots_at), targets, rows, begin)
 
 
-def _fork_split(state: SlotState, source, targets, rows, begin) -> SlotState:
-    """:func:`_fork` where slots are split over devices.
+def fork_slot_split(state: SlotState, source, targets, rows, begin) -> SlotState:
+    """:func:`fork_slot` where slots are split over devices.
 
     An index into them would gather every slot to every device first. A masked sum moves the one slot alone, a layer at
     a time, and is exact: all but one of its terms are 0.
@@ -349,10 +349,10 @@ def make_sampler(
       ``columns`` is static too: None reads the whole cache.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
-    places, told, fork = None, None, _fork
+    places, told, fork = None, None, fork_slot
     if placement is not None:
         places, told = state_shardings(state, placement), placement.whole
-        fork = _fork_split if placement.n_lanes > 1 else _fork
+        fork = fork_slot_split if placement.n_lanes > 1 else fork_slot
     jit = functools.partial(jax.jit, out_shardings=places)
     named = {"static_argnames": "columns"}
     return Sampler(

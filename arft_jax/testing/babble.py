@@ -1,17 +1,20 @@
 """A random policy of the true architecture that babbles, and what its tests compare: eight tasks, three rows each."""
 
+import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout.engine import Engine, Request
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.request import Request
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import init_state
 from arft_jax.testing import tiny_rollout as tiny
@@ -55,6 +58,7 @@ class World:
         self.rules = tiny.rules_with_stops(self.tokenizer, STOPS)
         self.programs = make_sampler(self.graphdef, decode_steps=4, top_k=0, top_p=1.0)
         self.base = self.engine()
+        self.bucket = self.base.renderer.bucket
         self.tasks = [tiny.tiny_task(i, sizes=[SIZES[i % 3], (56, 28)][: 1 + i % 2]) for i in range(N_TASKS)]
         self.requests = [Request(task, 10 + i, N_ROWS) for i, task in enumerate(self.tasks)]
         self.rng = jax.random.key(3)
@@ -68,6 +72,7 @@ class World:
         options: Mapping[str, Any] | None = None,
         cache_dtype="float32",
         stacked=False,
+        bucket_columns=0,
         **limits,
     ) -> Engine:
         """Other slots with the same programs, those of decode_steps apart; keys and values in another type.
@@ -79,22 +84,22 @@ class World:
             other = make_sampler(self.graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0)
             sampler = sampler._replace(decode=other.decode, decode_steps=decode_steps)
         config = tiny.tiny_config(vocab_size=self.tokenizer.vocab_size)
-        engine = tiny.tiny_engine(
+        sizes = dataclasses.replace(tiny.LIMITS, **limits)
+        cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype, unstacked=not stacked)
+        state = init_state(cache, sizes.n_features, config.text.dim, jnp.float32)
+        return tiny.tiny_engine(
             self.graphdef,
             config.text,
             config.text.dim,
             tokenizer=self.tokenizer,
             rules=self.rules,
             sampler=sampler,
+            # committed to its device, as build makes it: jit keeps programs of committed and of other arrays apart
+            state=jax.device_put(state, jax.devices()[0]),
+            bucket_columns=bucket_columns,
             options=options,
             **limits,
         )
-        sizes = engine.limits
-        cache = init_cache(config.text, sizes.n_slots, sizes.max_tokens, cache_dtype, unstacked=not stacked)
-        engine.state = init_state(cache, sizes.n_features, config.text.dim, engine.state.features.dtype)
-        # committed to its device, as build makes it: jit keeps programs of committed and of other arrays apart
-        engine.state = jax.device_put(engine.state, jax.devices()[0])
-        return engine
 
     def run(self, engine, requests, tools=None, temperature=1.0, **kwargs) -> list[list[Trajectory]]:
         """Rolls out with the world's policy, key and instant tools."""
@@ -107,7 +112,7 @@ class World:
         for turn in trajectory.turns:
             shown += turn.observation.images if turn.observation else ()
         by_hash = {image.sha256: image for image in shown}
-        return {span.sha256: self.base.patches.get(by_hash[span.sha256]) for span in trajectory.images}
+        return {span.sha256: self.base.renderer.patches.get(by_hash[span.sha256]) for span in trajectory.images}
 
 
 def flat(groups) -> list[Trajectory]:

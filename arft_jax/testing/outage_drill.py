@@ -27,7 +27,7 @@ import jax
 
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FAULTS, WELL, FaultServer
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
@@ -93,9 +93,11 @@ class Stand:
     """
 
     def __init__(self, decode_s: float, n_thoughts: int = 48, n_prompts: int = 16):
+        self._decode_s = 0.0
         self._stage = tiny.Stage(
-            Tokenizer.tiny(), n_slots=N_SLOTS, group_size=GROUP, max_turn_tokens=96, max_tokens=320, extend_chunk=32
-        )
+            Tokenizer.tiny(), before_decode=lambda: time.sleep(self._decode_s), n_slots=N_SLOTS, group_size=GROUP,
+            max_turn_tokens=96, max_tokens=320, extend_chunk=32,
+        )  # fmt: skip
         tasks = [tiny.tiny_task(i) for i in range(N_TASKS)]
         think = "look" + " a" * n_thoughts
         turns = [f"<think>{think}</think><search>red fox</search>", "<think>seen</think><answer>7</answer>"]
@@ -103,14 +105,7 @@ class Stand:
         self._requests = [Request(tasks[n % N_TASKS], n, GROUP) for n in range(n_prompts)]
         self.step(tiny.InstantTools(tiny.failing))  # compiles
         self.step(tiny.InstantTools(lambda *call: Observation("seen")))
-        engine, self._decode_s = self._stage.engine, decode_s
-        decode = engine.sampler.decode
-
-        def slowly(*args, **kwargs):
-            time.sleep(self._decode_s)
-            return decode(*args, **kwargs)
-
-        engine.sampler = engine.sampler._replace(decode=slowly)
+        self._decode_s = decode_s
 
     @contextlib.contextmanager
     def hurry(self) -> Iterator[None]:

@@ -18,10 +18,13 @@ from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
-from arft_jax.rollout.engine import Engine, Request, RolloutLimits
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer
+from arft_jax.rollout.request import Request, RolloutLimits
+from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps.sampler import Rules, Sampler, make_sampler
-from arft_jax.steps.state import init_state
+from arft_jax.steps.state import SlotState, init_state
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
@@ -46,6 +49,8 @@ def tiny_engine(
     tokenizer: Tokenizer,
     rules: Rules | None = None,
     sampler: Sampler | None = None,
+    state: SlotState | None = None,
+    bucket_columns: int = 0,
     decode_steps: int = 4,
     n_patches: int = 64,
     max_pixels: int = 56 * 56,
@@ -61,6 +66,8 @@ def tiny_engine(
       tokenizer: text to ids.
       rules: the protocol's where None.
       sampler: programs of another engine to share.
+      state: other slots than float32 ones on the default device.
+      bucket_columns: of the slot machine.
       decode_steps: of a new sampler.
       n_patches: of an encode call.
       max_pixels: largest image.
@@ -68,16 +75,18 @@ def tiny_engine(
       **limits: fields of :data:`LIMITS` to set differently.
     """
     sizes = dataclasses.replace(LIMITS, **limits)
-    return Engine(
+    if state is None:
+        state = init_state(init_cache(cache_sizes, sizes.n_slots, sizes.max_tokens), sizes.n_features, dim)
+    slots = SlotMachine(
         sampler or make_sampler(graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0),
-        init_state(init_cache(cache_sizes, sizes.n_slots, sizes.max_tokens), sizes.n_features, dim),
+        state,
         rules or build.make_rules(tokenizer),
         sizes,
-        tokenizer,
-        PatchStore(ImageProcessor(28 * 28, max_pixels)),
-        VisionBucket(n_patches, 8, 112, 14, 2),
-        lambda task: task.system or SYSTEM[task.kind],
-        **(options or {}),
+        bucket_columns=bucket_columns,
+    )
+    patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, 112, 14, 2)
+    return Engine(
+        slots, Renderer(tokenizer, patches, bucket, lambda task: task.system or SYSTEM[task.kind]), **(options or {})
     )
 
 
@@ -166,17 +175,27 @@ class Stage:
     Args:
       tokenizer: text to ids.
       script_len: longest script and one.
+      before_decode: called before each decode call is dispatched.
       **limits: fields of :data:`LIMITS` to set differently, ``max_pixels`` and ``decode_steps`` of the engine.
     """
 
     N_SCRIPTS = 8
 
-    def __init__(self, tokenizer: Tokenizer, script_len: int = 256, **limits: int):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        script_len: int = 256,
+        before_decode: Callable[[], None] | None = None,
+        **limits: int,
+    ):
         self.tokenizer, self._script_len = tokenizer, script_len
         max_tokens = limits.get("max_tokens", LIMITS.max_tokens)
         self._sizes = dict(vocab_size=tokenizer.vocab_size, end=tokenizer.eos_id, prompt_len=max_tokens)
         graphdef, _ = scripted([[0]], [[0]], n=self.N_SCRIPTS, script_len=script_len, **self._sizes)
-        self.engine = tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer, **limits)
+        sampler = make_sampler(graphdef, decode_steps=limits.pop("decode_steps", 4), top_k=0, top_p=1.0)
+        if before_decode is not None:
+            sampler = sampler._replace(decode=_preceded(before_decode, sampler.decode))
+        self.engine = tiny_engine(graphdef, CACHE_SIZES, 1, tokenizer=tokenizer, sampler=sampler, **limits)
 
     def ids(self, turn: str | Sequence[int]) -> list[int]:
         """A turn's tokens; ids as they are."""
@@ -184,7 +203,7 @@ class Stage:
 
     def params(self, scripts: Sequence[tuple[Task, Sequence[str | Sequence[int]]]]) -> nnx.State:
         """A policy that says, for each task, its turns one after the other."""
-        prompts = [self.engine.prompt(task).tokens for task, _ in scripts]
+        prompts = [self.engine.renderer.prompt(task).tokens for task, _ in scripts]
         said = [[token for turn in turns for token in self.ids(turn)] for _, turns in scripts]
         return scripted(prompts, said, n=self.N_SCRIPTS, script_len=self._script_len, **self._sizes)[1]
 
@@ -193,3 +212,11 @@ class Stage:
         requests = [Request(task, number, n_rows) for number, (task, _) in enumerate(scripts)]
         options = dict(rng=jax.random.key(0), temperature=1.0) | kwargs
         return self.engine.run(self.params(scripts), requests, tools, **options)
+
+
+def _preceded(before: Callable[[], None], call: Callable) -> Callable:
+    def both(*args, **kwargs):
+        before()
+        return call(*args, **kwargs)
+
+    return both

@@ -3,17 +3,31 @@
 import signal
 
 
+class Stopped(SystemExit):
+    """A signal ended the run, which saved what it had; the text says where, ``code`` is the exit status.
+
+    Args:
+      message: for people.
+      number: of the signal; the status is 128 plus it, as a shell reports a process that a signal ended.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.code = 128 + number
+
+
 class StopRequest:
     """While entered, the first SIGTERM or SIGINT sets ``requested``; a second SIGINT interrupts at once."""
 
     def __init__(self):
         self.requested = False
+        self.number = signal.SIGTERM  # of the signal; where another process got it, what a scheduler sends
         self._before: dict = {}
 
     def _on_signal(self, number, frame):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self.number = True, number
         print("asked to stop: finishing this step and saving", flush=True)
 
     def __enter__(self) -> "StopRequest":

@@ -13,20 +13,25 @@ than in a run that was not broken.
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
+from arft_jax.build.data import Tasks
+from arft_jax.build.plan import Plan
 from arft_jax.data.image_files import FileImage
+from arft_jax.data.images import Quarantine
+from arft_jax.data.pipeline import task_stream
 from arft_jax.io import hosts
-from arft_jax.rollout.engine import Request
+from arft_jax.rewards.combine import Scorer
+from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.request import Request
+from arft_jax.tools.toolbox import Toolbox
+from arft_jax.train.batches import share
+from arft_jax.train.random_streams import Stream, stream_key
 from arft_jax.trajectory import Status, Task, Trajectory
-
-
-def share(n_items: int) -> slice:
-    """This process's part of what all processes have in one order."""
-    n = n_items // jax.process_count()
-    return slice(n * jax.process_index(), n * (jax.process_index() + 1))
 
 
 def n_carried(config, step: int) -> int:
@@ -39,88 +44,153 @@ def n_carried(config, step: int) -> int:
     return math.ceil(config.rollout.carry_over * (config.train.prompts // jax.process_count()))
 
 
-def roll_out(run, step: int) -> list[list[Trajectory]]:
-    """One step's groups. Prompts are dealt from the tasks in turn, to the processes too."""
-    config, r, names = run.config, run.config.rollout, list(run.tasks)
-    engine, n_processes = run.parts.engine, jax.process_count()
-    n_groups = config.train.prompts // n_processes
-    again = _take_resumed(run) if r.carry_over > 0 else []
-    before = n_carried(config, step - 1) * n_processes  # begun beyond the prompts of the steps so far
-    n_new = n_groups + n_carried(config, step) - len(again) - len(engine.in_flight)
-    requests = []
-    for p in range(n_new * n_processes):
-        name = names[(step * config.train.prompts + before + p) % len(names)]
-        index = next(run.streams[name])
-        requests.append(_request(run, names, index * len(names) + names.index(name)))
-    requests = [*again, *requests[share(len(requests))]]
-    options = dict(rng=run.rng(0, step), temperature=r.temperature, version=step - 1)
-    if not r.carry_over > 0:
-        return engine.run(run.policy(), requests, run.toolbox, **options)
-    options |= dict(n_groups=n_groups, max_age=r.max_staleness, rebuild=r.refresh == "rebuild")
-    return engine.run_on(run.policy(), requests, run.toolbox, **options)
-
-
-def mask_bad_images(run, trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Those that were shown a stand-in for a bad file end by an infrastructure failure; each such file is named once.
-
-    A file that is damaged behind its header is known when its task is first rolled out. The whole group is then left
-    out, as where a tool failed: what the policy says of a grey picture is worth nothing.
-    """
-    tell_quarantined(run)
-    return [dataclasses.replace(tr, status=Status.INFRA) if _has_bad_image(tr.task) else tr for tr in trajectories]
-
-
-def _has_bad_image(task: Task) -> bool:
-    return any(isinstance(image, FileImage) and image.is_bad for image in task.images)
-
-
-def tell_quarantined(run) -> None:
-    """One line for each file that was put away since the last call; the quarantine remembers the first of them."""
-    for message in run.quarantine.messages[run.n_told :]:
-        print(f"a grey picture takes the place of a training image, its groups are left out: {message}", flush=True)
-    run.n_told = len(run.quarantine.messages)
-
-
 def valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
     """bool[B]: False on every row of a group that had an infrastructure failure, a damaged image included."""
     good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
     return np.repeat(good.all(axis=1), group_size)
 
 
-def _request(run, names: list[str], number: int, rng: np.ndarray | None = None) -> Request:
-    """The group of a task by its number: index * n_names + place of its name."""
-    task = run.tasks[names[number % len(names)]]["train"][number // len(names)]
-    return Request(task, number, run.config.rollout.group_size, rng)
+class TrainRollouts:
+    """Which tasks each step begins, in which order, and what is still under way.
 
-
-def carried_state(run) -> list[list[int]]:
-    """[number, step of its key] of every process's carried groups, for a checkpoint. A meeting of the processes."""
-    if not run.config.rollout.carry_over > 0:
-        return []
-    if run.resumed:  # saved again before any step: what was read is still to be begun
-        mine = [[request.number, int(request.rng[1])] for request in run.resumed]
-    else:
-        mine = [[request.number, int(request.rng[1])] for request in run.parts.engine.in_flight]
-    rows = np.array(mine, np.int32).reshape(-1, 2)
-    return hosts.gather_dealt(rows, len(rows) * jax.process_count()).tolist()
-
-
-def resume_carried(run, state: list[list[int]]) -> None:
-    """Keeps what :func:`carried_state` named for the next step to begin anew.
-
-    Raises:
-      ValueError: groups that cannot be dealt to these processes.
+    Args:
+      config: of the run.
+      engine: on this process's devices.
+      tasks: by name and split.
+      toolbox: serves the policy's calls.
+      quarantine: of the training images.
+      scorer: gives trajectories their rewards.
+      orders: by name of the task set the indices of its training tasks, for ever; None: shuffled by the seed.
     """
-    if len(state) % jax.process_count():
-        raise ValueError(
-            f"the carried groups must be dealt evenly: got {len(state)} of them and {jax.process_count()} processes; "
-            "resume with as many processes as before (config.distributed.n_processes)"
-        )
-    names = list(run.tasks)
-    mine = state[jax.process_index() :: jax.process_count()]
-    run.resumed = [_request(run, names, number, run.key(0, step)) for number, step in mine]
+
+    def __init__(
+        self,
+        config,
+        engine: Engine,
+        tasks: Tasks,
+        toolbox: Toolbox,
+        *,
+        quarantine: Quarantine,
+        scorer: Scorer,
+        orders: Mapping[str, Iterator[int]] | None = None,
+    ):
+        self.config, self.engine, self.tasks, self.toolbox = config, engine, tasks, toolbox
+        self.quarantine, self.scorer = quarantine, scorer
+        self.orders: Mapping[str, Any] = orders or {
+            name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()
+        }
+        self._names = list(tasks)
+        self._resumed: list[Request] = []  # carried groups of a checkpoint, to be begun anew
+        self._n_told = 0  # of the quarantine's messages
+
+    @classmethod
+    def of_plan(cls, plan: Plan, engine: Engine, tasks: Tasks, toolbox: Toolbox) -> "TrainRollouts":
+        """Those of a run; ``tasks`` are all of them, the self-made ones too."""
+        return cls(plan.config, engine, tasks, toolbox, quarantine=plan.quarantine, scorer=plan.scorer)
+
+    def step(self, policy: Any, step: int) -> list[Trajectory]:
+        """One step's trajectories, scored; row p*G + g."""
+        rows = [trajectory for group in self.roll_out(policy, step) for trajectory in group]
+        return [self.scorer(trajectory) for trajectory in self._mask_bad_images(rows)]
+
+    def roll_out(self, policy: Any, step: int) -> list[list[Trajectory]]:
+        """One step's groups. Prompts are dealt from the tasks in turn, to the processes too.
+
+        Args:
+          policy: as the engine reads it.
+          step: of GRPO, from 1 on; the weights' version is one less.
+        """
+        config, r, names = self.config, self.config.rollout, self._names
+        engine, n_processes = self.engine, jax.process_count()
+        n_groups = config.train.prompts // n_processes
+        again = self._take_resumed() if r.carry_over > 0 else []
+        before = n_carried(config, step - 1) * n_processes  # begun beyond the prompts of the steps so far
+        n_new = n_groups + n_carried(config, step) - len(again) - len(engine.in_flight)
+        requests = []
+        for p in range(n_new * n_processes):
+            name = names[(step * config.train.prompts + before + p) % len(names)]
+            index = next(self.orders[name])
+            requests.append(self._request(index * len(names) + names.index(name)))
+        requests = [*again, *requests[share(len(requests))]]
+        key = engine.put(stream_key(config.seed, Stream.ROLLOUT, step))
+        options = dict(rng=key, temperature=r.temperature, version=step - 1)
+        if not r.carry_over > 0:
+            return engine.run(policy, requests, self.toolbox, **options)
+        options |= dict(n_groups=n_groups, max_age=r.max_staleness, rebuild=r.refresh == "rebuild")
+        return engine.run_on(policy, requests, self.toolbox, **options)
+
+    def _request(self, number: int, rng: np.ndarray | None = None) -> Request:
+        """The group of a task by its number: index * n_names + place of its name."""
+        n = len(self._names)
+        task = self.tasks[self._names[number % n]]["train"][number // n]
+        return Request(task, number, self.config.rollout.group_size, rng)
+
+    def _take_resumed(self) -> list[Request]:
+        resumed, self._resumed = self._resumed, []
+        return resumed
+
+    def _mask_bad_images(self, rows: list[Trajectory]) -> list[Trajectory]:
+        """Those that were shown a stand-in for a bad file end by an infrastructure failure; each such file is named.
+
+        A file that is damaged behind its header is known when its task is first rolled out. The whole group is then
+        left out, as where a tool failed: what the policy says of a grey picture is worth nothing.
+        """
+        self.tell_quarantined()
+        return [dataclasses.replace(tr, status=Status.INFRA) if _has_bad_image(tr.task) else tr for tr in rows]
+
+    def tell_quarantined(self) -> None:
+        """One line for each file that was put away since the last call; the quarantine remembers the first of them."""
+        for message in self.quarantine.messages[self._n_told :]:
+            print(f"a grey picture takes the place of a training image, its groups are left out: {message}", flush=True)
+        self._n_told = len(self.quarantine.messages)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the rollouts, JSON-able. A meeting of the processes.
+
+        Returns:
+          ``streams``, the places in the orders of the tasks, and ``carried``, [number, step of its key] of every
+          process's carried groups.
+        """
+        return {
+            "streams": {name: order.get_state() for name, order in self.orders.items()},
+            "carried": self.carried(),
+        }
+
+    def restore(self, host: Mapping[str, Any]) -> None:
+        """Goes on where :meth:`state` was taken; carried groups are begun anew by the next step.
+
+        Raises:
+          ValueError: groups that cannot be dealt to these processes.
+        """
+        for name, order in self.orders.items():
+            order.set_state(host["streams"][name])
+        self.resume_carried(host.get("carried", []))
+
+    def carried(self) -> list[list[int]]:
+        """[number, step of its key] of every process's carried groups. A meeting of the processes."""
+        if not self.config.rollout.carry_over > 0:
+            return []
+        # Saved again before any step: what was read is still to be begun.
+        under_way = self._resumed or self.engine.in_flight
+        mine = [[request.number, int(request.rng[1])] for request in under_way]
+        rows = np.array(mine, np.int32).reshape(-1, 2)
+        return hosts.gather_dealt(rows, len(rows) * jax.process_count()).tolist()
+
+    def resume_carried(self, carried: list[list[int]]) -> None:
+        """Keeps what :meth:`carried` named for the next step to begin anew.
+
+        Raises:
+          ValueError: groups that cannot be dealt to these processes.
+        """
+        if len(carried) % jax.process_count():
+            raise ValueError(
+                f"the carried groups must be dealt evenly: got {len(carried)} of them and {jax.process_count()} "
+                "processes; resume with as many processes as before (config.distributed.n_processes)"
+            )
+        mine = carried[jax.process_index() :: jax.process_count()]
+        seed = self.config.seed
+        self._resumed = [self._request(number, stream_key(seed, Stream.ROLLOUT, step)) for number, step in mine]
 
 
-def _take_resumed(run) -> list[Request]:
-    resumed, run.resumed = run.resumed, []
-    return resumed
+def _has_bad_image(task: Task) -> bool:
+    return any(isinstance(image, FileImage) and image.is_bad for image in task.images)

@@ -1,5 +1,6 @@
 """The work directory of a run: whose it is, its resolved config, the files that an export needs, its results so far."""
 
+import errno
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from arft_jax.io import hf_files
+from arft_jax.io.disk import naming_write_faults
 
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
 LIBRARIES = (
@@ -66,11 +68,15 @@ class RunDir:
       config: the validated configuration.
 
     Raises:
-      ValueError: the directory holds a run of another config, or something that is no run.
+      ValueError: the directory holds a run of another config, or something that is no run; it cannot be written to.
     """
 
     def __init__(self, config):
         self.path = pathlib.Path(config.workdir)
+        with naming_write_faults("the work directory", self.path, "config.workdir"):
+            self._open(config)
+
+    def _open(self, config) -> None:
         mine = {key: value for key, value in flatten(config.to_dict()).items() if key not in FREE_KEYS}
         mine = json.loads(json.dumps(mine))
         written = self.path / "config.json"
@@ -82,13 +88,10 @@ class RunDir:
                 "(config.workdir)"
             )
         else:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                write_json(written, {"config": mine, "versions": _versions()})
-            except OSError as error:
-                raise ValueError(
-                    f"the work directory must be writable: got {self.path} ({error.strerror}) (config.workdir)"
-                ) from error
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(written, {"config": mine, "versions": _versions()})
+        if not os.access(self.path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if config.weights or config.tokenizer:
             hf_files.keep_files(self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer)
 

@@ -8,57 +8,55 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arft_jax.config import MINI_TASKS
-from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.synthetic.chains import Chain, Submit, practice_chains, record_chains
-from arft_jax.rollout.engine import Engine
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.row import Row
 from arft_jax.trajectory import Status, Task, Trajectory
 
 
-def warm_start_chains(config, tasks: Mapping[str, Mapping[str, Sequence[Task]]], submit: Submit) -> list[Chain]:
-    """What a warm start imitates: the user's own chains, and practice and recorded chains of the mini tasks.
+def warm_start_chains(
+    config, tasks: Mapping[str, Mapping[str, Sequence[Task]]], own: Sequence[Chain], submit: Submit
+) -> list[Chain]:
+    """What a warm start imitates: practice and recorded chains of the mini tasks, and the user's own.
 
     Args:
       config: reads ``warm_start`` and ``seed``.
       tasks: of the run, by name and split.
+      own: of the user's files.
       submit: of the toolbox: tools really run while chains are recorded.
-
-    Raises:
-      ValueError: a file of chains that is not of its layout.
     """
     w = config.warm_start
-    own = load_chains(w.chains)
     mini = [split["train"][: w.n_chains] for name, split in tasks.items() if name in MINI_TASKS]
     if not mini:
-        return own
+        return list(own)
     recorded = record_chains([task for part in mini for task in part], submit, config.seed)
-    return practice_chains(config.seed, w.n_practice) + recorded + own
+    return [*practice_chains(config.seed, w.n_practice), *recorded, *own]
 
 
-def chain_trajectory(engine: Engine, chain: Chain) -> Trajectory:
+def chain_trajectory(renderer: Renderer, chain: Chain) -> Trajectory:
     """A recorded chain as the trajectory that the sampler would have written.
 
     Turns marked for training count as sampled, all else as observed, so ``loss_mask`` is the imitation mask.
     """
     row = Row(chain.task, 0, 0, 0, 0)
-    engine.inject(row, engine.prompt(chain.task))
+    row.inject(renderer.injection(renderer.prompt(chain.task)))
     for turn in chain.turns:
-        tokens = np.asarray(engine.tokenizer.encode(turn.text), np.int32)
+        tokens = renderer.turn(turn.text)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        row.read_turn(engine.tokenizer, engine.tokenizer.eos_id)
+        row.read_turn(renderer.tokenizer, renderer.tokenizer.eos_id)
         if turn.observation is not None:
             row.attach(turn.observation)
-            engine.inject(row, engine.observation(turn.observation))
+            row.inject(renderer.injection(renderer.observation(turn.observation)))
     return row.trajectory(Status.ANSWERED)
 
 
-def chain_trajectories(engine: Engine, chains: Sequence[Chain], max_tokens: int) -> list[Trajectory]:
+def chain_trajectories(renderer: Renderer, chains: Sequence[Chain], max_tokens: int) -> list[Trajectory]:
     """All chains that fit ``max_tokens``.
 
     Raises:
       ValueError: more than one in a hundred does not fit: the budget is wrong, not the chains.
     """
-    made = [chain_trajectory(engine, chain.trimmed()) for chain in chains]
+    made = [chain_trajectory(renderer, chain.trimmed()) for chain in chains]
     kept = [t for t in made if len(t.tokens) <= max_tokens]
     if len(kept) < 0.99 * len(made):
         longest = max(len(t.tokens) for t in made)

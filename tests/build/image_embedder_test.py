@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax.build import parts as build
 from arft_jax.build import image_embedder
+from arft_jax.build import model as build
 from arft_jax.build import placement as layout
 from arft_jax.config import default_config
 from arft_jax.data.batch import fill_chunk
@@ -73,7 +73,9 @@ def test_the_seed_draws_the_tower_of_a_run_without_weights(config):
     sizes = build.model_config(drawn, build.load_tokenizer(drawn))
     make_model = build.model_maker(drawn, sizes, layout.make_placement(drawn))
     expected = init.init_params(make_model, drawn.seed)[1]["vision"]
-    leaves = zip(nnx.to_flat_state(expected), nnx.to_flat_state(image_embedder.make_embedder(drawn)._params), strict=True)
+    leaves = zip(
+        nnx.to_flat_state(expected), nnx.to_flat_state(image_embedder.make_embedder(drawn)._params), strict=True
+    )
     for (path, one), (other_path, other) in leaves:
         assert path == other_path
         np.testing.assert_array_equal(one.get_value(), other.get_value())

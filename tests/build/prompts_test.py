@@ -13,7 +13,8 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.renderer import Renderer
+from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
 
@@ -39,9 +40,8 @@ def config(stage):
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
     bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
-    check_prompts(
-        config, {"a": {"train": tasks[::2], "test": tasks[1::2]}}, engine.tokenizer, engine.patches.processor, bucket
-    )
+    render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
+    check_prompts(config, {"a": splits}, render.tokenizer, render.patches.processor, bucket)
 
 
 def refused(stage, config, task):
@@ -52,21 +52,22 @@ def refused(stage, config, task):
     return False
 
 
-def refused_by_the_rollout(stage, config, task, monkeypatch):
+def refused_by_the_rollout(stage, config, task):
     engine, r = stage.engine, config.rollout
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "limits", dataclasses.replace(engine.limits, **limits))
-        patch.setattr(engine, "system", system_texts(config))
-        try:
-            Scheduler(engine, None, 0.0, 1, None).begin([Request(task, 0, 1)], jax.random.key(0))
-        except ValueError:
-            return True
+    limits = dataclasses.replace(engine.limits, **limits)
+    system = system_texts(config)
+    renderer = Renderer(engine.renderer.tokenizer, engine.renderer.patches, engine.renderer.bucket, system)
+    scheduler = Scheduler(engine.slots, renderer, limits, tiny.InstantTools(tiny.failing), 0.0)
+    try:
+        scheduler.begin([Request(task, 0, 1)], jax.random.key(0))
+    except ValueError:
+        return True
     return False
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_images", "max_image_pixels"])
-def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, monkeypatch, limit):
+def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, limit):
     tasks = [tiny.tiny_task(i, kind, sizes=SIZES[: i % 4]) for i, kind in enumerate(["search", "coding"] * 4)]
     at = {"max_tokens": range(16, 64), "max_images": (1, 2, 3), "max_image_pixels": (783, 784, 2352, 5487, 5488)}[limit]
     seen = []
@@ -74,7 +75,7 @@ def test_what_a_rollout_would_refuse_is_refused_and_nothing_else(stage, config, 
         config.rollout[limit] = value
         for task in tasks:
             seen.append(refused(stage, config, task))
-            assert seen[-1] is refused_by_the_rollout(stage, config, task, monkeypatch), (value, task.id)
+            assert seen[-1] is refused_by_the_rollout(stage, config, task), (value, task.id)
     assert True in seen and False in seen
 
 
@@ -111,3 +112,32 @@ def test_no_image_is_decoded(stage, config, tmp_path, monkeypatch):
     check(stage, config, [task])
     config.rollout.n_features = 3
     assert refused(stage, config, task)
+
+
+def test_a_system_prompt_is_the_tasks_own_else_its_sets_else_that_of_its_kind(config, tmp_path):
+    (tmp_path / "prompt.txt").write_text("\ufeffFrom a file.\n", encoding="utf-8")
+    config.system_prompts = {"photos": "Look.", "cards": f"file:{tmp_path}/prompt.txt"}
+    text, task = system_texts(config), tiny.tiny_task(1)
+    assert (
+        text(task) == "Search, then answer." and text(dataclasses.replace(task, kind="coding")) == "Fix, then answer."
+    )
+    photo = dataclasses.replace(task, task_set="photos")
+    assert (text(photo), text(dataclasses.replace(photo, system="Mine."))) == ("Look.", "Mine.")
+    assert text(dataclasses.replace(task, task_set="cards")) == "From a file."
+    config.system_prompt = "full"
+    full = system_texts(config)
+    assert all(len(full(tiny.tiny_task(1, kind))) > 100 for kind in ("coding", "search", "general"))
+    (tmp_path / "prompt.txt").write_text(" ")
+    with pytest.raises(ValueError, match=r"must hold text: got an empty .*prompt.txt \(config.system_prompts\)"):
+        system_texts(config)
+    config.system_prompts = {"photos": "file:gone.txt"}
+    with pytest.raises(ValueError, match=r"must be a readable file: got gone.txt .* \(config.system_prompts\)"):
+        system_texts(config)
+
+
+def test_a_long_prompt_of_one_set_is_counted_for_its_tasks_alone(stage, config):
+    config.system_prompts = {"photos": "long " * 200}
+    task = tiny.tiny_task(1)
+    check(stage, config, [task])
+    with pytest.raises(ValueError, match=r"got t1 of a/train: \d+ tokens with one of an answer"):
+        check(stage, config, [dataclasses.replace(task, task_set="photos")])

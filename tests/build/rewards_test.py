@@ -46,7 +46,7 @@ def test_what_is_called_with_a_trajectory_and_its_task_is_a_reward(name):
 
 
 REFUSALS = {
-    "one": r"must take \(trajectory, task\): got one\(trajectory\) at 'rw_mine:one', too many .*\(config.rewards.extra\)",
+    "one": r"must take \(trajectory, task\): got one\(trajectory\) at 'rw_mine:one', too .*\(config.rewards.extra\)",
     "three": "missing a required argument: 'tokenizer'",
     "keyword": "too many positional arguments",
     "later": "a plain function, no coroutine or generator: got 'rw_mine:later'",

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from arft_jax.build import parts as build
+from arft_jax.build import data
+from arft_jax.build.plan import check_inputs
 from arft_jax.build.search_indices import index_paths, make_indices, route_tasks, searching_sets
 from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
@@ -32,7 +33,8 @@ def test_each_set_searches_the_corpus_beside_its_file_or_the_one_that_the_config
     (tmp_path / "other.jsonl").write_text(json.dumps(dict(title="Fact", text="Trees grow")))
     config.data.tasks = (own_set(tmp_path, "birds", "Birds fly"), own_set(tmp_path, "trees"), own_set(tmp_path, "bare"))
     config.data.corpora = {"trees": str(tmp_path / "other.jsonl")}
-    tasks, paths = build.load_data(config, Quarantine())
+    tasks = route_tasks(config, data.read_own_tasks(config, Quarantine()))
+    paths = make_indices(config)
     assert paths == {"birds": tmp_path / "birds.corpus.index", "trees": tmp_path / "other.index"}
     corpora = {name: splits["test"][0].corpus for name, splits in tasks.items()}
     with open_indices(paths) as search:
@@ -40,10 +42,10 @@ def test_each_set_searches_the_corpus_beside_its_file_or_the_one_that_the_config
     assert found == {"birds": ["Birds fly"], "trees": ["Trees grow"], "bare": []}
     config.data.corpora = {"trees": str(tmp_path / "gone.jsonl")}
     with pytest.raises(ValueError, match=r"the file must exist: got .*gone.jsonl \(config.data.corpora\)"):
-        build.check_inputs(config)
+        check_inputs(config)
     config.data.update(tasks=("jsonl:no/birds.jsonl",), corpora={})
     with pytest.raises(ValueError, match=r"the file must exist: got no/birds.jsonl \(config.data.tasks\)"):
-        build.check_inputs(config)
+        check_inputs(config)
 
 
 def test_a_set_that_searches_alone_keeps_its_corpora_as_they_are(config, tmp_path):

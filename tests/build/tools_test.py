@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from arft_jax import protocol
-from arft_jax.build import parts as build
 from arft_jax.build import tools as toolset
 from arft_jax.build.image_embedder import make_embedder
+from arft_jax.build.plan import check_inputs
 from arft_jax.config import default_config
 from arft_jax.data.images import encode_png
 from arft_jax.testing import tiny_rollout as tiny
@@ -98,7 +98,7 @@ def pictures(config, tmp_path):
 
 
 def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
-    build.check_inputs(pictures)
+    check_inputs(pictures)
     task = tiny.tiny_task(2)
     with toolset.open_toolbox(pictures, None) as box:
 
@@ -133,4 +133,4 @@ def test_an_image_index_that_is_not_there_or_of_other_weights_is_refused(picture
         toolset.open_toolbox(pictures, None).__enter__()
     pictures.tools.search.image_index = str(tmp_path / "none")
     with pytest.raises(ValueError, match=r"must exist: got .*none \(config.tools.search.image_index\)"):
-        build.check_inputs(pictures)
+        check_inputs(pictures)

@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from arft_jax.commands.config_flag import _sentence
+from arft_jax.commands.config_flag import sentence as make_sentence
 
 TRACE = """flag --config=x: Error whilst parsing:
 
@@ -20,6 +20,10 @@ CASES = [
     ),
     (AttributeError(KeyError("'zzz'")), "the configuration has no key 'zzz'"),
     (
+        KeyError("'num_generations'"),  # in a file
+        "the configuration has no key 'num_generations'; did you mean 'rollout.group_size'?",
+    ),
+    (
         OSError("Attempted:\n  a.py\n  [Errno 2] No such file"),
         "the configuration file must be readable: [Errno 2] No such file",
     ),
@@ -29,4 +33,4 @@ CASES = [
 
 @pytest.mark.parametrize(("error", "sentence"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_an_error_becomes_one_sentence(error, sentence):
-    assert _sentence(error) == sentence
+    assert make_sentence(error) == sentence

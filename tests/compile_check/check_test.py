@@ -11,6 +11,8 @@ import jax
 import pytest
 from flax import nnx
 
+from arft_jax.build.model import load_tokenizer
+from arft_jax.build.plan import check_inputs, plan_policy
 from arft_jax.compile_check import check as compile_check
 from arft_jax.compile_check import programs as compile_programs
 from arft_jax.compile_check import report as compile_report
@@ -22,9 +24,7 @@ PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]  # of every
 
 def _lowered(config) -> dict:
     """Every program of the config's run on this machine's devices, by name."""
-    placement = compile_check.layout.make_placement(config)
-    own = compile_check.layout.rollout_placements(config, placement, 0)[1]
-    return dict(compile_check.lowered(config, placement, own))
+    return dict(compile_check.lowered(plan_policy(config)))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
     # decode: products of a token with the weights of 2 layers (D=32, 4 heads and 2 kv heads of 8, F=64) and with the
     # vocabulary, and of 32 numbers with 128 columns of keys and of values; 16 slots in each step
     layer = 2 * 32 * (32 + 2 * 16 + 32 + 3 * 64) + 4 * 32 * 128
-    vocab = compile_check.build.load_tokenizer(config).vocab_size
+    vocab = load_tokenizer(config).vocab_size
     assert rows["decode"]["flops"] == config.rollout.decode_steps * 16 * (2 * layer + 2 * 32 * vocab)
     assert rows["update"]["flops"] > 3 * rows["score"]["flops"] > 0
     assert all(row["sent_bytes"] == {} and row["unseen"] == [] for row in result["programs"])
@@ -86,13 +86,12 @@ def test_a_program_is_compiled_for_each_number_of_columns_that_a_rollout_reads(c
     # the columns are cut out for a segment: keys and values in float32, 2 layers, 16 slots, K=2, H=8
     cut_gib = 2 * 4 * 2 * 16 * 96 * 2 * 8 / compile_check.GIB
     assert rows["decode_96"]["temporary_gib"] > rows["decode"]["temporary_gib"] + 0.9 * cut_gib
-    placement = compile_check.layout.make_placement(config)
-    assert compile_report.remedies("decode_96", config, placement, placement)[0] == "rollout.bucket_columns"
+    assert compile_report.remedies("decode_96", plan_policy(config))[0] == "rollout.bucket_columns"
 
 
 @pytest.fixture
 def no_rollout(monkeypatch):
-    monkeypatch.setattr(compile_programs, "_lowered_rollout", lambda *_: iter(()))
+    monkeypatch.setattr(compile_programs, "lowered_rollout", lambda *_: iter(()))
 
 
 def test_a_warm_start_is_an_update_of_its_own_rows(config, no_rollout):
@@ -123,23 +122,21 @@ def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, 
     config.tools.search.image_index = "pictures.index"
     programs = _lowered(config)
     assert list(programs) == ["embed", "score", "update"]
-    placement = compile_check.layout.make_placement(config)
-    kept = compile_check.resident_gib(config, placement, placement)
-    figures = compile_check._figures(config, "embed", programs["embed"], placement, 0.0)
+    plan = plan_policy(config)
+    kept = compile_check.resident_gib(plan)
+    figures = compile_check.figures_of(plan, "embed", programs["embed"], 0.0)
     patches_gib = 4 * config.rollout.n_patches * 3 * 2 * 14 * 14 / compile_check.GIB
     assert kept["tower"] + patches_gib < figures.argument_gib < kept["tower"] + 1.1 * patches_gib
 
 
 def test_what_is_done_already_is_not_advised(config):
-    devices = jax.devices()
-    placement = compile_check.layout.make_placement(config, devices)
-    advised = compile_report.remedies("update", config, placement, placement)
+    advised = compile_report.remedies("update", plan_policy(config))
     assert advised == ["train.rows_per_update", "train.logps_chunk", "rollout.max_tokens"]
     config.model.remat = False
-    assert "model.remat" in compile_report.remedies("update", config, placement, placement)
+    assert "model.remat" in compile_report.remedies("update", plan_policy(config))
     config.train.rows_per_update = 1
-    assert "train.rows_per_update" not in compile_report.remedies("update", config, placement, placement)
-    assert "rollout.tensor" not in compile_report.remedies("decode", config, placement, placement)
+    assert "train.rows_per_update" not in compile_report.remedies("update", plan_policy(config))
+    assert "rollout.tensor" not in compile_report.remedies("decode", plan_policy(config))
 
 
 def test_every_program_has_its_keys_and_what_it_is_given():
@@ -219,26 +216,25 @@ def test_hardware_of_another_form_is_refused(config, hardware):
 
 def test_a_published_size_is_checked_without_weights(config):
     config.model.size = "3b"
-    sizes = compile_check.build.model_config(config, compile_check.build.load_tokenizer(config))
+    sizes = plan_policy(config).sizes
     assert (sizes.text.dim, sizes.text.n_layers, sizes.text.tied) == (2048, 36, True)
     with pytest.raises(ValueError, match=r"weights must be a Hugging Face directory of Qwen2.5-VL-3B.*config.weights"):
-        compile_check.build.check(config)
+        check_inputs(config)
 
 
 def test_on_eight_devices_moving_the_policy_to_the_rollouts_layout_is_a_program(repo_root):
     script = """
         import dataclasses, json, jax
         from arft_jax.compile_check import check as compile_check
-        from arft_jax.build import placement as layout
+        from arft_jax.build.plan import plan_policy
         from arft_jax.config import default_config
 
         config = default_config()
         config.rollout.update(n_slots=16, max_tokens=128)
         config.warm_start.steps = 0
-        placement = layout.make_placement(config)
-        own = layout.rollout_placements(config, placement, 0)[1]
-        name, program = next(compile_check.lowered(config, placement, own))
-        print(json.dumps(dataclasses.asdict(compile_check._figures(config, name, program, placement, 0.0))))
+        plan = plan_policy(config)
+        name, program = next(compile_check.lowered(plan))
+        print(json.dumps(dataclasses.asdict(compile_check.figures_of(plan, name, program, 0.0))))
     """
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -300,14 +296,12 @@ def test_a_rollout_copies_neither_its_cache_nor_its_weights(repo_root, name, pro
         pytest.skip(f"needs the package {package}")
     script = f"""
         from arft_jax.compile_check import check as compile_check
-        from arft_jax.build import placement as layout
         from configs import {name}
 
         config = {name}.get_config()
-        placement = layout.make_placement(config, compile_check.devices_of(config.hardware)[0])
-        own = compile_check._own_placement(config, placement)
-        lowered = next(p for name, p in compile_check.lowered(config, placement, own) if name == "{program}")
-        print("GIB", compile_check._figures(config, "{program}", lowered, placement, 0.0).temporary_gib)
+        plan = compile_check.plan_on(config, compile_check.devices_of(config.hardware)[0])
+        lowered = next(p for name, p in compile_check.lowered(plan) if name == "{program}")
+        print("GIB", compile_check.figures_of(plan, "{program}", lowered, 0.0).temporary_gib)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=300, env=dict(os.environ))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from arft_jax.data.batch import VisionBucket, assemble, fill_chunk, pack_chunks, pack_rows
+from arft_jax.sharding import LaneShare
 from arft_jax.trajectory import ImageSpan, Status, Task, Trajectory
 
 BUCKET = VisionBucket(n_patches=16, n_windows=2, window_px=112, patch=14, merge=2)
@@ -80,13 +81,13 @@ def test_chunks_are_dealt_to_the_lanes_of_a_mesh_in_turn():
     images = {name: patches(i, 4, 4) for i, name in enumerate("abc", 1)}  # one a chunk
     rows = [trajectory(8, 6, [6], [ImageSpan(name, 0, 4, images[name][1])]) for name in "abc"]
     made = dict(length=10, n_chunks=4, bucket=BUCKET)
-    batch = assemble(rows, np.zeros(3), lambda t: images, lanes=(0, 2, 2), **made)
+    batch = assemble(rows, np.zeros(3), lambda t: images, lanes=LaneShare(0, 2, 2), **made)
     np.testing.assert_array_equal(batch.patches[:, :, 0, 0], [[1, 2], [3, 0]])
     assert batch.layout.window_index.shape[:2] == (2, 2)
     one = assemble(rows, np.zeros(3), lambda t: images, **made)
     np.testing.assert_array_equal(batch.feature_index, one.feature_index)
     with pytest.raises(ValueError, match=r"got 4, data\*fsdp=3 \(config.train.image_chunks\)"):
-        assemble(rows, np.zeros(3), lambda t: images, lanes=(0, 3, 3), **made)
+        assemble(rows, np.zeros(3), lambda t: images, lanes=LaneShare(0, 3, 3), **made)
 
 
 def test_rows_are_packed_first_fit_in_order():

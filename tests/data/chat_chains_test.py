@@ -63,7 +63,7 @@ def test_a_rendered_chain_is_the_token_stream_of_a_scripted_rollout(tmp_path):
     stage = tiny.Stage(Tokenizer.tiny(), n_slots=1, group_size=1, max_tokens=160, max_turn_tokens=48)
     replies = iter([Observation("Fox: Ann"), Observation("done", (ZOOM,))])
     [[sampled]] = stage.play([(chain.task, TURNS)], tiny.InstantTools(lambda *_: next(replies)))
-    rendered = chain_trajectory(stage.engine, chain)
+    rendered = chain_trajectory(stage.engine.renderer, chain)
     assert sampled.status is rendered.status is Status.ANSWERED and "Look." in stage.tokenizer.decode(rendered.tokens)
     for name in ("tokens", "positions", "completion_mask"):
         np.testing.assert_array_equal(getattr(rendered, name), getattr(sampled, name), err_msg=name)

@@ -59,9 +59,9 @@ def test_pixels_are_kept_up_to_the_bound_and_the_last_used_longest(tmp_path, dec
     for image in (a, b, a, c, a, b):
         assert image.pixels[5, 5, 0] == ord(image.name)
     assert decoded == ["a.png", "b.png", "c.png", "b.png"]  # b went for c, c for b; a was always the last but one
-    assert files._bytes == 2 * 20 * 30 * 3
+    assert files.n_bytes == 2 * 20 * 30 * 3
     whole = ImageFiles(max_bytes=1)
-    assert FileImage(whole, tmp_path / "a.png", "", "").pixels.shape == (20, 30, 3) and whole._bytes == 0
+    assert FileImage(whole, tmp_path / "a.png", "", "").pixels.shape == (20, 30, 3) and whole.n_bytes == 0
 
 
 @pytest.mark.parametrize("suffix, save", [("jpg", {}), ("png", {}), ("tiff", {}), ("webp", {}), ("gif", None)])

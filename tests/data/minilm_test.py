@@ -72,7 +72,7 @@ def oracle(folder, texts, **sizes):
     weights = load_file(folder / "model.safetensors")
     missing, _ = model.load_state_dict(weights, strict=False)
     assert not [name for name in missing if "position_ids" not in name]
-    tokenizer = minilm.MiniLM(folder)._tokenizer
+    tokenizer = minilm.MiniLM(folder).tokenizer
     with torch.no_grad():
         ids = [torch.tensor([tokenizer.encode(text).ids]) for text in texts]
         return np.stack([model(input_ids=x).last_hidden_state[0].mean(0).numpy() for x in ids])

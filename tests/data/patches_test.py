@@ -41,18 +41,18 @@ def test_bytes_are_bounded_and_the_least_recently_used_goes_first():
     store = PatchStore(processor, max_bytes=2 * ITEM_BYTES)
     a, b, c = (tiny_image(i, 56, 56) for i in range(3))
     store.get(a), store.get(b), store.get(a), store.get(c)  # b is the oldest
-    assert store._bytes <= store.max_bytes and len(store._items) == 2
+    assert store.n_bytes <= store.max_bytes and store.n_images == 2
     store.get(a), store.get(c)
     assert processor.calls == 3
     store.get(b)
-    assert processor.calls == 4 and store._bytes == 2 * ITEM_BYTES
+    assert processor.calls == 4 and store.n_bytes == 2 * ITEM_BYTES
 
 
 def test_an_image_larger_than_the_bound_is_still_served():
     store = PatchStore(Counting(), max_bytes=10)
     for i in range(3):
         assert store.get(tiny_image(i, 56, 56))[0].nbytes == ITEM_BYTES
-    assert len(store._items) == 1 and store._bytes == ITEM_BYTES
+    assert store.n_images == 1 and store.n_bytes == ITEM_BYTES
 
 
 def test_threads_may_share_a_store():
@@ -62,4 +62,4 @@ def test_threads_may_share_a_store():
         done = list(threads.map(store.get, images * 20))
     for image, (got, _) in zip(images * 20, done, strict=True):
         np.testing.assert_array_equal(got, store.processor(image.pixels)[0])
-    assert store._bytes == sum(item[0].nbytes for item in store._items.values()) <= store.max_bytes
+    assert store.n_bytes == store.n_images * ITEM_BYTES <= store.max_bytes

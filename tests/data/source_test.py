@@ -74,16 +74,16 @@ def test_bad_training_images_are_quarantined_test_images_and_sets_of_nothing_els
     options = dict(seed=0, n_train=100)
     good = source.load_splits([name], folder, **options)[name]
     first = good["train"][0].images[0]
-    first._path.write_bytes(b"<html>not found</html>")
+    first.path.write_bytes(b"<html>not found</html>")
     quarantine = Quarantine()
     train = source.load_splits([name], folder, quarantine=quarantine, **options)[name]["train"]
-    assert [t.images[0].is_bad for t in train] == [t.images[0]._path == first._path for t in good["train"]]
-    assert quarantine.n_images == 1 and str(first._path) in quarantine.messages[0]
+    assert [t.images[0].is_bad for t in train] == [t.images[0].path == first.path for t in good["train"]]
+    assert quarantine.n_images == 1 and str(first.path) in quarantine.messages[0]
     for task in good["train"]:
-        task.images[0]._path.write_bytes(b"<html>not found</html>")
+        task.images[0].path.write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match=rf"some image of {name}/train must be readable: .* \(config.data.dir\)"):
         source.load_splits([name], folder, quarantine=Quarantine(), **options)
-    good["test"][0].images[0]._path.write_bytes(b"")
+    good["test"][0].images[0].path.write_bytes(b"")
     with pytest.raises(ValueError, match="image must be readable"):
         source.load_tasks(name, "test", folder, quarantine=Quarantine())
 

@@ -123,7 +123,7 @@ def test_an_error_of_the_last_save_is_raised_at_the_next_call(folder, monkeypatc
         raise OSError("no space left on device")
 
     with checkpoints.Checkpoints(folder, 2) as store:
-        monkeypatch.setattr(checkpoints, "_seal", full)
+        monkeypatch.setattr(checkpoints, "seal", full)
         store.save(1, make_state(), {})
         with pytest.raises(OSError, match="no space left"):
             store.wait()

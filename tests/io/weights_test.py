@@ -109,7 +109,7 @@ def test_every_fault_is_told_at_once(monkeypatch):
     tensors["model.visual.blocks.1.attn.qkv.bias"] = tensors["model.visual.blocks.1.attn.qkv.bias"].astype(np.int8)
     tensors["model.extra.weight"] = np.zeros(1, np.float32)
     tensors["model.language_model.rotary_emb.inv_freq"] = np.zeros(1, np.float32)  # computed: ignored
-    monkeypatch.setattr(weights, "_fill", None)  # whoever makes a parameter fails
+    monkeypatch.setattr(weights, "param_edits", None)  # whoever makes a parameter fails
     with pytest.raises(ValueError) as caught:
         params_from_hf(_params(model), tensors)
     message = str(caught.value)
@@ -196,7 +196,7 @@ def test_faults_of_a_directory_are_told_before_a_value_is_read(tmp_path, monkeyp
     del tensors["model.norm.weight"]
     tensors["visual.odd"] = np.zeros(1, np.float32)
     _save(tmp_path, tensors)
-    monkeypatch.setattr(weights, "_fill", None)
+    monkeypatch.setattr(weights, "param_edits", None)
     with pytest.raises(ValueError, match="2 problems.*unassigned: text.norm.scale.*unmapped: visual.odd"):
         load_params(tmp_path, _abstract())
     path = tmp_path / "model.safetensors"

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from arft_jax.commands import convert
+from arft_jax.commands.cli import convert as cli
 from arft_jax.testing.tiny_model import tiny_config
 
 
@@ -54,12 +56,13 @@ def test_a_wrong_command_is_one_sentence_before_jax_is_imported(repo_root, tmp_p
     assert line.startswith("error: ") and sentence in line
 
 
-def test_a_full_disk_is_one_sentence(repo_root, tmp_path):
-    (tmp_path / "arft_jax").mkdir()
-    code = "def import_weights(*args):\n    raise OSError(28, 'No space left on device')\n"
-    (tmp_path / "arft_jax" / "convert.py").write_text(code)
-    done = run(repo_root, "convert.py", "import", "--weights=x", PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: [Errno 28] No space left on device\n")
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    def import_weights(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "import_weights", import_weights)
+    assert cli.main(["import", "--weights=x"]) == 2
+    assert capsys.readouterr() == ("", "error: [Errno 28] No space left on device\n")
 
 
 def test_a_pickle_is_refused_in_one_sentence(repo_root, tmp_path):

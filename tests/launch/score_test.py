@@ -34,7 +34,7 @@ def test_json_output_is_one_object(tmp_path):
     done = run("--benchmark=mat_coding", f"--predictions={write(tmp_path, records)}", "--format=json")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
-    assert (scores["benchmark"], scores["n"], scores["missing"]) == ("mat_coding", 2, 1)
+    assert (scores["benchmark"], scores["n"], scores["n_items"], scores["missing"]) == ("mat_coding", 2, 200, 1)
     assert [scores[k]["em"] for k in ("simple", "hard", "avg")] == [100.0, 0.0, 50.0]
     assert scores["avg"]["ci95"] == {"f1": [0.0, 100.0], "em": [0.0, 100.0]}
 
@@ -42,6 +42,34 @@ def test_json_output_is_one_object(tmp_path):
 def test_text_output_is_a_table(tmp_path):
     done = run("--benchmark=qa", f"--predictions={write(tmp_path, [{'gt': 'x', 'pred_answer': 'x'}])}")
     assert done.returncode == 0 and "avg" in done.stdout and "simple" not in done.stdout
+    assert done.stdout.startswith("qa: n=1, missing=0\n")
+
+
+def test_a_part_of_the_benchmark_is_said_to_be_one(tmp_path):
+    scores = scoring.score_file(write(tmp_path, [{"gt": "x", "pred_answer": "x"}] * 100), "mat_coding")
+    head = scoring.format_text(scores).splitlines()[0]
+    assert head == "mat_coding: n=100, missing=0 (a part: the benchmark has 200 items)"
+
+
+@pytest.mark.parametrize(
+    "ids, got", [(range(1, 161), "160 records"), ([1, 151], "the id 151"), ([0, 150], "the id 150")]
+)
+def test_predictions_of_another_benchmark_are_refused(tmp_path, ids, got):
+    records = [{"gt": "x", "pred_answer": "x", "id": i} for i in ids]
+    path = write(tmp_path, records)
+    with pytest.raises(ValueError, match=f"mat_search has 150 items: got {got}"):
+        scoring.score_file(path, "mat_search")
+    assert scoring.score_file(path, "mat_coding")["n"] == len(records)
+
+
+def test_the_trajectories_of_a_run_are_predictions(finished_run):
+    _, directory = finished_run
+    path = str(directory.path / "trajectories" / "after_mini_coding.jsonl")
+    scores = scoring.score_file(path, "mat_coding")
+    assert (scores["n"], scores["missing"], scores["avg"]["em"]) == (6, 0, 100.0)
+    assert (scores["simple"]["n"], scores["hard"]["n"]) == (3, 3)
+    with pytest.raises(ValueError, match="must be of the search agent for mat_search: got some of kind 'coding'"):
+        scoring.score_file(path, "mat_search")
 
 
 def test_the_command_does_not_import_jax():
@@ -56,7 +84,7 @@ def test_the_command_does_not_import_jax():
         (["--benchmark=qa", "--predictions=/nowhere.json"], "predictions must be a readable file"),
         (["--benchmark=qa"], "--predictions must be given"),
         (["--benchmark=qa", "--predictions=x", "--format=xml"], "--format must be json or text"),
-        (["--benchmark=qa", "--predictons=x"], "Unknown command line flag"),
+        (["--benchmark=qa", "--predictons=x"], "Unknown command line flag 'predictons'; did you mean --predictions?"),
     ],
 )
 def test_bad_flags_are_one_sentence_and_status_2(flags, sentence):

@@ -88,15 +88,15 @@ def test_only_the_first_columns_are_read():
 
 def test_hand_value_of_int8_and_float8():
     x = jnp.asarray([2.0, -1.0, 0.3])
-    q, scale = cache_lib._quantise(x, jnp.int8)
+    q, scale = cache_lib.quantise(x, jnp.int8)
     np.testing.assert_array_equal(q, [127, -64, 19])
     np.testing.assert_allclose(scale, 2 / 127, rtol=1e-6)
-    q, scale = cache_lib._quantise(x, jnp.float8_e4m3fn)
+    q, scale = cache_lib.quantise(x, jnp.float8_e4m3fn)
     held = q.astype(jnp.float8_e4m3fn).astype(jnp.float32)
     np.testing.assert_array_equal(held, [448, -224, 64])  # between 64 and 128 a step is 8: 67.2 is nearer 64 than 72
     np.testing.assert_allclose(scale, 2 / 448, rtol=1e-6)
     for dtype in (jnp.int8, jnp.float8_e4m3fn):
-        np.testing.assert_array_equal(cache_lib._quantise(jnp.zeros(3), dtype)[0], [0, 0, 0])
+        np.testing.assert_array_equal(cache_lib.quantise(jnp.zeros(3), dtype)[0], [0, 0, 0])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])

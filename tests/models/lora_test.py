@@ -1,4 +1,4 @@
-"""Adapters: fresh ones change nothing, merged ones compute the same, the base below them is the base."""
+"""Adapters: peft's arithmetic, by hand and against it; fresh ones change nothing, merged ones compute the same."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax.models.lora import Lora, LoraParam, merged, split_trainable, without_adapters
+from arft_jax.models.layers import Linear
+from arft_jax.models.lora import TARGETS, Lora, LoraParam, merged, split_trainable, without_adapters
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.models.qwen2_5_vl.packing import count_windows, pack_layout
 from arft_jax.steps.init import init_params
+from arft_jax.testing import logits_oracle, parity
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
 
 EVERYWHERE = Lora(rank=2, alpha=6.0, vision=True)
@@ -70,6 +72,57 @@ def test_without_its_adapters_a_policy_is_its_base(adapted):
     np.testing.assert_array_equal(
         _logits(graphdef, without_adapters(params)), _logits(nnx.split(tiny_model())[0], _base(params))
     )
+
+
+def test_an_adapter_is_scaled_by_alpha_over_rank_in_the_product_and_in_the_merged_kernel():
+    """y = x W + (alpha / r) (x A) B, worked by hand for r = 2, alpha = 6."""
+    layer = Linear(
+        (2,), (3,), ("embed", "mlp"), bias=False, rngs=nnx.Rngs(params=0, lora=1),
+        dtype=jnp.float32, param_dtype=jnp.float32, lora=Lora(rank=2, alpha=6.0),
+    )  # fmt: skip
+    layer.kernel[...] = jnp.asarray([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0]])
+    layer.lora_a[...] = jnp.asarray([[1.0, -1.0], [2.0, 1.0]])
+    layer.lora_b[...] = jnp.asarray([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
+    # x W = [7 2 2]; x A = [5 1]; x A B = [5 1 11]; alpha / r = 3; 7 + 3 * 5 = 22, 2 + 3 * 1 = 5, 2 + 3 * 11 = 35
+    np.testing.assert_array_equal(layer(jnp.asarray([[1.0, 2.0]])), [[22.0, 5.0, 35.0]])
+    # A B = [[1 -1 1] [2 1 5]]; W + 3 A B
+    kernel = merged(nnx.state(layer, nnx.Param), Lora(rank=2, alpha=6.0).scale)["kernel"]
+    np.testing.assert_array_equal(kernel[...], [[4.0, -1.0, 3.0], [9.0, 3.0, 16.0]])
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own
+def test_adapters_compute_what_those_of_peft_compute():
+    """All seven kinds of map of the decoder, on sequences with images, logits at every position."""
+    peft = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
+    theirs = logits_oracle.their_model(True)
+    shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
+    lora = Lora(rank=3, alpha=7.0)
+    names = {name: f"mlp.{name}" if name in ("gate", "up", "down") else f"self_attn.{name}" for name in TARGETS}
+    theirs = peft.get_peft_model(
+        theirs, peft.LoraConfig(r=3, lora_alpha=7, target_modules=r".*language_model\.layers.*_proj")
+    ).eval()
+    ours = Qwen2_5_VL(logits_oracle.oracle_config(True), rngs=nnx.Rngs(params=0, lora=1), lora=lora)
+    nnx.update(ours, nnx.state(logits_oracle.oracle_model(shapes, True), nnx.Param))
+    modules, rng = dict(theirs.named_modules()), np.random.default_rng(0)
+    for name, where in names.items():
+        own = getattr(ours.text.layers.mlp if where.startswith("mlp") else ours.text.layers, name)
+        a, b = (0.3 * rng.normal(size=p.shape).astype(np.float32) for p in (own.lora_a, own.lora_b))
+        own.lora_a[...], own.lora_b[...] = jnp.asarray(a), jnp.asarray(b)
+        for layer in range(ours.config.text.n_layers):
+            at = modules[f"base_model.model.model.language_model.layers.{layer}.{where}_proj"]
+            with torch.no_grad():
+                at.lora_A["default"].weight.copy_(torch.tensor(a[layer].reshape(-1, 3).T))
+                at.lora_B["default"].weight.copy_(torch.tensor(b[layer].reshape(3, -1).T))
+    batch = logits_oracle.oracle_batch()
+    inputs = parity.make_inputs(batch, ours.config, logits_oracle.SIZES)
+    want = parity.their_stages(theirs.base_model.model, batch)["logits"]
+    base = parity.their_stages(logits_oracle.their_model(True), batch)["logits"]
+    assert np.abs(want - base).max() > 1  # the adapters do something
+    graphdef, params = nnx.split(ours)
+    got = np.asarray(jax.jit(lambda p, x: parity.our_logits(nnx.merge(graphdef, p), x))(params, inputs))[inputs.valid]
+    np.testing.assert_allclose(got, want, rtol=0, atol=parity.tolerance(want))
 
 
 def test_only_the_targets_are_adapted():

@@ -81,7 +81,7 @@ def test_the_kernel_is_asked_for_no_empty_row_and_what_it_leaves_beyond_a_segmen
 
 
 def test_runs_are_counted_row_by_row():
-    order, n = cudnn._runs(jnp.asarray([[4, 4, 7, -1], [-1, 2, -1, 2], [-1, -1, -1, -1]], jnp.int32))
+    order, n = cudnn.segment_runs(jnp.asarray([[4, 4, 7, -1], [-1, 2, -1, 2], [-1, -1, -1, -1]], jnp.int32))
     np.testing.assert_array_equal(order, [[0, 0, 1, -1], [-1, 0, -1, 1], [-1, -1, -1, -1]])
     assert n == 2
 

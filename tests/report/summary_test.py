@@ -5,7 +5,7 @@ import pytest
 from arft_jax.report import summary
 
 
-def write_run(folder, before, after):
+def write_run(folder, before, after, **config):
     def stage(em):
         splits = ["simple", "hard"]
         return {"task": {"table": {}, "items": {"f1": em, "em": em, "splits": splits}}}
@@ -13,6 +13,7 @@ def write_run(folder, before, after):
     folder.mkdir()
     results = {"before": stage(before), "after": stage(after), "no_tools": stage([0.0, 0.0])}
     (folder / "results.json").write_text(json.dumps(results))
+    (folder / "config.json").write_text(json.dumps({"config": {"seed": 0, "name": "x", "train.steps": 3} | config}))
     return str(folder)
 
 
@@ -30,6 +31,15 @@ def test_figures_are_means_over_runs(tmp_path):
 def test_both_forms_show_the_gain(tmp_path):
     found = summary.summarise_runs([write_run(tmp_path / "a", [0, 0], [1, 0])])
     assert "+50.00" in summary.render(found, "text") and "| +50.00 |" in summary.render(found, "markdown")
+
+
+def test_runs_of_different_configurations_are_not_averaged(tmp_path):
+    runs = [write_run(tmp_path / "a", [0, 0], [1, 0], **{"older.key": 1})]
+    runs.append(write_run(tmp_path / "b", [0, 0], [1, 0], seed=1, name="y"))
+    assert summary.summarise_runs(runs)  # seeds of one configuration
+    runs.append(write_run(tmp_path / "c", [0, 0], [1, 0], **{"train.steps": 4}))
+    with pytest.raises(ValueError, match=r"but for seed and name: .*/a and .*/c differ in train.steps \(3 and 4\)"):
+        summary.summarise_runs(runs)
 
 
 def test_an_unfinished_run_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arft_jax.report.timeline import _figure, timeline_plot
+from arft_jax.report.timeline import timeline_figure, timeline_plot
 from arft_jax.rollout.trace import DECODE, EXTEND, IDLE, PAUSED, Timeline
 
 
@@ -21,7 +21,7 @@ def test_a_slot_that_was_never_used_is_idle_throughout():
     timeline.spans = [(0, EXTEND, 0.0, 1.0), (0, DECODE, 1.0, 3.0), (2, PAUSED, 2.0, 4.0)]
     # of four slots and 4 s: 1, 2 and 2 of 16 slot-seconds
     assert timeline.shares() == {EXTEND: 1 / 16, DECODE: 2 / 16, PAUSED: 2 / 16, IDLE: 11 / 16}
-    figure = _figure(timeline, "a & b")
+    figure = timeline_figure(timeline, "a & b")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["decode 12 %", "extend 6 %", "paused at a tool 12 %", "idle 69 %"]
     axes = figure.axes[0]

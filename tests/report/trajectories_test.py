@@ -123,3 +123,19 @@ def test_small_images_grow_and_large_ones_shrink():
 def test_a_lone_surrogate_can_be_written(tmp_path):
     trajectories.write_trajectories(tmp_path / "t.html", "r", [make(text="\ud83d <answer>é中</answer>")])
     assert "é中" in (tmp_path / "t.html").read_text(encoding="utf-8")
+
+
+def test_filters_are_of_what_differs_alone():
+    one, other = make("a"), make("b", rewards={"accuracy": 0.0})
+    assert "<select" not in trajectories.trajectories_page("r", [one])
+    text = trajectories.trajectories_page("r", [one, other])
+    assert re.findall(r'<select name="(\w+)"', text) == ["verdict"]
+
+
+def test_without_a_true_answer_there_is_no_verdict_and_no_empty_line():
+    asked = make(rewards={})
+    asked = dataclasses.replace(asked, task=dataclasses.replace(asked.task, answers=()))
+    words = " ".join(read(trajectories.trajectories_page("r", [asked])).words)
+    for word in ("true answer", "unscored", "rewards", "hard"):
+        assert word not in words
+    assert "answer: 42" in re.sub(r"\s+", " ", words)

@@ -16,7 +16,7 @@ from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_worlds, query_of
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rewards.combine import score_trajectory
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps.state import FREE
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.tools import toolbox
@@ -69,7 +69,7 @@ def test_an_answer_ends_a_trajectory(stage):
     task = tiny.tiny_task(1)
     t = only(stage.play([(task, [ANSWER])], say()))
     assert (t.status, t.answer, len(t.turns)) == (Status.ANSWERED, "7", 1)
-    prompt = stage.engine.prompt(task).tokens
+    prompt = stage.engine.renderer.prompt(task).tokens
     np.testing.assert_array_equal(t.tokens, [*prompt, *stage.ids(ANSWER)])
     np.testing.assert_array_equal(t.loss_mask, np.arange(len(t.tokens)) >= len(prompt))
     assert (t.prompt_len, t.turns[0].start, t.turns[0].end) == (len(prompt), len(prompt), len(t.tokens))
@@ -138,7 +138,7 @@ def test_a_run_that_breaks_off_tells_why_and_the_next_finds_every_slot_free(stag
 
     with pytest.raises(LookupError, match="stopped by the caller"), contextlib.ExitStack() as guard:
         stage.engine.run(params, requests, say(), rng=rng, temperature=1.0, on_finish=stop)
-    assert set(np.asarray(stage.engine.state.status)) == {FREE}
+    assert set(np.asarray(stage.engine.slots.state.status)) == {FREE}
     assert [only([group]).status for group in stage.play(scripts, say())] == [Status.ANSWERED] * 6
 
 
@@ -180,8 +180,8 @@ def test_a_stop_with_the_last_token_of_the_budget_still_counts(stage):
 
 def _room_after_a_search(stage, task):
     """Tokens that an observation may take behind one search, the one token to sample not counted."""
-    frame = len(stage.engine.observation(Observation("")).tokens)
-    return MAX_TOKENS - len(stage.engine.prompt(task).tokens) - len(stage.ids(SEARCH)) - frame - 1
+    frame = len(stage.engine.renderer.observation(Observation("")).tokens)
+    return MAX_TOKENS - len(stage.engine.renderer.prompt(task).tokens) - len(stage.ids(SEARCH)) - frame - 1
 
 
 def test_an_observation_is_fed_whole_or_not_at_all(stage):
@@ -313,11 +313,11 @@ def test_control_tokens_in_a_script_are_not_said(stage):
 def test_each_program_is_compiled_once_whatever_is_played():
     fresh = tiny.Stage(Tokenizer.tiny(), n_slots=4, group_size=2, max_tokens=192, max_turn_tokens=32)
     fresh.play([(tiny.tiny_task(1), [SEARCH, ANSWER])], say(), n_rows=2)
-    assert fresh.engine.sampler.n_compiled() == 4  # encode, extend, fork, decode
+    assert fresh.engine.slots.sampler.n_compiled() == 4  # encode, extend, fork, decode
     for n_rows in (1, 2):
         scripts = [(tiny.tiny_task(i, sizes=[(28, 28)] * (i + 1)), [*[SEARCH] * i, ANSWER]) for i in range(4)]
         fresh.play(scripts, say("note " * n_rows), n_rows=n_rows)
-        assert fresh.engine.sampler.n_compiled() == 4
+        assert fresh.engine.slots.sampler.n_compiled() == 4
 
 
 # ----------------------------------------------------- real tools, end to end

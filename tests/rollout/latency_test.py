@@ -14,9 +14,9 @@ from arft_jax.trajectory import Observation, Status
 
 SEARCH = "<think>look</think><search>red fox</search>"
 ANSWER = "<think>seen</think><answer>7</answer>"
-# A turn of 96 tokens is 24 segments, 4.8 s. A tool of 0.2 s keeps its row from 2 or 3 of them (the one that was
+# A turn of 96 tokens is 24 decode calls, 4.8 s. A tool of 0.2 s keeps its row from 2 or 3 of them (the one that was
 # dispatched ahead, and those until its answer is seen), so that turns much shorter than 4 s hide less.
-TURN_TOKENS, SEGMENT_S = 96, 0.2
+TURN_TOKENS, CALL_S = 96, 0.2
 MEDIAN_S, TAIL_S, ONE_IN = 0.2, 2.0, 20
 MOST = 1.15  # wall time with late tools by that with instant ones
 
@@ -47,24 +47,24 @@ def _waits(seed):
 
 
 class Clock:
-    """Time as it would be if a segment took SEGMENT_S, a tool what it takes, and the host nothing.
+    """Time as it would be if a decode call took CALL_S, a tool what it takes, and the host nothing.
 
-    The device works off segments in their order; the host goes on where the report that it reads is there, or the tool
-    that it waits for. Nothing sleeps, so that no other work on the machine shows.
+    The device works off decode calls in their order; the host goes on where the report that it reads is there, or the
+    tool that it waits for. Nothing sleeps, so that no other work on the machine shows.
     """
 
     def __init__(self, stage, patch, waits):
         self.now, self._free, self._ends, self._due, self._waits = 0.0, 0.0, [], [], waits
-        decode, read, wait = stage.engine.sampler.decode, Scheduler._read, concurrent.futures.wait
+        decode, read, wait = stage.engine.slots.sampler.decode, Scheduler.read_report, concurrent.futures.wait
 
         def timed_decode(*args, **kwargs):
-            self._free = max(self._free, self.now) + SEGMENT_S
+            self._free = max(self._free, self.now) + CALL_S
             self._ends.append(self._free)
             return decode(*args, **kwargs)
 
-        def timed_read(session, number, report):
+        def timed_read(scheduler, number, report):
             self.now = max(self.now, self._ends[number])
-            read(session, number, report)
+            read(scheduler, number, report)
 
         def timed_wait(futures, timeout, return_when):
             if timeout is None:  # nothing else can go on
@@ -74,8 +74,8 @@ class Clock:
             self._due = [pair for pair in self._due if pair[0] > self.now]
             return wait(futures, timeout=0, return_when=return_when)
 
-        patch.setattr(stage.engine, "sampler", stage.engine.sampler._replace(decode=timed_decode))
-        patch.setattr(Scheduler, "_read", timed_read)
+        patch.setattr(stage.engine.slots, "sampler", stage.engine.slots.sampler._replace(decode=timed_decode))
+        patch.setattr(Scheduler, "read_report", timed_read)
         patch.setattr(concurrent.futures, "wait", timed_wait)
 
     def submit(self, *_):
@@ -99,7 +99,7 @@ def _wall_by_clock(stage, waits):
 
 def test_tool_latency_is_hidden_behind_the_other_rows(stage):
     instant = _wall_by_clock(stage, iter([0.0] * 140))
-    assert instant == pytest.approx(64 / 16 * 3 * TURN_TOKENS / 4 * SEGMENT_S)  # 57.6 s: every slot is always at work
+    assert instant == pytest.approx(64 / 16 * 3 * TURN_TOKENS / 4 * CALL_S)  # 57.6 s: every slot is always at work
     ratios = sorted(_wall_by_clock(stage, _waits(seed)) / instant for seed in range(7))
     print("ratios", ratios)
     assert 1.0 < ratios[3] <= MOST, ratios
@@ -108,15 +108,15 @@ def test_tool_latency_is_hidden_behind_the_other_rows(stage):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tool_latency_is_hidden_behind_the_other_rows_in_true_seconds(stage, monkeypatch):
-    decode = stage.engine.sampler.decode
+    decode = stage.engine.slots.sampler.decode
 
     def slow(*args, **kwargs):
-        time.sleep(SEGMENT_S)  # what a segment takes, however busy the machine is with other things
+        time.sleep(CALL_S)  # what a decode call takes, however busy the machine is with other things
         return decode(*args, **kwargs)
 
     instant = tiny.InstantTools(lambda *_: Observation("seen"))
     _wall_s(stage, instant)  # compiles
-    monkeypatch.setattr(stage.engine, "sampler", stage.engine.sampler._replace(decode=slow))
+    monkeypatch.setattr(stage.engine.slots, "sampler", stage.engine.slots.sampler._replace(decode=slow))
     ratios = []
     for seed in range(3):
         late = tiny.LateTools(functools.partial(_answer_late, _waits(seed)), longest_s=0.0, n_threads=16)

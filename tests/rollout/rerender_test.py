@@ -8,7 +8,7 @@ import pytest
 
 from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.rollout.rerender import rerendered
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import World, babbling, reply
@@ -46,7 +46,7 @@ def test_each_turn_is_asked_with_the_question_the_chain_and_the_newest_image(sta
     assert [turn.observation and turn.observation.text for turn in t.turns] == ["fixed", "no picture", None]
     assert tools.spent == [0.0, 1.5]
     # the record is the last context: its prompt, its turn, its images
-    last = stage.engine.prompt(prompts[-1]).tokens
+    last = stage.engine.renderer.prompt(prompts[-1]).tokens
     np.testing.assert_array_equal(t.tokens, [*last, *stage.ids(ANSWER)])
     np.testing.assert_array_equal(t.loss_mask, np.arange(len(t.tokens)) >= len(last))
     assert t.prompt_len == len(last) and [(turn.start, turn.end) for turn in t.turns[:2]] == [(0, 0)] * 2
@@ -57,7 +57,7 @@ def test_each_turn_is_asked_with_the_question_the_chain_and_the_newest_image(sta
 
 def test_a_chain_that_no_longer_fits_ends_with_the_context_that_did(stage):
     task = tiny.tiny_task(1)
-    long = " a" * (stage.engine.limits.max_tokens - len(stage.engine.prompt(task).tokens))
+    long = " a" * (stage.engine.limits.max_tokens - len(stage.engine.renderer.prompt(task).tokens))
     t = play(stage, [(task, [SEARCH])], task, tiny.InstantTools(lambda *_: Observation(long)))
     assert t.status is Status.TOKENS and len(t.tokens) == t.turns[0].end and t.turns[0].observation.text == long
 
@@ -72,10 +72,10 @@ def test_the_image_budget_is_that_of_one_context(stage, monkeypatch):
 
 def test_a_picture_that_no_prompt_can_hold_leaves_the_one_before(stage):
     sliver, new = tiny.tiny_image(1, 2, 1000), tiny.tiny_image(2)
-    assert not stage.engine.can_show(sliver) and stage.engine.can_show(new)
+    assert not stage.engine.renderer.can_show(sliver) and stage.engine.renderer.can_show(new)
     task = tiny.tiny_task(1, "coding")
     turns = [Turn("a", protocol.Code("x"), 0, 0, None, Observation("", images)) for images in ((new,), (sliver,))]
-    shown = rerendered(task, turns, stage.engine.can_show)
+    shown = rerendered(task, turns, stage.engine.renderer.can_show)
     assert [image.sha256 for image in shown.images] == [new.sha256] and shown.question == f"{task.question}\na\na"
 
 
@@ -105,7 +105,7 @@ def test_a_rerendered_turn_is_what_a_fresh_rollout_of_its_prompt_says(babble):
     later = [t for [t] in groups if len(t.turns) > 1]
     assert len(later) >= 2 and any(len(t.turns) == 3 for t in later)
     for t in later:
-        prompt = rerendered(t.task, t.turns[:-1], world.base.can_show)
+        prompt = rerendered(t.task, t.turns[:-1], world.base.renderer.can_show)
         [[fresh]] = world.run(world.base, [Request(prompt, 0, 1)], temperature=0.0, max_turns=1)
         np.testing.assert_array_equal(t.tokens, fresh.tokens)
         np.testing.assert_array_equal(t.positions, fresh.positions)

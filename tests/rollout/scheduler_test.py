@@ -1,4 +1,4 @@
-"""Groups that a rollout leaves behind and a later one goes on with: the same trajectories, and never too old."""
+"""Groups that a rollout leaves behind and a later one resumes: the same trajectories, and never too old."""
 
 import concurrent.futures
 import threading
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from arft_jax.data.batch import assemble
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.prefill import Feeder
+from arft_jax.rollout.request import Request
+from arft_jax.rollout.trace import RolloutCosts
 from arft_jax.steps import learner
 from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
@@ -104,7 +106,7 @@ def test_other_rollouts_between_the_steps_change_nothing_and_are_not_changed(wor
 
     def evaluate(engine):
         held.append(len(engine.held))
-        assert not np.any(np.asarray(engine.state.status) == RUNNING)
+        assert not np.any(np.asarray(engine.slots.state.status) == RUNNING)
         requests = [Request(world.tasks[i], 10 + i, 1) for i in range(4)]
         groups.append(world.run(engine, requests))
 
@@ -126,7 +128,7 @@ def test_versions_are_those_of_the_weights_that_sampled(kept):
 
 
 def _full_forward(world, params, rows):
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.base.bucket)
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.bucket)
     score = learner.make_score(world.graphdef, learner.Objective())
     return np.asarray(score(params, jax.device_put(batch), world.rules.allowed)), batch
 
@@ -155,40 +157,36 @@ def _left_behind(world, engine):
         world.params, world.requests, tiny.InstantTools(reply), rng=jax.device_put(key(0)), temperature=1.0,
         n_groups=1, version=0, max_age=9,
     )  # fmt: skip
-    rows, running = dict(engine._left.rows), engine._left.running
-    assert running and set(rows) - running and any(row._n_in_the_making for row in rows.values())
-    return rows, jax.device_get(engine.state.cache)
+    rows, running = dict(engine.left_behind.rows), engine.left_behind.running
+    assert running and set(rows) - running and any(row.turn_len for row in rows.values())
+    return rows, jax.device_get(engine.slots.state.cache)
 
 
 def _columns(cache, row):
     """Keys and values of a row as far as they are written: all but its last token's."""
-    n = row.length + row._n_in_the_making - 1
+    n = row.length + row.turn_len - 1
     keys = [np.swapaxes(layer[row.slot], 1, 2) for layer in cache.k]
     return np.stack([[layer[:, :n] for layer in layers] for layers in (keys, [v[row.slot] for v in cache.v])])
 
 
-def _go_on(engine, params, rebuild):
+def _resume(engine, params, rebuild):
     """What resume does to the cache before anything else runs."""
-    engine._left.resume(params, 1, rebuild)
-    return jax.device_get(engine.state.cache)
+    engine.left_behind.resume(params, 1, rebuild)
+    return jax.device_get(engine.slots.state.cache)
 
 
 def test_keeping_leaves_the_cache_and_rebuilding_is_a_fresh_prefill_of_the_record(world, moved):
     engine = world.engine()
     rows, before = _left_behind(world, engine)
-    kept = _go_on(engine, moved, False)
+    kept = _resume(engine, moved, False)
     assert all(np.array_equal(_columns(kept, row), _columns(before, row)) for row in rows.values())
-    rebuilt = _go_on(engine, moved, True)
+    rebuilt = _resume(engine, moved, True)
     # the same pieces into an engine that never saw older weights
     fresh = world.engine()
-    fresh._left = None
-    other = engine._left
-    other.engine = fresh
-    other._feeder._engine, other._feeder._bank, other._feeder._bank_next = fresh, {}, 0
-    other._feeder.rebuild()
-    want = jax.device_get(fresh.state.cache)
+    Feeder(fresh.slots, fresh.renderer, moved, rows, RolloutCosts()).rebuild()
+    want = jax.device_get(fresh.slots.state.cache)
     for row in rows.values():
-        assert row.length + row._n_in_the_making > 20
+        assert row.length + row.turn_len > 20
         np.testing.assert_array_equal(_columns(rebuilt, row), _columns(want, row))
         assert np.abs(_columns(rebuilt, row) - _columns(before, row)).max() > 1e-2
 
@@ -237,17 +235,17 @@ def test_a_group_that_would_be_too_old_is_waited_for(world, max_age):
     assert [step for step, ids in enumerate(returned) if tools.slow in ids] == [max_age]
 
 
-def test_what_was_left_behind_can_be_begun_anew_elsewhere(world):
+def test_what_was_left_behind_can_be_begun_again_elsewhere(world):
     engine = world.engine()
     _left_behind(world, engine)
     left = engine.in_flight
     assert len(left) == 7 and all(request.rng.tolist() == [11, 0] for request in left)
-    anew = world.engine().run(world.params, left, tiny.InstantTools(reply), rng=world.rng, temperature=1.0)
+    again = world.engine().run(world.params, left, tiny.InstantTools(reply), rng=world.rng, temperature=1.0)
     every = world.base.run(
         world.params, world.requests, tiny.InstantTools(reply), rng=jax.device_put(key(0)), temperature=1.0
     )
     numbers = [request.number for request in left]
-    assert_equal_bits(flat(anew), flat([rows for i, rows in enumerate(every) if 10 + i in numbers]))
+    assert_equal_bits(flat(again), flat([rows for i, rows in enumerate(every) if 10 + i in numbers]))
 
 
 def test_bad_requests_are_refused_before_anything_begins(world):

@@ -73,14 +73,14 @@ def test_picks_follow_the_distribution_that_is_reported(settings):
 def test_hand_values_of_the_first_sum_above():
     weights = jnp.asarray([[1.0, 0.0, 3.0], [1.0, 0.0, 3.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0]])
     uniform = jnp.asarray([0.2499, 0.25, 0.0, 1 - 2**-23])
-    assert pick._first_above(weights, uniform).tolist() == [0, 2, 1, 1]
+    assert pick.first_above(weights, uniform).tolist() == [0, 2, 1, 1]
 
 
 def test_a_token_without_weight_is_not_drawn_though_sums_are_rounded(monkeypatch):
     # a parallel sum may rise where nothing is added, or end below its own share
     monkeypatch.setattr(pick.jnp, "cumsum", lambda x, axis: jnp.asarray([[1.0, 1.1, 1.1], [1.0, 0.9, 0.9]]))
     weights = jnp.asarray([[1.0, 0.0, 0.1], [1.0, 0.0, 0.0]])
-    assert pick._first_above(weights, jnp.asarray([0.95, 0.99999])).tolist() == [2, 0]
+    assert pick.first_above(weights, jnp.asarray([0.95, 0.99999])).tolist() == [2, 0]
 
 
 def test_rare_tokens_in_their_own_block_are_drawn_as_often_as_they_should_be():

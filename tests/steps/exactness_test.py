@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arft_jax.data.batch import assemble
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
@@ -88,7 +88,7 @@ def plain_score(world):
 
 def _gap(world, rows, score, length=192):
     """float[B]: largest |sampler - full forward| of each row."""
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=length, n_chunks=8, bucket=world.base.bucket)
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=length, n_chunks=8, bucket=world.bucket)
     logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     return np.abs(np.where(batch.loss_mask, logps - batch.sampler_logps, 0.0)).max(axis=1)
 

@@ -32,7 +32,7 @@ class World:
         self.first = jax.device_put(params, jax.devices()[0])  # committed, as in a run
         # the engine makes prompts and observations; nothing is sampled here
         self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
-        self.allowed = self.engine.rules.allowed
+        self.allowed = self.engine.slots.rules.allowed
         self.optimizer = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
         self.rows = [self.row(i) for i in range(4)]
         policy = learner.Objective()
@@ -45,17 +45,17 @@ class World:
         images = tuple(tiny.tiny_image(50 + i + k, 28, 28 * (1 + k)) for k in range(i % 3))
         seen = Observation(f"note {i}", images)
         turns = [ChainTurn("<search>fox</search>", seen, True), ChainTurn(ANSWERS[i], seen if trailing else None, True)]
-        return chain_trajectory(self.engine, Chain(tiny.tiny_task(i, sizes=[(28, 56)]), tuple(turns)))
+        return chain_trajectory(self.engine.renderer, Chain(tiny.tiny_task(i, sizes=[(28, 56)]), tuple(turns)))
 
     def images_of(self, t):
         shown = [*t.task.images, *(image for turn in t.turns if turn.observation for image in turn.observation.images)]
-        return {image.sha256: self.engine.patches.get(image) for image in shown}
+        return {image.sha256: self.engine.renderer.patches.get(image) for image in shown}
 
     def batch(self, rows=None, advantages=(0.0,) * 4, n_chunks=2, patches_of=None, length=LENGTH, packing=None):
         rows = self.rows if rows is None else rows
         made = assemble(
             rows, np.array(advantages, np.float32), patches_of or self.images_of, length=length, n_chunks=n_chunks,
-            bucket=self.engine.bucket, rows=packing,
+            bucket=self.engine.renderer.bucket, rows=packing,
         )  # fmt: skip
         return jax.device_put(made)
 
@@ -213,7 +213,7 @@ def test_images_deduplicated_by_hash_equal_separate_ones(world):
     task = tiny.tiny_task(0, sizes=[(28, 56)])
     seen = Observation("two", (tiny.tiny_image(50), tiny.tiny_image(51, 28, 56)))
     turns = (ChainTurn("<search>fox</search>", seen, True), ChainTurn(ANSWERS[1], None, True))
-    rows = [chain_trajectory(world.engine, Chain(task, turns)) for _ in range(4)]
+    rows = [chain_trajectory(world.engine.renderer, Chain(task, turns)) for _ in range(4)]
 
     def renamed(t, i):
         spans = [dataclasses.replace(span, sha256=f"{i}:{span.sha256}") for span in t.images]

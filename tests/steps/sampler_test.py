@@ -8,7 +8,7 @@ from arft_jax.data.batch import assemble
 from arft_jax.data.chat import Segment
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout import prefill
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.rollout.row import Feed, image_spans
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import UnstackedParams
@@ -108,7 +108,7 @@ def test_a_single_slot_changes_nothing(world):
     assert_same(flat(single), [group[0] for group in world.reference])
 
 
-def test_a_small_feature_bank_is_served_in_waves(world, monkeypatch):
+def test_few_feature_rows_are_served_in_waves(world, monkeypatch):
     waves = []
     take = prefill.Feeder.take_wave
     monkeypatch.setattr(prefill.Feeder, "take_wave", lambda self, feeds: waves.append(take(self, feeds)) or waves[-1])
@@ -124,7 +124,7 @@ def test_rows_of_a_group_begin_as_slots_come_free_and_are_the_same(world, n_slot
     begun_later = []  # how far the source had gone on when it gave its prompt
 
     def fork(feeder, source, targets, plain=prefill.Feeder.fork):
-        begun_later.append(feeder._rows[source].length - feeder._rows[targets[0]].length)
+        begun_later.append(feeder.rows[source].length - feeder.rows[targets[0]].length)
         plain(feeder, source, targets)
 
     monkeypatch.setattr(prefill.Feeder, "fork", fork)
@@ -139,14 +139,15 @@ def test_rows_of_a_group_begin_as_slots_come_free_and_are_the_same(world, n_slot
 
 def test_layers_that_stand_apart_and_layers_in_a_stack_give_the_same_rows(world):
     stacked = world.engine(stacked=True)
-    assert world.base.state.cache.is_unstacked and not stacked.state.cache.is_unstacked
-    assert isinstance(world.base.read(world.params), UnstackedParams) and stacked.read(world.params) is world.params
+    assert world.base.slots.state.cache.is_unstacked and not stacked.slots.state.cache.is_unstacked
+    assert isinstance(world.base.slots.read(world.params), UnstackedParams)
+    assert stacked.slots.read(world.params) is world.params
     n = world.programs.n_compiled()
     assert_same(flat(world.run(stacked, world.requests)), flat(world.reference))
     assert world.programs.n_compiled() == n + 4  # each program once more, for the other state
 
 
-def test_images_that_no_bank_can_hold_are_refused(world):
+def test_images_beyond_all_feature_rows_are_refused(world):
     small = world.engine(n_features=5)
     with pytest.raises(ValueError, match=r"got 6 image tokens, n_features=5 \(config.rollout.n_features\)"):
         world.run(small, [Request(tiny.tiny_task(1, sizes=[(56, 56), (28, 56)]), 0, 1)])
@@ -156,7 +157,7 @@ def test_forked_rows_equal_separately_prefilled_rows(world, monkeypatch):
     forked = []
 
     def prefill_each(feeder, source, targets):
-        segment = world.base.prompt(feeder._rows[source].task)
+        segment = world.base.renderer.prompt(feeder.rows[source].task)
         spans, grids = image_spans(segment), segment.grids
         pos, _ = mrope.mrope_positions(segment.tokens, grids, world.tokenizer.image_pad_id, 2)
         for slot in targets:
@@ -192,7 +193,7 @@ def test_a_paused_row_equals_a_fresh_prefill_of_its_stream(world, monkeypatch):
     for straight in rows[:3]:
         last = straight.turns[-1]
         segment = _as_prompt(straight, world, last.start)
-        monkeypatch.setattr(world.base, "prompt", lambda task, segment=segment: segment)
+        monkeypatch.setattr(world.base.renderer, "prompt", lambda task, segment=segment: segment)
         number = 10 + [task.id for task in world.tasks].index(straight.task.id)
         [group] = world.run(world.base, [Request(straight.task, number, N_ROWS)], max_turns=1)
         fresh = group[straight.row]
@@ -210,7 +211,7 @@ def test_sampler_logps_equal_a_full_forward(world, temperature):
         rows = flat(world.run(world.base, world.requests, temperature=temperature))
     later = [t for t in rows if len(t.images) > len(t.task.images)]
     assert {1, 2, 3} <= {len(t.images) for t in rows} and len(later) > 3
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.base.bucket)
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.bucket)
     score = learner.make_score(world.graphdef, learner.Objective(temperature=temperature))
     logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     assert batch.loss_mask.sum() > 100

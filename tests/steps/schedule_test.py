@@ -1,11 +1,11 @@
-"""The schedule of segments: read late or at once, over columns in buckets, broken off, counted and recorded."""
+"""The schedule of decode calls: read late or at once, over columns in buckets, broken off, counted and recorded."""
 
 import jax
 import numpy as np
 import pytest
 
 from arft_jax.rollout import trace
-from arft_jax.rollout.engine import Request
+from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.rollout.trace import Timeline
 from arft_jax.steps.sampler import make_sampler
@@ -24,7 +24,7 @@ def world():
     return World()
 
 
-def test_reading_a_segment_before_the_next_is_dispatched_changes_no_bit(world):
+def test_reading_a_decode_call_before_the_next_is_dispatched_changes_no_bit(world):
     calls, sampler = [], world.programs
 
     def decode(*args, **kwargs):
@@ -34,9 +34,9 @@ def test_reading_a_segment_before_the_next_is_dispatched_changes_no_bit(world):
     def orders(overlap):
         calls.clear()
         engine = world.engine(sampler=sampler._replace(decode=decode), options=dict(overlap=overlap))
-        read = Scheduler._read
+        read = Scheduler.read_report
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Scheduler, "_read", lambda self, *args: (calls.append("read"), read(self, *args)))
+            patch.setattr(Scheduler, "read_report", lambda self, *args: (calls.append("read"), read(self, *args)))
             return world.run(engine, world.requests), list(calls)
 
     apart, apart_calls = orders(False)
@@ -51,7 +51,7 @@ def test_reading_a_segment_before_the_next_is_dispatched_changes_no_bit(world):
 @pytest.fixture(scope="module")
 def bucketed(world):
     other = make_sampler(world.graphdef, decode_steps=4, top_k=0, top_p=1.0)
-    engine = world.engine(sampler=other, options=dict(bucket_columns=48))
+    engine = world.engine(sampler=other, bucket_columns=48)
     return engine, world.run(engine, world.requests)
 
 
@@ -59,7 +59,7 @@ def bucketed(world):
 # layers and a log-prob near -7 turn into 2.4e-6 (measured). Tokens differ only where a draw falls into that gap, so the
 # bound is assert_same's; without buckets there is none.
 def test_buckets_of_columns_change_no_token(world, bucketed):
-    assert len({world.base.limits.max_tokens, *map(bucketed[0].columns_for, (1, 48, 49, 96, 97))}) == 3
+    assert len({world.base.limits.max_tokens, *map(bucketed[0].slots.columns_for, (1, 48, 49, 96, 97))}) == 3
     assert_same(flat(bucketed[1]), flat(world.reference))
 
 
@@ -72,10 +72,10 @@ def test_a_row_in_a_small_bucket_equals_itself_beside_a_long_row(world, bucketed
 
 def test_every_bucket_is_compiled_before_the_first_row_and_none_after(world, bucketed):
     engine, _ = bucketed
-    n = engine.sampler.n_compiled()
+    n = engine.slots.sampler.n_compiled()
     assert n == 2 + 2 * 3  # encode, fork; extend and decode at 48, 96 and 128 columns
     world.run(engine, [Request(tiny.tiny_task(90, sizes=[(56, 56)]), 0, 2)])
-    assert engine.sampler.n_compiled() == n
+    assert engine.slots.sampler.n_compiled() == n
 
 
 @pytest.fixture
@@ -96,7 +96,10 @@ def compilations():
 
 
 def mixed_rollouts(world, engine, late, k):
-    """Rows of a round of 5 groups sampled, greedy, with late tools, and carried over to a call that rebuilds."""
+    """A round of 5 groups sampled, greedy, with late tools, and carried over to a call that rebuilds.
+
+    Returns the number of rows, and how many were carried over behind their first turn.
+    """
     requests = []
     for i in range(5):  # 9 to 11 rows: 1 to 3 images of three sizes, groups of 1 to 3 rows
         sizes = [(28, 28), (56, 56), (28, 56)][: 1 + (i + k) % 3]
@@ -105,23 +108,24 @@ def mixed_rollouts(world, engine, late, k):
     groups += world.run(engine, requests[1:4], temperature=0.0, max_turns=2)
     on = dict(rng=world.rng, temperature=1.0, max_age=9, rebuild=True)
     groups += engine.run_on(world.params, requests, late, n_groups=2, version=2 * k, **on)
-    assert any(row.turns for row in engine._left.rows.values()), "nothing is carried over"
+    n_carried = sum(bool(row.turns) for row in engine.left_behind.rows.values())
     groups += engine.run_on(world.params, [], late, n_groups=3, version=2 * k + 1, **on)
-    return len(flat(groups))
+    return len(flat(groups)), n_carried
 
 
 def test_nothing_at_all_is_compiled_in_200_mixed_rollouts(world, bucketed, compilations):
-    late, n_rows, k = tiny.LateTools(reply), 0, 0
+    late, n_rows, n_carried, k = tiny.LateTools(reply), 0, 0, 0
     try:
         mixed_rollouts(world, bucketed[0], late, k)  # the first greedy rollout, the first that is rebuilt
         compilations.clear()
         while n_rows < 200:
             k += 1
-            n_rows += mixed_rollouts(world, bucketed[0], late, k)
+            done, carried = mixed_rollouts(world, bucketed[0], late, k)
+            n_rows, n_carried = n_rows + done, n_carried + carried
     finally:
         late.close()
-    assert compilations == []
-    assert bucketed[0].sampler.n_compiled() == 2 + 3 + 2 * 3  # decode at two temperatures
+    assert compilations == [] and n_carried > 0
+    assert bucketed[0].slots.sampler.n_compiled() == 2 + 3 + 2 * 3  # decode at two temperatures
 
 
 def test_a_run_that_broke_off_leaves_nothing_running_behind(world):
@@ -131,7 +135,7 @@ def test_a_run_that_broke_off_leaves_nothing_running_behind(world):
 
     with pytest.raises(KeyError, match="broken"):
         world.run(world.base, world.requests, Broken(reply))
-    assert not np.any(np.asarray(world.base.state.status) == RUNNING)
+    assert not np.any(np.asarray(world.base.slots.state.status) == RUNNING)
     n = world.programs.n_compiled()
     assert_equal_bits(flat(world.run(world.base, world.requests)), flat(world.reference))
     assert world.programs.n_compiled() == n
@@ -147,7 +151,7 @@ def test_costs_count_what_was_done(world):
 
 def test_a_timeline_tells_what_each_slot_did(world):
     timeline = Timeline(n_slots=world.base.limits.n_slots)
-    world.run(world.engine(options=dict(timeline=timeline)), world.requests)
+    world.run(world.base, world.requests, timeline=timeline)
     assert sum(timeline.shares().values()) == pytest.approx(1) and min(timeline.shares().values()) >= 0
     states = {state for _, state, _, _ in timeline.spans}
     assert {trace.EXTEND, trace.DECODE} <= states

@@ -58,9 +58,9 @@ def score(world):
 )
 def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, mean, largest):
     engine, rows = played(dtype)
-    assert engine.state.cache.dtype == dtype and len(rows) == len(flat(world.reference))
+    assert engine.slots.state.cache.dtype == dtype and len(rows) == len(flat(world.reference))
     assert max(len(t.turns) for t in rows) == 3 and max(len(t.images) for t in rows) > 2
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=engine.bucket)
+    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=engine.renderer.bucket)
     full = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     gap = np.abs(full - batch.sampler_logps)[batch.loss_mask]
     print(f"\n{dtype}: {len(gap)} tokens, |sampler - full forward| mean {gap.mean():.2e}, largest {gap.max():.2e} nats")
@@ -71,7 +71,7 @@ def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, m
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype, stacked):
-    state = played(dtype)[0].state
+    state = played(dtype)[0].slots.state
     if stacked:
         cache = KVCache(*(None if layers is None else jnp.stack(layers) for layers in state.cache))
         state = state._replace(cache=cache)
@@ -79,7 +79,7 @@ def test_both_forks_copy_a_slot_of_any_type_and_nothing_else(played, dtype, stac
     before = jax.tree.map(np.asarray, state)
     assert all((np.stack(layers)[:, 1].astype(np.float32) != 0).any() for layers in before.cache if layers is not None)
     begin = np.array([before.length[1], before.next_position[1], before.limit[1]])
-    for fork in (sampler._fork, sampler._fork_split):
+    for fork in (sampler.fork_slot, sampler.fork_slot_split):
         after = jax.tree.map(np.asarray, jax.jit(fork)(state, source, targets, rows, begin))
         assert after.row.tolist() == [2, *before.row[1:4], 1, before.row[5]]
         for name, old, new, axis in (

@@ -2,19 +2,19 @@
 
 import types
 
-import jax
 import numpy as np
 import pytest
 
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.evaluate.evaluator import Evaluation
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.tools.call import Fault
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
 from arft_jax.tools.toolbox import Toolbox
-from arft_jax.train import trainer
+from arft_jax.train import evaluation
 from arft_jax.train.run_dir import RunDir
 from arft_jax.trajectory import Status
 
@@ -54,31 +54,60 @@ def run(stage, service, tmp_path):
     params = stage.params(list(zip(tasks, [[RIGHT], [SEARCH, RIGHT], [RIGHT]], strict=True)))
     with Toolbox(None, service, terms={"search": CallPolicy(n_tries=1)}) as toolbox:
         yield types.SimpleNamespace(
-            config=config, directory=RunDir(config), parts=types.SimpleNamespace(engine=stage.engine),
-            policy=lambda: params, rng=lambda *_: jax.device_put(np.array([0, 2], np.uint32)), toolbox=toolbox,
-            tasks={"mat_search": {"test": tasks}}, stop=types.SimpleNamespace(requested=False),
-            leave_if_asked=lambda asked: None,
+            config=config, directory=RunDir(config), given=(config, stage.engine, params), toolbox=toolbox,
+            tasks={"mat_search": {"test": tasks}},
         )  # fmt: skip
 
 
+def during(run):
+    return evaluation.evaluate_during(*run.given, run.tasks, run.toolbox)
+
+
+def whole_stage(run):
+    evaluation.evaluate_stage(*run.given, run.tasks, run.toolbox, run.directory, "after")
+
+
 def test_an_outage_during_training_leaves_its_items_out_and_counts_them(run, service, capsys):
-    figures = trainer._evaluate_during(run, 1)
+    figures = during(run)
     assert figures == {"eval/mat_search/infra": 1.0, "eval/mat_search/f1": 100.0, "eval/mat_search/em": 100.0}
     assert "eval/mat_search/infra 1.0" in capsys.readouterr().out
     service.down = False
-    assert trainer._evaluate_during(run, 2)["eval/mat_search/infra"] == 0.0
+    assert during(run)["eval/mat_search/infra"] == 0.0
     service.down, run.config.eval.n_during = True, 1
     run.tasks["mat_search"]["test"] = run.tasks["mat_search"]["test"][1:2]
-    assert trainer._evaluate_during(run, 3) == {"eval/mat_search/infra": 1.0}
+    assert during(run) == {"eval/mat_search/infra": 1.0}
 
 
 def test_a_stage_that_an_outage_ended_writes_no_table_and_is_made_anew(run, service):
     with pytest.raises(ValueError, match="failed 1 of 3 items, among them t1; .* the same command goes on from here"):
-        trainer._evaluate_stage(run, "after", run.toolbox)
+        whole_stage(run)
     kept = run.directory.path / "trajectories" / "after_mat_search"
     assert run.directory.results() == {}  # and what happened can be read
     assert [t.status for t in load_trajectories(kept)] == [Status.ANSWERED, Status.INFRA, Status.ANSWERED]
     service.down = False
-    trainer._evaluate_stage(run, "after", run.toolbox)
+    whole_stage(run)
     assert run.directory.results()["after"]["mat_search"]["table"]["avg"]["em"] == 100.0
     assert [t.status for t in load_trajectories(kept)] == [Status.ANSWERED] * 3
+
+
+@pytest.mark.parametrize("context", ["append", "rerender"])
+def test_an_evaluation_has_the_context_of_the_config(monkeypatch, stage, context):
+    config, asked = default_config(), {}
+    config.rollout.update(context=context, max_turns_eval=7)
+
+    def evaluate(engine, policy, tasks, toolbox, **options):
+        asked.update(options)
+        return Evaluation((), np.zeros(1), np.zeros(1), tuple(tasks))
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    evaluation.evaluate_items(config, stage.engine, None, [tiny.tiny_task(1)], None)
+    assert (asked["context"], asked["max_turns"]) == (context, 7)
+    np.testing.assert_array_equal(asked["rng"], [2, 0])
+
+
+def test_an_evaluation_is_due_every_so_many_steps_but_behind_the_last_and_never_at_0():
+    config = default_config()
+    config.train.steps, config.eval.every = 6, 2
+    assert [step for step in range(1, 7) if evaluation.is_due(config, step)] == [2, 4]
+    config.eval.every = 0
+    assert not any(evaluation.is_due(config, step) for step in range(1, 7))

@@ -2,14 +2,14 @@
 
 import dataclasses
 import importlib.util
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax.build import parts as build
+from arft_jax.build import settings
+from arft_jax.build.rewards import make_scorer
 from arft_jax.commands import tiny_data, tiny_steps
 from arft_jax.config import STEP_TASKS
 from arft_jax.config_checks import validate
@@ -18,11 +18,10 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.trajectories import load_trajectories
-from arft_jax.rewards.combine import Scorer
 from arft_jax.rl import objectives
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.train import rollouts, trainer
+from arft_jax.train import evaluation, rollouts, trainer
 from arft_jax.train.run_dir import flatten
 from arft_jax.train.schedule import learning_rate
 from arft_jax.trajectory import Observation, Status
@@ -45,8 +44,8 @@ def test_every_variant_is_valid_and_trains_on_one_turn(repo_root, variant):
     assert (config.rollout.max_turns, config.rollout.max_turns_eval, config.warm_start.steps) == (1, 5, 0)
     assert config.data.tasks == (STEP_TASKS[variant.startswith("search")],)
     assert (config.data.max_pixels == 401408) == (not variant.endswith("smoke"))
-    assert build.objective(config, "policy").on_policy  # the ratio is exp(logp - stop_gradient(logp))
-    assert build.keeps_reference(config)
+    assert settings.objective(config, "policy").on_policy  # the ratio is exp(logp - stop_gradient(logp))
+    assert settings.keeps_reference(config)
 
 
 def test_the_settings_are_the_released_ones(repo_root):
@@ -89,8 +88,7 @@ def test_an_unknown_variant_and_more_turns_are_refused(repo_root):
     ):
         validate(config)
     config.rollout.max_turns, config.data.tasks = 1, ("mat_training_search", "mat_search")
-    with pytest.raises(ValueError, match="at most one of the tasks may search"):
-        validate(config)
+    validate(config)  # both over one corpus
 
 
 def released_loss(rewards, logps, ref_logps, mask, group_size, beta, n_per_device):
@@ -115,7 +113,7 @@ def released_loss(rewards, logps, ref_logps, mask, group_size, beta, n_per_devic
 
 def test_the_loss_and_its_gradient_are_the_released_ones(repo_root):
     config = load(repo_root)
-    o, g = build.objective(config, "policy"), config.rollout.group_size
+    o, g = settings.objective(config, "policy"), config.rollout.group_size
     rng = np.random.default_rng(0)
     rewards = rng.choice([0.0, 0.5, 0.9, 1.5, 2.0], 4 * g).astype(np.float32)
     rewards[:g] = 1.9  # a group of one mind: no advantage, and yet its distance to the reference counts
@@ -153,14 +151,15 @@ class Script:
             max_turns=config.rollout.max_turns, extend_chunk=32,
         )  # fmt: skip
         config.rollout.group_size, config.train.prompts = 2, 1
-        self.tasks = {config.data.tasks[0]: {"train": [self.task], "test": [self.task]}}
-        self.scorer, self.quarantine, self.n_told = Scorer(), Quarantine(), 0
-        self.streams = {name: iter([0, 0]) for name in self.tasks}
-        self.parts = types.SimpleNamespace(engine=stage.engine)
+        tasks = {config.data.tasks[0]: {"train": [self.task], "test": [self.task]}}
+        self.engine = stage.engine
         self.toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))
         told = dataclasses.replace(self.task, question=f"{self.task.question}\n{PROBLEM}\ngo on")  # a prompt of its own
-        self.policy = lambda: stage.params([(self.task, [PROBLEM]), (told, [ANSWER])])
-        self.rng = lambda stream, step: jax.random.key(step)
+        self.policy = stage.params([(self.task, [PROBLEM]), (told, [ANSWER])])
+        self.rollouts = rollouts.TrainRollouts(
+            config, self.engine, tasks, self.toolbox, quarantine=Quarantine(),
+            scorer=make_scorer(config),
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ def script(repo_root):
 
 
 def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):
-    rows = trainer._rollout(script, 1)
+    rows = script.rollouts.step(script.policy, 1)
     assert script.toolbox.calls == [] and len(rows) == 2
     for row in rows:
         assert (row.status, [turn.text for turn in row.turns]) == (Status.TURN_LIMIT, [PROBLEM])
@@ -179,7 +178,7 @@ def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):
 
 
 def test_evaluation_of_the_same_policy_has_its_own_turn_limit_and_live_tools(script):
-    done = trainer._evaluate(script, [script.task], script.toolbox)
+    done = evaluation.evaluate_items(script.config, script.engine, script.policy, [script.task], script.toolbox)
     [row] = done.trajectories
     assert (row.status, [turn.text for turn in row.turns]) == (Status.ANSWERED, [PROBLEM, ANSWER])
     assert [action.kinds for _, action, _ in script.toolbox.calls] == [("dark",)]

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from arft_jax.train.preemption import StopRequest
+from arft_jax.train.preemption import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -15,7 +15,7 @@ def test_a_signal_sets_a_flag_and_nothing_else(number, capsys):
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
-        assert stop.requested
+        assert stop.requested and stop.number == number
     assert signal.getsignal(number) is before
     assert capsys.readouterr().out == "asked to stop: finishing this step and saving\n"
 
@@ -48,3 +48,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_a_stopped_run_has_the_status_that_a_shell_gives_a_signal():
+    stopped = Stopped("stopped by signal at step 3", signal.SIGTERM)
+    assert isinstance(stopped, SystemExit) and (str(stopped), stopped.code) == ("stopped by signal at step 3", 143)

@@ -1,20 +1,16 @@
 """A training image that cannot be read: its groups are left out, its file is named once, and the run goes on."""
 
 import json
-import types
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax.build import parts as build
+from arft_jax.build.plan import plan
 from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.config import default_config
-from arft_jax.data.images import Quarantine
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.metrics import read_metrics
-from arft_jax.rewards.combine import Scorer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.train import rollouts, trainer
 from arft_jax.trajectory import Observation, Status
@@ -52,20 +48,17 @@ def config(tmp_path):
 
 def test_the_group_of_a_truncated_jpeg_is_left_out_and_the_file_named_once(config, tmp_path, capsys):
     bad = own_data(tmp_path / "data", n_train=2)
-    build.check(config)  # its header is good
-    quarantine = Quarantine()
-    tasks, _ = build.load_data(config, quarantine)
-    assert quarantine.n_images == 0
+    planned = plan(config)
+    tasks, quarantine = planned.own_tasks, planned.quarantine
+    assert quarantine.n_images == 0  # its header is good
     stage = tiny.Stage(Tokenizer.tiny(), n_slots=4, group_size=G, max_tokens=192, max_turn_tokens=32, max_pixels=7056)
     right = [(task, [f"<think>x</think><answer>{task.answers[0]}</answer>"]) for task in tasks["mat_coding"]["train"]]
-    run = types.SimpleNamespace(
-        config=config, tasks=tasks, streams={"mat_coding": iter([0, 1, 1, 0])}, quarantine=quarantine, n_told=0,
-        parts=types.SimpleNamespace(engine=stage.engine), policy=lambda: stage.params(right), scorer=Scorer(),
-        rng=lambda stream, step: jax.random.key(step), toolbox=tiny.InstantTools(lambda *_: Observation("seen")),
-    )  # fmt: skip
+    tools = tiny.InstantTools(lambda *_: Observation("seen"))
+    rolls = rollouts.TrainRollouts.of_plan(planned, stage.engine, tasks, tools)
+    rolls.orders = {"mat_coding": iter([0, 1, 1, 0])}
     shown = set()
     for step in (1, 2):
-        rows = trainer._rollout(run, step)
+        rows = rolls.step(stage.params(right), step)
         assert len(rows) == 2 * G
         for tr in rows:
             if tr.task.id == bad:

@@ -72,6 +72,13 @@ def test_a_path_that_cannot_be_made_is_a_sentence(config, tmp_path):
         RunDir(config)
 
 
+def test_a_directory_that_became_read_only_is_a_sentence(config, monkeypatch):
+    RunDir(config)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"must be writable: got .*Permission denied: .*run\) \(config.workdir\)"):
+        RunDir(config)
+
+
 def test_results_of_stages_add_up(config):
     directory = RunDir(config)
     directory.add_result("before", {"f1": 1.0})

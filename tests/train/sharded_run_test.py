@@ -14,14 +14,19 @@ import pytest
 TOLERANCE = 1e-4
 
 SCRIPT = """
-    import json, sys, types
+    import json, sys
     import jax, numpy as np
     from arft_jax import protocol
-    from arft_jax.build import parts as build
-    from arft_jax.train import trainer
+    from arft_jax.build.parts import make
+    from arft_jax.build.plan import plan
+    from arft_jax.build.settings import objective
+    from arft_jax.train.batches import make_batch, share
+    from arft_jax.train.state import TrainState
+    from arft_jax.train.update import Updater
+    from arft_jax.steps import learner
     from arft_jax.config import default_config
     from arft_jax.io import hosts
-    from arft_jax.rollout.engine import Request
+    from arft_jax.rollout.request import Request
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
     from arft_jax.trajectory import Observation
 
@@ -44,42 +49,35 @@ SCRIPT = """
     config.train.update(prompts=4, rows_per_update=8, image_chunks=8)
     config.warm_start.rows = 8
     config.model.remat = True
-    build.check(config)
-    parts = build.build(config)
+    planned = plan(config)
+    parts = make(planned)
     params = parts.first_params()
     protocol.parse_turn = lambda text: protocol.Code("pass")  # the untrained policy calls a tool at every turn
     tools = InstantTools(lambda task, *_: Observation("seen", (tiny_image(int(task.id[1:]), 56, 28),)))
-    requests = [Request(tiny_task(i, "coding", sizes=[(56, 84)]), i, 2) for i in range(4)][trainer._share(4)]
+    requests = [Request(tiny_task(i, "coding", sizes=[(56, 84)]), i, 2) for i in range(4)][share(4)]
     with jax.transfer_guard("disallow"):
         rng = parts.engine.put(np.array([1, 2], np.uint32))
         rolls_out = parts.for_rollout(params)
-        for leaf in jax.tree.leaves((parts.engine.state, parts.engine.rules, rolls_out)):
+        for leaf in jax.tree.leaves((parts.engine.slots.state, parts.engine.slots.rules, rolls_out)):
             # all that a rollout's programs read: no collective of theirs can leave the process
             assert leaf.sharding.device_set <= set(jax.local_devices()), leaf.sharding
             assert len(leaf.addressable_shards) == len(leaf.sharding.device_set) == jax.local_device_count()
         groups = parts.engine.run(rolls_out, requests, tools, rng=rng, temperature=1.0, max_turns=2)
         rows = [t for group in groups for t in group]
-        optimizer = build.optimizer(config)
-        state = trainer.learner.train_state(optimizer, params, False, parts.placement)
-        run = types.SimpleNamespace(
-            config=config, parts=parts, optimizer=optimizer, put=parts.engine.put, rolled_out=None,
-            allowed=hosts.put(np.asarray(jax.device_get(parts.rules.allowed)), parts.placement.whole),
-            params=state["params"], opt_state=state["opt_state"])
-        first = jax.tree.map(lambda leaf: leaf.sharding, (run.params, run.opt_state))
-        update = trainer._make_update(run, build.objective(config, "policy"))
+        state = TrainState(**learner.train_state(planned.optimizer, params, False, planned.placement))
+        first = jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.opt_state))
+        updater = Updater(planned, parts, objective(config, "policy"), state)
         stats = [
-            trainer._apply(
-                run, update, trainer._batch(run, rows, np.linspace(-1, 1, 8)[trainer._share(8)]), 1e-3, None, None)
-            for _ in range(2)]
-    assert first == jax.tree.map(lambda leaf: leaf.sharding, (run.params, run.opt_state))
-    assert update._cache_size() == 1 and parts.engine.sampler.n_compiled() == 4
-    share = run.params["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
-    together = jax.jit(lambda tree: tree, out_shardings=parts.placement.whole)
-    everywhere, moments = together(run.params), together(run.opt_state)
+            updater.apply(state, make_batch(parts, rows, np.linspace(-1, 1, 8)[share(8)]), 1e-3) for _ in range(2)]
+    assert first == jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.opt_state))
+    assert updater.update._cache_size() == 1 and parts.engine.slots.sampler.n_compiled() == 4
+    kernel = state.params["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
+    together = jax.jit(lambda tree: tree, out_shardings=planned.placement.whole)
+    everywhere, moments = together(state.params), together(state.opt_state)
     np.savez(
         out, tokens=np.concatenate([t.tokens for t in rows]), logps=np.concatenate([t.sampler_logps for t in rows]),
         grad_norms=[s["grad_norm"] for s in stats], gap=stats[0]["gap_max"],
-        share=share.addressable_shards[0].data.size / share.size,
+        share=kernel.addressable_shards[0].data.size / kernel.size,
         images=len({span.sha256 for t in rows for span in t.images}),
         **{f"p{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(everywhere))},
         **{f"m{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(moments))})

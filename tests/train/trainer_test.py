@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import types
 import zlib
 
 import jax
@@ -11,19 +10,17 @@ import numpy as np
 import pytest
 
 from arft_jax import protocol
-from arft_jax.build import parts as build
-from arft_jax.build.search_indices import index_paths
+from arft_jax.build import data
 from arft_jax.config import default_config
 from arft_jax.data.synthetic import coding, degrade, search
-from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.rewards import combine
 from arft_jax.tools import toolbox
-from arft_jax.tools.search_index import Document, SearchIndex
-from arft_jax.tools.search_router import ALL
-from arft_jax.train import rollouts, trainer
-from arft_jax.trajectory import Status, ToolStatus
+from arft_jax.train import evaluation, rollouts, trainer
+from arft_jax.train.state import TrainState
+from arft_jax.train.update import Updater
+from arft_jax.trajectory import ToolStatus
 
 WARM, GRPO, EVERY = 2, 4, 2
 PARSE = protocol.parse_turn
@@ -46,9 +43,9 @@ def _score(trajectory, weights, embed=None):
     return {"format": 0.0, "f1": value, "em": 0.0, "problem": 0.0, "accuracy": value, "total": value}
 
 
-def _load_data(config, quarantine):
-    """Four training and two test items of each set, and the real index."""
-    tasks = {
+def _prepare_mini_tasks(config):
+    """Four training and two test items of each set."""
+    return {
         "mini_coding": {
             split: [coding.make_item(config.seed, split, i).task() for i in range(n)]
             for split, n in (("train", 4), ("test", 2))
@@ -58,11 +55,6 @@ def _load_data(config, quarantine):
             for split, n in (("train", 4), ("test", 2))
         },
     }
-    path = index_paths(config)[ALL]
-    if not path.exists():
-        path.parent.mkdir(parents=True)
-        SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for d in make_documents(config.seed)))
-    return tasks, {ALL: path}
 
 
 def tiny_config(workdir, rollout=None, **train):
@@ -89,17 +81,17 @@ class Runs:
 
     def __init__(self, folder, patch):
         self.folder, self.last = folder, None
-        opened = trainer._open
+        opened = trainer.open_run
 
         def remember(*args):
             self.last = opened(*args)
             return self.last
 
-        patch.setattr(trainer, "_open", remember)
+        patch.setattr(trainer, "open_run", remember)
 
     def __call__(self, name, **train):
         results = trainer.train(tiny_config(self.folder / name, **train))
-        return results, [np.asarray(leaf) for leaf in jax.tree.leaves(self.last.params)]
+        return results, [np.asarray(leaf) for leaf in jax.tree.leaves(self.last.state.params)]
 
     def metrics(self, name):
         """The rows without what a clock wrote."""
@@ -114,7 +106,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "parse_turn", _parse)
         patch.setattr(combine, "score_trajectory", _score)
-        patch.setattr(build, "load_data", _load_data)
+        patch.setattr(data, "prepare_mini_tasks", _prepare_mini_tasks)
         patch.setattr(toolbox, "_OFFERED", {kind: tuple(map(type, BABBLE)) for kind in ("coding", "search")})
         yield Runs(tmp_path_factory.mktemp("runs"), patch)
 
@@ -182,36 +174,47 @@ def test_a_finished_run_run_again_changes_no_figure(runs, straight):
 
 def _placed(run):
     """Whether each array that programs are compiled for is committed to a device."""
-    return [leaf.committed for leaf in jax.tree.leaves((run.state(), run.parts.engine.state, run.parts.rules))]
+    return [
+        leaf.committed for leaf in jax.tree.leaves((run.state.arrays(), run.parts.engine.slots.state, run.parts.rules))
+    ]
 
 
 def _signal_at(monkeypatch, steps):
     """The process is asked to end while these steps run, each once."""
-    apply, left = trainer._apply, list(steps)
+    apply, left = Updater.apply, list(steps)
 
-    def signalled(run, *args):
-        if left and run.step == left[0]:
+    def signalled(updater, state, *args):
+        if left and state.step == left[0]:
             os.kill(os.getpid(), signal.SIGTERM)
             left.pop(0)
-        return apply(run, *args)
+        return apply(updater, state, *args)
 
-    monkeypatch.setattr(trainer, "_apply", signalled)
+    monkeypatch.setattr(Updater, "apply", signalled)
+
+
+def _behind(step):
+    """How the run names a step of its own."""
+    where = f"grpo step {step - WARM} of {GRPO}" if step > WARM else f"warm start step {step} of {WARM}"
+    return f"stopped by a signal behind {where}; the same command resumes"
 
 
 def test_a_stopped_run_saves_its_step_and_resumes_with_the_same_programs(runs, straight, monkeypatch, capsys):
     placed = []
-    warm = trainer._warm_start
-    monkeypatch.setattr(trainer, "_warm_start", lambda run: placed.append(_placed(run)) or warm(run))
+    warm = trainer.warm_start
+    monkeypatch.setattr(trainer, "warm_start", lambda run: placed.append(_placed(run)) or warm(run))
     _signal_at(monkeypatch, [1])
-    with pytest.raises(SystemExit, match="stopped by signal at step 1; the same command resumes"):
+    with pytest.raises(SystemExit, match=_behind(1)):
         runs("placed")
     assert len(runs.metrics("placed")) == 1  # the step in hand was finished
-    monkeypatch.setattr(trainer, "_evaluate_stage", lambda *args: None)
-    monkeypatch.setattr(trainer, "_grpo", lambda run: None)
+    monkeypatch.setattr(trainer, "evaluate_once", lambda *args: None)
+    monkeypatch.setattr(trainer, "grpo", lambda run: None)
     monkeypatch.setattr(trainer.run_report, "write_report", lambda *args: {})
     capsys.readouterr()
     runs("placed")
-    assert "resumed at step 1\n" in capsys.readouterr().out and len(runs.metrics("placed")) == WARM
+    assert (
+        f"resumed behind warm start step 1 of {WARM}\n" in capsys.readouterr().out
+        and len(runs.metrics("placed")) == WARM
+    )
     assert len(placed) == 2 and all(placed[0]) and all(placed[1])
 
 
@@ -220,27 +223,27 @@ def test_a_run_stopped_by_signals_resumes_to_the_same_params(runs, straight, mon
     stops = [1, WARM + 1]  # in the warm start; between checkpoints of GRPO
     _signal_at(monkeypatch, stops)
     for at in stops:
-        with pytest.raises(SystemExit, match=f"stopped by signal at step {at}; the same command resumes"):
+        with pytest.raises(SystemExit, match=_behind(at)):
             runs("stopped")
         assert len(runs.metrics("stopped")) == at
     capsys.readouterr()
     results, params = runs("stopped")
-    assert f"resumed at step {WARM + 1}\n" in capsys.readouterr().out
+    assert f"resumed behind grpo step 1 of {GRPO}\n" in capsys.readouterr().out
     assert _same(params, straight[1])
     assert runs.metrics("stopped") == runs.metrics("straight")
     assert results["after"] == straight[0]["after"]
 
 
 def test_a_run_asked_to_end_during_an_evaluation_leaves_behind_it(runs, straight, monkeypatch):
-    evaluate = trainer._evaluate
+    evaluate = evaluation.evaluate_items
 
-    def signalled(run, *args):
+    def signalled(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(run, *args)
+        return evaluate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_evaluate", signalled)
-        with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM}; the same command resumes"):
+        patch.setattr(evaluation, "evaluate_items", signalled)
+        with pytest.raises(SystemExit, match=_behind(WARM)):
             runs("evaluated")
     assert len(runs.metrics("evaluated")) == WARM  # no further step was begun
     results, params = runs("evaluated")
@@ -248,15 +251,15 @@ def test_a_run_asked_to_end_during_an_evaluation_leaves_behind_it(runs, straight
 
 
 def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(runs, straight, monkeypatch):
-    apply = trainer._apply
+    apply = Updater.apply
 
-    def dies(run, *args):
-        if run.step == WARM + 4:  # a step's row behind the checkpoint, to be written again
+    def dies(updater, state, *args):
+        if state.step == WARM + 4:  # a step's row behind the checkpoint, to be written again
             raise RuntimeError("power cut")
-        return apply(run, *args)
+        return apply(updater, state, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_apply", dies)
+        patch.setattr(Updater, "apply", dies)
         with pytest.raises(RuntimeError, match="power cut"):
             runs("dead")
     assert len(runs.metrics("dead")) == WARM + 3
@@ -268,15 +271,15 @@ def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(run
 def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monkeypatch):
     options = dict(importance="token", steps=3, rollout=dict(carry_over=0.5, refresh="rebuild"))
     _signal_at(monkeypatch, [WARM + 1])
-    with pytest.raises(SystemExit, match=f"stopped by signal at step {WARM + 1}; the same command resumes"):
+    with pytest.raises(SystemExit, match="stopped by a signal behind grpo step 1 of 3; the same command resumes"):
         runs("carried", **options)
     engine = runs.last.parts.engine
     assert len(engine.in_flight) == 1
     left = engine.in_flight[0].task.id
-    assert json.loads(json.dumps(trainer.carried_state(runs.last)))[0][1] == 1  # begun by the first step
+    assert json.loads(json.dumps(runs.last.rollouts.carried()))[0][1] == 1  # begun by the first step
     seen = []
-    assess = trainer._rollout
-    monkeypatch.setattr(trainer, "_rollout", lambda *args: seen.append(assess(*args)) or seen[-1])
+    step = rollouts.TrainRollouts.step
+    monkeypatch.setattr(rollouts.TrainRollouts, "step", lambda *args: seen.append(step(*args)) or seen[-1])
     results, _ = runs("carried", **options)
     assert "after" in results and [len(rows) for rows in seen] == [4, 4]
     assert left in {t.task.id for rows in seen for t in rows} and not runs.last.parts.engine.in_flight
@@ -288,36 +291,15 @@ def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monk
     assert rows[0]["staleness_max"] == 0 and abs(rows[0]["importance_mean"] - 1) < 1e-5
 
 
-@pytest.mark.parametrize("context", ["append", "rerender"])
-def test_an_evaluation_has_the_context_of_the_config(monkeypatch, tmp_path, context):
-    asked = {}
-
-    def evaluate(engine, params, tasks, toolbox, **options):
-        asked.update(options)
-        return trainer.Evaluation((), np.zeros(1), np.zeros(1), tuple(tasks))
-
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    run = types.SimpleNamespace(
-        config=tiny_config(tmp_path, rollout=dict(context=context, max_turns_eval=7)),
-        parts=types.SimpleNamespace(engine=None), policy=lambda: None, rng=lambda *_: None,
-    )  # fmt: skip
-    trainer._evaluate(run, [types.SimpleNamespace(split="hard")], None)
-    assert (asked["context"], asked["max_turns"]) == (context, 7)
-
-
-def test_a_group_with_a_fault_of_ours_is_left_out_whole():
-    fine, fault = (types.SimpleNamespace(status=status) for status in (Status.ANSWERED, Status.INFRA))
-    rows = [fine, fine, fault, fine, fine, fault, fine, fine]
-    assert rollouts.valid_rows(rows, 2).tolist() == [True, True, False, False, False, False, True, True]
-    assert rollouts.valid_rows(rows, 4).tolist() == [False] * 8
-
-
 def test_at_learning_rate_zero_grpo_leaves_the_params_of_the_warm_start(runs, straight, monkeypatch):
     kept = []
-    begin = trainer._begin_grpo
-    monkeypatch.setattr(
-        trainer, "_begin_grpo", lambda run: (begin(run), kept.append(jax.device_get(jax.tree.leaves(run.params))))
-    )
+    begin = TrainState.begin_grpo
+
+    def remember(state, plan):
+        begin(state, plan)
+        kept.append(jax.device_get(jax.tree.leaves(state.params)))
+
+    monkeypatch.setattr(TrainState, "begin_grpo", remember)
     _, params = runs("still", learning_rate=0.0)
     assert _same(params, kept[0]) and not _same(params, straight[1])
     assert all(row["grad_norm"] > 0 and row["kl_ref"] == 0 for row in runs.metrics("still")[WARM:])

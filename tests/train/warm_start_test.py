@@ -35,7 +35,7 @@ def chain(train, task=None):
 
 @pytest.mark.parametrize("train", [(True, True, False), (False, False, True), (True, True, True), (False, True, True)])
 def test_loss_falls_on_exactly_the_tokens_of_trained_turns(stage, train):
-    t = chain_trajectory(stage.engine, chain(train))
+    t = chain_trajectory(stage.engine.renderer, chain(train))
     want = np.zeros(len(t.tokens), bool)
     for turn, text, learnt in zip(t.turns, TURNS, train, strict=True):
         assert stage.tokenizer.decode(t.tokens[turn.start : turn.end]) == text == turn.text
@@ -46,14 +46,14 @@ def test_loss_falls_on_exactly_the_tokens_of_trained_turns(stage, train):
 
 def test_the_stream_is_the_segments_and_the_turns_encoded_once(stage, monkeypatch):
     c, encoded = chain((True, True, True)), []
-    pieces = [stage.engine.prompt(c.task).tokens]
+    pieces = [stage.engine.renderer.prompt(c.task).tokens]
     for text, seen in zip(TURNS, (*SEEN, None), strict=True):
         pieces.append(stage.tokenizer.encode(text))
         if seen is not None:
-            pieces.append(stage.engine.observation(seen).tokens)
+            pieces.append(stage.engine.renderer.observation(seen).tokens)
     encode = Tokenizer.encode
     monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encoded.append(text) or encode(self, text))
-    t = chain_trajectory(stage.engine, c)
+    t = chain_trajectory(stage.engine.renderer, c)
     np.testing.assert_array_equal(t.tokens, np.concatenate(pieces))
     assert [text for text in encoded if text in TURNS] == list(TURNS)
     assert not any("<think>" in text and text not in TURNS for text in encoded)
@@ -67,7 +67,7 @@ def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
     c = chain((True, True, True))
     replies = iter(SEEN)
     [[sampled]] = stage.play([(c.task, TURNS)], tiny.InstantTools(lambda *_: next(replies)))
-    t = chain_trajectory(stage.engine, c)
+    t = chain_trajectory(stage.engine.renderer, c)
     assert sampled.status is t.status is Status.ANSWERED
     for name in ("tokens", "positions", "loss_mask", "completion_mask", "observation_mask"):
         np.testing.assert_array_equal(getattr(t, name), getattr(sampled, name), err_msg=name)
@@ -87,7 +87,7 @@ def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
 
 
 def test_chains_are_cut_behind_the_last_learnt_turn(stage):
-    [t] = chain_trajectories(stage.engine, [chain((True, True, False))], 160)
+    [t] = chain_trajectories(stage.engine.renderer, [chain((True, True, False))], 160)
     assert len(t.turns) == 2 and len(t.tokens) == t.turns[-1].end and t.loss_mask[-1]
     assert len(t.images) == 1  # the second turn's image would have come behind it
 
@@ -96,28 +96,23 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
     good = [chain((True, True, True), tiny.tiny_task(i, "coding")) for i in range(100)]
     long_task = dataclasses.replace(tiny.tiny_task(500, "coding"), question="word " * 60)
     bad = chain((True, True, True), long_task)
-    longest = len(chain_trajectory(stage.engine, bad).tokens)
-    fit = max(len(chain_trajectory(stage.engine, c).tokens) for c in good)
-    assert len(chain_trajectories(stage.engine, [*good, bad], fit)) == 100
+    longest = len(chain_trajectory(stage.engine.renderer, bad).tokens)
+    fit = max(len(chain_trajectory(stage.engine.renderer, c).tokens) for c in good)
+    assert len(chain_trajectories(stage.engine.renderer, [*good, bad], fit)) == 100
     with pytest.raises(
         ValueError,
         match=rf"got 2 of 102 too long, the longest {longest} tokens, max_tokens={fit} \(config.rollout.max_tokens\)",
     ):
-        chain_trajectories(stage.engine, [*good, bad, bad], fit)
+        chain_trajectories(stage.engine.renderer, [*good, bad, bad], fit)
 
 
-def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(tmp_path, monkeypatch):
-    (tmp_path / "own.jsonl").write_text(
-        '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
-    )
+def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(monkeypatch):
     config = default_config()
-    config.warm_start.update(chains=(f"jsonl:{tmp_path}/own.jsonl",), n_chains=1, n_practice=6)
+    config.warm_start.update(n_chains=1, n_practice=6)
     monkeypatch.setattr(warm_start, "record_chains", lambda tasks, submit, seed: list(tasks))
-    task = tiny.tiny_task(1)
-    own = {"photos": {"train": [task], "test": []}}
-    [alone] = warm_start.warm_start_chains(config, own, None)
-    assert alone.turns[0].text == "<answer>4</answer>" and alone.task.task_set == "own"
-    chains = warm_start.warm_start_chains(config, own | {"mini_search": {"train": [task] * 2, "test": []}}, None)
-    assert len(chains) == 6 + 1 + 1 and chains[6] is task  # practice, recorded, own
-    config.warm_start.chains = ()
-    assert warm_start.warm_start_chains(config, own, None) == []
+    task, own = tiny.tiny_task(1), [chain((True, True, True))]
+    photos = {"photos": {"train": [task], "test": []}}
+    assert warm_start.warm_start_chains(config, photos, own, None) == own
+    chains = warm_start.warm_start_chains(config, photos | {"mini_search": {"train": [task] * 2}}, own, None)
+    assert len(chains) == 6 + 1 + 1 and chains[6:] == [task, *own]  # practice, recorded, own
+    assert warm_start.warm_start_chains(config, photos, (), None) == []

@@ -64,7 +64,7 @@ class _Said:
     train: bool
 
 
-_Script = Generator[_Said, Observation, None]
+Script = Generator[_Said, Observation, None]
 
 
 def _say(action: str, body: str, rng: np.random.Generator) -> str:
@@ -88,7 +88,7 @@ def question_box(question: str) -> degrade.Box | None:
     return tuple(int(v) for v in found.groups()) if found else None
 
 
-def _coding_script(task: Task, rng: np.random.Generator, *, novice: bool) -> _Script:
+def _coding_script(task: Task, rng: np.random.Generator, *, novice: bool) -> Script:
     choice = degrade.PROBLEM_SETS[int(rng.integers(len(degrade.PROBLEM_SETS)))]
     blind_box = CELL_BOXES[int(rng.integers(len(CELL_BOXES)))]
     kinds = choice if novice else tuple(sorted(task.problems, key=lambda kind: kind not in degrade.ROTATIONS))
@@ -107,7 +107,7 @@ def _after(text: str, query: str) -> str:
     return text[at + len(query) :] if at >= 0 else text
 
 
-def _search_script(task: Task, rng: np.random.Generator) -> _Script:
+def _search_script(task: Task, rng: np.random.Generator) -> Script:
     house = lexicon.HOUSES[int(rng.integers(len(lexicon.HOUSES)))]
     relation = next(word for word in lexicon.RELATIONS if f" {word} of " in task.question)
     if f" {lexicon.RIVAL} of " in task.question:
@@ -147,7 +147,7 @@ def practice_chains(seed: int, n: int) -> list[Chain]:
 class _Recorder:
     """Plays one script against the tools, a turn at a time."""
 
-    def __init__(self, task: Task, script: _Script):
+    def __init__(self, task: Task, script: Script):
         self.task, self.script = task, script
         self.images = task.images
         self.turns: list[ChainTurn] = []
@@ -173,7 +173,15 @@ class _Recorder:
             self.said = None
 
 
-def _script_of(task: Task, index: int, seed: int, reading_frac: float) -> _Script:
+def script_of(task: Task, index: int, seed: int, reading_frac: float) -> Script:
+    """The turns of one chain, as a generator that is sent each turn's observation.
+
+    Args:
+      task: what it answers.
+      index: the chain's place in the list.
+      seed: of the novice's choices.
+      reading_frac: share of coding chains that practise reading.
+    """
     rng = np.random.default_rng([_STREAM, seed, index])  # of the place in the list: blind to the task
     if task.kind == "search":
         return _search_script(task, rng)
@@ -201,7 +209,7 @@ def record_chains(
     chains = []
     for first in range(0, len(tasks), in_flight):
         part = [
-            _Recorder(task, _script_of(task, first + i, seed, reading_frac))
+            _Recorder(task, script_of(task, first + i, seed, reading_frac))
             for i, task in enumerate(tasks[first : first + in_flight])
         ]
         live = part

@@ -32,6 +32,10 @@ def _check_image(image: Image) -> None:
         raise ValueError(f"image must be uint8[height, width, 3]: got {pixels.dtype}{list(pixels.shape)}")
 
 
+# What a reply tells of a call, as the fields of a Report from the third on.
+_TOLD = ("stderr", "seconds", "cpu_s", "max_rss_bytes", "was_replayed")
+
+
 def _named(images: Image | Mapping[str, Image]) -> dict[str, Image]:
     """Images by name; the only one of the paper's protocol has the empty name."""
     if isinstance(images, Image):
@@ -49,6 +53,21 @@ def _named(images: Image | Mapping[str, Image]) -> dict[str, Image]:
     for image in named.values():
         _check_image(image)
     return named
+
+
+def _header(
+    source: str, cells: Sequence[tuple[str, int]] | None, named: Mapping[str, Image], by_name: bool
+) -> dict[str, object]:
+    """What a worker is told of a call beside the pixels."""
+    return {
+        "source": source,
+        "cells": list(cells or ()),
+        "is_session": cells is not None,
+        "images": [{"name": n, "height": i.pixels.shape[0], "width": i.pixels.shape[1]} for n, i in named.items()],
+        "by_name": by_name,
+        "max_outputs": MAX_OUTPUTS,
+        "timeout_s": None,
+    }
 
 
 def _make_limits(timeout_s: float, memory_mb: int, max_output_bytes: int, max_image_px: int) -> Limits:
@@ -229,15 +248,7 @@ class PythonSandbox:
         if max(len(source), sum(len(cell) for cell, _ in cells or ())) > MAX_SOURCE_CHARS:
             late = time.monotonic() - started
             return verdict.Report(Observation(verdict.LONG_SOURCE, (), ToolStatus.ERROR, late))
-        header = {
-            "source": source,
-            "cells": list(cells or ()),
-            "is_session": cells is not None,
-            "images": [{"name": n, "height": i.pixels.shape[0], "width": i.pixels.shape[1]} for n, i in named.items()],
-            "by_name": not isinstance(images, Image),
-            "max_outputs": MAX_OUTPUTS,
-            "timeout_s": None,
-        }
+        header = _header(source, cells, named, by_name=not isinstance(images, Image))
         pixels = b"".join(image.pixels.tobytes() for image in named.values())
         call = Call(float("inf")) if call is None else call
         fault = "the sandbox is closed"
@@ -247,15 +258,7 @@ class PythonSandbox:
             try:
                 reply, content = self._attempt(header, pixels, call)
                 observation = verdict.judge(reply, content, self._limits, time.monotonic() - started)
-                return verdict.Report(
-                    observation,
-                    verdict.exit_text(reply),
-                    reply["stderr"],
-                    reply["seconds"],
-                    reply["cpu_s"],
-                    reply["max_rss_bytes"],
-                    reply["was_replayed"],
-                )
+                return verdict.Report(observation, verdict.exit_text(reply), *(reply[name] for name in _TOLD))
             # RuntimeError: the starter is shut down. DoesNotHold: the host grants the level no longer.
             except (*INFRA_ERRORS, RuntimeError, levels.DoesNotHold) as error:
                 if call.cancelled:

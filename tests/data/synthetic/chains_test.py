@@ -93,7 +93,7 @@ def test_stated_problems_are_uniform_whatever_the_truth(coding_tasks, toolbox):
     simple = [dataclasses.replace(t, images=coding_tasks[0].images) for t in coding_tasks[:10]] * 160
     stated = collections.Counter()
     for i, task in enumerate(simple):
-        stated[protocol.parse_turn(next(chains._script_of(task, i, 5, 0.0)).text).kinds] += 1
+        stated[protocol.parse_turn(next(chains.script_of(task, i, 5, 0.0)).text).kinds] += 1
     expected = len(simple) / 16
     assert len(stated) == 16
     assert sum((n - expected) ** 2 / expected for n in stated.values()) < 45
