@@ -266,6 +266,8 @@ def validate(config) -> None:
     problems += _check_carry_over(config) + _check_images(config)
     problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
+    if not 0 <= config.seed < 2**29:  # a key of training holds 8 * seed in 32 bits
+        problems.append(f"seed must lie in [0, 2**29): got {config.seed} (config.seed)")
     if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
         problems.append(
             f"dtype must be bfloat16 where attention is cudnn: got {config.model.dtype!r} (config.model.dtype, "
