@@ -123,9 +123,9 @@ def plan_policy(
     Args:
       config: whose values :func:`arft_jax.config_checks.validate` has let through.
       tokenizer: another than the config's.
-      devices: of the run; None: all that are there. Those of one process's rollouts are this process's, or of devices
-        that are only described the first process's.
       own_tasks: of the user's own files: their kinds, and the tools that they name, say which tools there are.
+      devices: of the run, which may be only described; its rollouts are then planned as the first process's. None: all
+        devices that are there, and rollouts on this process's own.
 
     Raises:
       ValueError: a tokenizer or a tool that is not there, sizes that no model, image processor or mesh takes.
