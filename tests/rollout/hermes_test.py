@@ -1,4 +1,4 @@
-"""Rollouts in the Hermes syntax with a scripted policy: calls, answers, what malformed calls are told; guests in tags."""
+"""Rollouts in the Hermes syntax with a scripted policy: calls, answers, what malformed calls are told; tag guests."""
 
 import numpy as np
 import pytest
