@@ -78,6 +78,14 @@ def kind_of(config, kind: str = "") -> str:
     return kind or kinds[0]
 
 
+def _tasks(config, kind: str, images: Sequence[str], questions: Sequence[str], corpus: str) -> list[Task]:
+    """One task for each question, all over the same images."""
+    shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
+    names = [task_set_name(entry) for entry in config.data.tasks]
+    options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
+    return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
+
+
 def ask(
     config,
     *,
@@ -109,10 +117,7 @@ def ask(
     if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty (--question)")
     kind = kind_of(config, kind)
-    shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
-    names = [task_set_name(entry) for entry in config.data.tasks]
-    options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
-    tasks = [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
+    tasks = _tasks(config, kind, images, questions, corpus)
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
     is_local = config.tools.search.backend == "local"
     if kind == "search" and is_local and (len(paths) != 1 or not min(paths).exists()):
@@ -128,7 +133,7 @@ def ask(
     parts = make(plan_policy(config))
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
-    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
+    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     indices = {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
     host = dataclasses.replace(parts.plan.host, search_indices=indices)
