@@ -96,9 +96,7 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """L = mean[-w min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β k3], ρ = exp(logp - old_logp).
 
-    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1.
-
-    Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2: L = -min(1.5, 1.2) = -1.2, and no gradient.
+    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1. Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2: L = -min(1.5, 1.2) = -1.2, and no gradient.
 
     Args:
       logps: float32[B, T], nats, of the policy in training; ``logps[:, t]`` scores ``tokens[:, t]``.
@@ -129,15 +127,15 @@ def policy_loss(
     low = 0.0 if epsilon_low is None else 1.0 - epsilon_low
     high = jnp.inf if epsilon_high is None else 1.0 + epsilon_high
     gain = advantages[:, None]
-    clipped = jnp.clip(ratio, low, high) * gain
-    values = -jnp.minimum(ratio * gain, clipped)
+    clipped, free = jnp.clip(ratio, low, high) * gain, ratio * gain
+    values = -jnp.minimum(free, clipped)
     if weights is not None:
         values = values * jax.lax.stop_gradient(jnp.where(loss_mask, weights, 0.0))
     kl_ref = _kl_to(ref_logps, logps, loss_mask)
     if beta:
         values = values + beta * kl_ref
     loss = aggregate_loss(values, loss_mask, aggregation, n_tokens=n_tokens, n_rows=n_rows)
-    is_clipped = (clipped < ratio * gain).astype(jnp.float32)
+    is_clipped = (clipped < free).astype(jnp.float32)
     by_token = {"clip_frac": is_clipped, "ratio_mean": ratio, "approx_kl": _k3(log_ratio), "kl_ref": kl_ref}
     return loss, _stats(by_token, ratio, loss_mask, n_tokens)
 
