@@ -96,7 +96,8 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """L = mean[-w min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β k3], ρ = exp(logp - old_logp).
 
-    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1. Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2: L = -min(1.5, 1.2) = -1.2, and no gradient.
+    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1. Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2:
+    L = -min(1.5, 1.2) = -1.2, and no gradient.
 
     Args:
       logps: float32[B, T], nats, of the policy in training; ``logps[:, t]`` scores ``tokens[:, t]``.
@@ -112,9 +113,9 @@ def policy_loss(
       n_tokens, n_rows: tokens, and rows that have a token, of the full batch where this is a microbatch.
 
     Returns:
-      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3 of old against new),
-      ``kl_ref``: sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (take the
-      maximum over microbatches); ``n_tokens`` of this mask.
+      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3, old against new), ``kl_ref``:
+      sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (take the maximum over
+      microbatches); ``n_tokens`` of this mask.
 
     Raises:
       ValueError: shapes that do not match, ``beta`` without ``ref_logps``, an unknown aggregation.
