@@ -11,6 +11,37 @@ MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout 
 STEP_TASKS = ("mat_training_coding", "mat_training_search")  # recorded steps, each a turn to train on by itself
 TASK_NAMES = (*MAT_TASKS, *MINI_TASKS, *STEP_TASKS)
 SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search"}
+JSONL = "jsonl:"  # what an entry of config.data.tasks begins with that names the user's own file
+
+
+class Pairs(ml_collections.FieldReference):
+    """A key that holds a mapping: it is set from a dict, or from pairs, and read as a tuple of (name, value) pairs.
+
+    A nested ConfigDict does not take names with dots, such as ``my_package.my_module:my_reward``; a tuple of pairs does
+    and comes through copies, JSON and the command line (``--config.rewards.extra="{'my_module:my_reward': 1.0}"``).
+    """
+
+    def __init__(self):
+        super().__init__((), field_type=object)
+
+    def set(self, value, type_safe: bool = True) -> None:
+        """Keeps a dict as its items, lists of a JSON file as tuples; the rest as it is, for config_checks to refuse."""
+        value = tuple(value.items()) if isinstance(value, dict) else value
+        if isinstance(value, list):
+            value = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+        super().set(value, type_safe)
+
+
+def task_set_name(entry: str) -> str:
+    """The name of a task set in tables, metrics and file names: of a file, its name without folder and suffix.
+
+    >>> task_set_name("jsonl:my/photos.jsonl"), task_set_name("mini_search")
+    ('photos', 'mini_search')
+    """
+    if not entry.startswith(JSONL):
+        return entry
+    name = entry.removeprefix(JSONL).replace("\\", "/").rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name[1:] else name
 
 
 def _model() -> ml_collections.ConfigDict:
@@ -135,6 +166,36 @@ def _search() -> ml_collections.ConfigDict:
     )
 
 
+def _data() -> ml_collections.ConfigDict:
+    """Tasks and their images."""
+    return ml_collections.ConfigDict(
+        dict(
+            tasks=MINI_TASKS,  # any of TASK_NAMES, and own files as "jsonl:PATH" (data/jsonl_tasks.py)
+            dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
+            corpora=Pairs(),  # {name of a jsonl set: JSONL file of documents}; else <stem>.corpus.jsonl beside it
+            strict=False,  # an unreadable training image stops the run at the start; False: grey in its place
+            n_train=2000,  # training rows of each task, at most
+            min_pixels=7056,  # smallest image after resizing, px
+            max_pixels=7056,  # largest image after resizing, px
+        )
+    )
+
+
+def _warm_start() -> ml_collections.ConfigDict:
+    """Imitation of recorded chains before GRPO."""
+    return ml_collections.ConfigDict(
+        dict(
+            chains=(),  # own conversations to imitate, as "jsonl:PATH" (data/chat_chains.py)
+            n_chains=1500,  # recorded chains of each mini task
+            n_practice=4000,  # unspoilt cards read at once: practice in reading, where a mini task is trained
+            steps=220,  # optimiser steps; 0: no warm start
+            rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
+            learning_rate=2e-3,  # peak, falling by a cosine to a tenth
+            warmup_steps=20,  # linear, from 0
+        )
+    )
+
+
 def _tools() -> ml_collections.ConfigDict:
     """What the policy may call, and how calls are served."""
     return ml_collections.ConfigDict(
@@ -164,6 +225,20 @@ def _tools() -> ml_collections.ConfigDict:
     )
 
 
+def _rewards() -> ml_collections.ConfigDict:
+    """Parts of R_total."""
+    return ml_collections.ConfigDict(
+        dict(
+            format=1.0,  # weight of R_format
+            accuracy=1.0,  # weight of R_acc
+            step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
+            max_answer_words=32,  # longer answers score 0
+            query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
+            extra=Pairs(),  # {"my_module:my_reward": weight}: functions of (trajectory, task), added to the total
+        )
+    )
+
+
 def default_config() -> ml_collections.ConfigDict:
     """The whole configuration, locked against unknown keys."""
     config = ml_collections.ConfigDict(
@@ -185,30 +260,12 @@ def default_config() -> ml_collections.ConfigDict:
             chat_template="",  # hermes: tools.syntax may be hermes though the template of the weights is not
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
-            data=dict(  # tasks and their images
-                tasks=MINI_TASKS,  # any of TASK_NAMES; at most one that searches
-                dir="",  # of mat_coding/ and mat_search/ (data/mat.py), and of prepared sets; empty: <workdir>/data
-                n_train=2000,  # training rows of each task, at most
-                min_pixels=7056,  # smallest image after resizing, px
-                max_pixels=7056,  # largest image after resizing, px
-            ),
-            warm_start=dict(  # imitation of recorded chains before GRPO
-                n_chains=1500,  # recorded chains of each task
-                n_practice=4000,  # unspoilt cards read at once: practice in reading
-                steps=220,  # optimiser steps; 0: no warm start
-                rows=64,  # rows of a step, each packed with chains up to rollout.max_tokens
-                learning_rate=2e-3,  # peak, falling by a cosine to a tenth
-                warmup_steps=20,  # linear, from 0
-            ),
+            system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
+            data=_data(),  # tasks and their images
+            warm_start=_warm_start(),  # imitation of recorded chains before GRPO
             rollout=_rollout(),
-            tools=_tools(),
-            rewards=dict(  # parts of R_total
-                format=1.0,  # weight of R_format
-                accuracy=1.0,  # weight of R_acc
-                step=0.0,  # share of R_acc given to the first tool call: named problems, or query against the record
-                max_answer_words=32,  # longer answers score 0
-                query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
-            ),
+            tools=_tools(),  # what the policy may call, and how calls are served
+            rewards=_rewards(),  # parts of R_total
             train=_train(),
             eval=dict(  # scores on the test splits
                 every=50,  # GRPO steps between evaluations; 0: only before and after

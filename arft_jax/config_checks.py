@@ -4,9 +4,10 @@ import functools
 import math
 import re
 
-from arft_jax.config import MINI_TASKS, SEARCHING_TASKS, STEP_TASKS, TASK_NAMES, default_config
+from arft_jax.config import JSONL, MINI_TASKS, STEP_TASKS, TASK_NAMES, default_config, task_set_name
 from arft_jax.words import CACHE_MODES, OF_KEY, REMOTE_SEARCHES
 
+_FILE_NAME = re.compile(r"[\w.-]+")  # of a task set of the user's own: it becomes part of keys and file names
 _DECLARED = re.compile(r"outer:[\w.-]{1,40}", re.ASCII)  # as tools/sandbox/levels.py reads it
 
 # Smallest value of what counts or weighs something.
@@ -141,11 +142,6 @@ def _check_train(config) -> list[str]:
             f"then without bound: got beta={t.beta}, top_k={config.rollout.top_k}, top_p={config.rollout.top_p} "
             "(config.train.beta, config.rollout.top_k, config.rollout.top_p)"
         )
-    w = config.warm_start
-    if w.steps and not w.n_chains + w.n_practice:
-        problems.append(
-            f"a warm start must have chains: got steps={w.steps}, n_chains=0, n_practice=0 (config.warm_start.n_chains)"
-        )
     return problems
 
 
@@ -241,21 +237,88 @@ def _check_model(model) -> list[str]:
     return problems
 
 
-def _check_tasks(tasks: tuple[str, ...], warm_steps: int, max_turns: int) -> list[str]:
-    if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASK_NAMES):
-        return [f"tasks must be among {TASK_NAMES}, each once: got {tasks} (config.data.tasks)"]
+def _check_pairs(config) -> list[str]:
+    """The keys that hold mappings: names once each, and values of their kind."""
+    kinds = {
+        "rewards.extra": ('{"my_module:my_reward": weight}', _is_finite),
+        "data.corpora": ('{"name of a jsonl set": "file of its documents"}', _is_text),
+        "system_prompts": ('{"name of a task set": "its system prompt"}', _is_text),
+    }
     problems = []
-    if len(SEARCHING_TASKS & set(tasks)) > 1:
-        problems.append(f"at most one of the tasks may search, a run has one index: got {tasks} (config.data.tasks)")
+    for key, (form, fits) in kinds.items():
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        is_pairs = isinstance(value, (tuple, list)) and all(
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and _is_text(pair[0]) and fits(pair[1]) for pair in value
+        )
+        if not is_pairs or len({name for name, _ in value}) < len(value):
+            problems.append(f"{key.split('.')[-1]} must be of the form {form}: got {value!r} (config.{key})")
+    return problems
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _check_tasks(tasks: tuple[str, ...], max_turns: int) -> list[str]:
+    names = [task_set_name(task) for task in tasks]
+    known = all(
+        _FILE_NAME.fullmatch(name) and name not in TASK_NAMES if task.startswith(JSONL) else task in TASK_NAMES
+        for task, name in zip(tasks, names, strict=True)
+    )
+    if not tasks or not known or len(set(names)) < len(tasks):
+        return [
+            f"tasks must be among {TASK_NAMES}, or {JSONL}PATH of a file with a name of its own, each once: got "
+            f"{tasks} (config.data.tasks)"
+        ]
     if max_turns > 1 and set(tasks) & set(STEP_TASKS):
-        problems.append(
+        return [
             f"max_turns must be 1 where {' or '.join(STEP_TASKS)} is among the tasks, a recorded step is one turn: got "
             f"{max_turns} (config.rollout.max_turns)"
-        )
-    if warm_steps > 0 and not set(tasks) <= set(MINI_TASKS):
+        ]
+    return []
+
+
+def _check_warm_start(config) -> list[str]:
+    w, tasks, problems = config.warm_start, tuple(config.data.tasks), []
+    if not all(isinstance(entry, str) and entry.startswith(JSONL) and len(entry) > len(JSONL) for entry in w.chains):
+        problems.append(f"chains must be {JSONL}PATH each: got {w.chains} (config.warm_start.chains)")
+    if w.steps > 0 and not w.chains and not set(tasks) <= set(MINI_TASKS):
         problems.append(
             f"a warm start must have recorded chains, which {' and '.join(MINI_TASKS)} alone have: got "
-            f"steps={warm_steps}, tasks={tasks} (config.warm_start.steps)"
+            f"steps={w.steps}, tasks={tasks} (config.warm_start.steps, config.warm_start.chains)"
+        )
+    elif w.steps > 0 and not w.chains and not w.n_chains + w.n_practice:
+        problems.append(
+            f"a warm start must have chains: got steps={w.steps}, n_chains=0, n_practice=0 (config.warm_start.n_chains)"
+        )
+    return problems
+
+
+def _check_names(config) -> list[str]:
+    """Names of task sets in mappings."""
+    files = [task_set_name(task) for task in config.data.tasks if task.startswith(JSONL)]
+    chains = [task_set_name(entry) for entry in config.warm_start.chains]
+    prompts = [task_set_name(task) for task in config.data.tasks] + chains
+    problems = [
+        f"{key} must be of {what} of this run, {', '.join(dict.fromkeys(names)) or 'there is none'}: got {name!r} "
+        f"(config.{place})"
+        for key, place, what, names, pairs in (
+            ("corpora", "data.corpora", "jsonl sets", files, config.data.corpora),
+            ("system_prompts", "system_prompts", "task sets", prompts, config.system_prompts),
+        )
+        for name, _ in pairs
+        if name not in names
+    ]
+    if len(config.data.corpora) and config.tools.search.backend != "local":
+        problems.append(
+            f"backend must be local where corpora are given, a search service has none: got "
+            f"{config.tools.search.backend!r} (config.tools.search.backend, config.data.corpora)"
         )
     return problems
 
@@ -264,8 +327,11 @@ def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems = _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
     problems += _check_carry_over(config) + _check_images(config)
-    problems += _check_tasks(tuple(config.data.tasks), config.warm_start.steps, config.rollout.max_turns)
+    problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
+    problems += _check_pairs(config) or _check_names(config)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
+    if not 0 <= config.seed < 2**29:  # a key of training holds 8 * seed in 32 bits
+        problems.append(f"seed must lie in [0, 2**29): got {config.seed} (config.seed)")
     if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
         problems.append(
             f"dtype must be bfloat16 where attention is cudnn: got {config.model.dtype!r} (config.model.dtype, "

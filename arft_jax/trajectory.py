@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class Task:
 
     Args:
       id: unique within its data set and split.
-      kind: ``coding`` or ``search``: which agent's protocol and tools serve it.
+      kind: ``coding`` or ``search``: which agent's protocol and tools serve it; ``general``: any tools, in any order.
       question: the user's text.
       images: what the user shows, in order.
       answers: acceptable answers; the best match counts.
@@ -79,6 +80,10 @@ class Task:
       query: a search task's recorded first query, where the data set has one.
       target: the step that a recorded chain takes next, tag included, where the task is that step alone: what the
         policy writes first is then scored against it, and the question holds the chain so far.
+      tools: names of the tools that it may use; empty: all that its kind is offered.
+      system: its own system prompt; empty: that of its task set, or of its kind.
+      task_set: name of the task set that it is of; empty for a task of none.
+      extra: what else its data set says of it, JSON values by name, for rewards to read.
     """
 
     id: str
@@ -91,6 +96,10 @@ class Task:
     corpus: str = ""
     query: str = ""
     target: str = ""
+    tools: tuple[str, ...] = ()
+    system: str = ""
+    task_set: str = ""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -51,6 +51,13 @@ def test_mixtures_of_own_and_self_made_tasks_are_valid():
         validate(changed(data__tasks=tasks, warm_start__steps=0))
 
 
+def test_many_sets_may_search_and_own_chains_are_a_warm_start_of_any_task():
+    own = ("mini_search", "mat_search", "jsonl:a/photos.jsonl", "jsonl:b/\u753b.jsonl")
+    validate(changed(data__tasks=own, warm_start__steps=0, data__corpora={"photos": "c.jsonl"}))
+    validate(changed(data__tasks=own[2:], warm_start__chains=("jsonl:a/b.jsonl",), warm_start__n_practice=0))
+    validate(changed(data__tasks=own[2:], warm_start__steps=0, system_prompts={"photos": "Look.", "\u753b": "file:x"}))
+
+
 def test_rerendering_is_valid_where_training_has_one_turn_or_no_step():
     validate(changed(rollout__context="rerender", rollout__max_turns=1))
     validate(changed(rollout__context="rerender", train__steps=0))
@@ -106,13 +113,37 @@ VIOLATIONS = {
     "a warm start of nothing": (dict(warm_start__n_chains=0, warm_start__n_practice=0), "(config.warm_start.n_chains)"),
     "an unknown task set": (dict(data__tasks=("mini_coding", "chess")), "'chess') (config.data.tasks)"),
     "a task set twice": (dict(data__tasks=("mini_coding", "mini_coding")), "each once: got ('mini_coding', 'mini_"),
-    "two indices": (
-        dict(data__tasks=("mini_search", "mat_search"), warm_start__steps=0), "one index: got ('mini_search', 'mat_se"
+    "a task file of a name that is taken": (
+        dict(data__tasks=("jsonl:my/mini_search.jsonl",), warm_start__steps=0), "('jsonl:my/mini_search.jsonl',) (c"
     ),
+    "two task files of one name": (
+        dict(data__tasks=("jsonl:a/x.jsonl", "jsonl:b/x.jsonl"), warm_start__steps=0), "each once: got ('jsonl:a/x"
+    ),
+    "a task file without a name": (dict(data__tasks=("jsonl:",), warm_start__steps=0), "('jsonl:',) (config.data.ta"),
+    "a task file of a name with a space": (
+        dict(data__tasks=("jsonl:my set.jsonl",), warm_start__steps=0), "('jsonl:my set.jsonl',) (config.data.tasks)"
+    ),
+    "own chains without jsonl:": (
+        dict(warm_start__chains=("chains.jsonl",)), "jsonl:PATH each: got ('chains.jsonl',) (config.warm_start.chains)"
+    ),
+    "a corpus for a set that is not there": (
+        dict(data__tasks=("jsonl:a/x.jsonl",), warm_start__steps=0, data__corpora={"y": "c.jsonl"}),
+        "corpora must be of jsonl sets of this run, x: got 'y' (config.data.corpora)",
+    ),
+    "a corpus beside a search service": (
+        dict(data__tasks=("jsonl:a/x.jsonl",), warm_start__steps=0, data__corpora={"x": "c.jsonl"},
+             tools__search__backend="serper"),
+        "got 'serper' (config.tools.search.backend, config.data.corpora)",
+    ),
+    "a prompt for a set that is not there": (
+        dict(system_prompts={"mini_chess": "Play."}), "mini_coding, mini_search: got 'mini_chess' (config.system_p"
+    ),
+    "a prompt that is no text": (dict(system_prompts={"mini_coding": 3}), "got (('mini_coding', 3),) (config.sys"),
+    "a blank prompt": (dict(system_prompts={"mini_coding": " "}), "got (('mini_coding', ' '),) (config.sys"),
     "a warm start without chains": (
         dict(data__tasks=("mini_search", "mat_coding")),
         "which mini_coding and mini_search alone have: got steps=220, tasks=('mini_search', 'mat_coding') "
-        "(config.warm_start.steps)",
+        "(config.warm_start.steps, config.warm_start.chains)",
     ),
     "sizes beside a published one": (
         dict(model__size="3b", model__text_config__intermediate_size=100),

@@ -7,27 +7,30 @@ do, which is what the compile check plans with.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import ml_collections
 import optax
 
-from arft_jax.build import data, model, settings, tools
+from arft_jax.build import data, model, search_indices, settings, tools
 from arft_jax.build import placement as layout
 from arft_jax.build.data import Tasks
-from arft_jax.build.prompts import check_prompts, system_text
+from arft_jax.build.prompts import check_prompts, system_texts
+from arft_jax.build.rewards import make_scorer
+from arft_jax.config import task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.batch import VisionBucket
+from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.images import ImageProcessor, Quarantine
-from arft_jax.data.minilm import MiniLM
+from arft_jax.data.synthetic.chains import Chain
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import gguf_file, hosts
 from arft_jax.io.weights import CONFIG
 from arft_jax.models.families import DEFAULT
 from arft_jax.models.family import Sizes
 from arft_jax.models.lora import Lora
-from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rewards.combine import Scorer
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
 from arft_jax.tools.offer import Offer
@@ -49,6 +52,7 @@ class PolicyPlan:
       limits: of a rollout.
       host: what the tools are opened with.
       offer: the tools of the run, which of them a task is offered, and their syntax.
+      system: the system prompt of a task.
       placement: of training, on all devices.
       global_placement: the same devices as rollouts use them.
       local_placement: those of this process alone, on which its rollouts run.
@@ -63,13 +67,10 @@ class PolicyPlan:
     limits: RolloutLimits
     host: ToolHost
     offer: Offer
+    system: Callable[[Task], str]
     placement: Placement
     global_placement: Placement
     local_placement: Placement
-
-    def system(self, task: Task) -> str:
-        """The system prompt of a task."""
-        return system_text(self.config, self.offer, task)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,16 +80,16 @@ class Plan(PolicyPlan):
     Args:
       own_tasks: by name and split, read from the user's files; :func:`prepare_data` adds the self-made ones.
       quarantine: of their training images that cannot be read; goes on counting as they are shown.
-      reward_weights: of R_total.
-      query_embedding: what recorded queries are compared by; None: their words.
+      chains: the user's own, to imitate in the warm start.
+      scorer: gives trajectories their rewards.
       optimizer: clipping and AdamW.
       keeps_reference: whether a copy of the policy is kept as reference.
     """
 
     own_tasks: Tasks
     quarantine: Quarantine
-    reward_weights: RewardWeights
-    query_embedding: MiniLM | None
+    chains: tuple[Chain, ...]
+    scorer: Scorer
     optimizer: optax.GradientTransformation
     keeps_reference: bool
 
@@ -111,23 +112,30 @@ def check_inputs(config) -> None:
         raise ValueError("; ".join(problems))
 
 
-def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[jax.Device] | None = None) -> PolicyPlan:
+def plan_policy(
+    config,
+    tokenizer: Tokenizer | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    own_tasks: Iterable[Task] = (),
+) -> PolicyPlan:
     """Plans the policy of a valid config; reads the tokenizer's files and the sizes of its weights.
 
     Args:
       config: whose values :func:`arft_jax.config_checks.validate` has let through.
       tokenizer: another than the config's.
-      devices: of the run; None: all that are there. Those of one process's rollouts are this process's, or of devices
-        that are only described the first process's.
+      own_tasks: of the user's own files: their kinds, and the tools that they name, say which tools there are.
+      devices: of the run, which may be only described; its rollouts are then planned as the first process's. None: all
+        devices that are there, and rollouts on this process's own.
 
     Raises:
-      ValueError: a tokenizer that is not there, sizes that no model, image processor or mesh takes.
+      ValueError: a tokenizer or a tool that is not there, sizes that no model, image processor or mesh takes.
     """
-    tokenizer = tokenizer or model.load_tokenizer(config)
+    own_tasks, tokenizer = list(own_tasks), tokenizer or model.load_tokenizer(config)
     sizes = model.model_config(config, tokenizer)
     processor = model.image_processor(config, sizes)
-    host = tools.tool_host(config, data.search_index(config), processor)
-    offer = tools.plan_offer(config, host, tools.kinds_of(config))
+    host = tools.tool_host(config, search_indices.found_indices(config), processor)
+    kinds = tools.kinds_of(config, own_tasks)
+    offer = tools.plan_offer(config, host, kinds, {name for task in own_tasks for name in task.tools})
     tools.check_template(config, tokenizer, offer)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
@@ -142,6 +150,7 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
         limits=settings.rollout_limits(config),
         host=host,
         offer=offer,
+        system=system_texts(config, offer),
         placement=placement,
         global_placement=global_placement,
         local_placement=local_placement,
@@ -159,25 +168,26 @@ def plan(config) -> Plan:
     check_inputs(config)
     if config.distributed.enabled:  # before anything asks for a device
         hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
-    policy, quarantine = plan_policy(config), Quarantine()
-    reward_weights, query_embedding = settings.reward_weights(config), settings.query_embedding(config)
-    model.check_first_params(config, policy.sizes, policy.placement)
+    quarantine = Quarantine()
     own_tasks = data.read_own_tasks(config, quarantine)
+    policy = plan_policy(config, own_tasks=[t for split in own_tasks.values() for part in split.values() for t in part])
+    scorer = make_scorer(config)
+    model.check_first_params(config, policy.sizes, policy.placement)
     model.check_tasks(config, policy.sizes, own_tasks)
-    check_prompts(config, policy.offer, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
+    check_prompts(config, policy.system, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
     return Plan(
         **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
         own_tasks=own_tasks,
         quarantine=quarantine,
-        reward_weights=reward_weights,
-        query_embedding=query_embedding,
+        chains=tuple(load_chains(config.warm_start.chains, policy.offer.syntax)),
+        scorer=scorer,
         optimizer=settings.optimizer(config),
         keeps_reference=settings.keeps_reference(config),
     )
 
 
 def prepare_data(plan: Plan) -> Tasks:
-    """Writes the self-made task sets and the search index where they are not there yet.
+    """Writes the self-made task sets and the search indices where they are not there yet.
 
     Returns:
       The tasks of the run by name, in the config's order, and split.
@@ -186,7 +196,8 @@ def prepare_data(plan: Plan) -> Tasks:
       ValueError: a prompt of a self-made task that no rollout could begin; a corpus that cannot be read.
     """
     mini_tasks = data.prepare_mini_tasks(plan.config)
-    check_prompts(plan.config, plan.offer, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
+    check_prompts(plan.config, plan.system, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
     tasks = {**plan.own_tasks, **mini_tasks}
-    data.prepare_index(plan.config)
-    return {name: tasks[name] for name in plan.config.data.tasks}
+    in_order = {name: tasks[name] for name in map(task_set_name, plan.config.data.tasks)}
+    search_indices.make_indices(plan.config)
+    return search_indices.route_tasks(plan.config, in_order)

@@ -4,7 +4,8 @@ A rollout refuses the same prompts, but only in the step that draws them, and ag
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 
 from arft_jax.data import chat, system_prompts
 from arft_jax.data.batch import VisionBucket
@@ -14,16 +15,45 @@ from arft_jax.tools.offer import Offer
 from arft_jax.trajectory import Task
 
 _N_NAMED = 10
+_FILE = "file:"
 
 
-def system_text(config, offer: Offer, task: Task) -> str:
-    """The system prompt of a task: of its kind, in the config's style, every tool that it is offered announced."""
-    return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax)
+def system_texts(config, offer: Offer) -> Callable[[Task], str]:
+    """What gives a task its system prompt: the task's own, else its set's, else that of its kind.
+
+    A set's is ``config.system_prompts[name]``, the text or ``file:PATH``; a kind's is in the style of
+    ``config.system_prompt``, with every tool that the task is offered (data/system_prompts.py).
+
+    Raises:
+      ValueError: a file of a prompt that cannot be read, or holds nothing.
+    """
+    of_set = {name: _prompt_of(text) for name, text in config.system_prompts}
+
+    def system_text(task: Task) -> str:
+        own = task.system or of_set.get(task.task_set)
+        return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax, own)
+
+    return system_text
+
+
+def _prompt_of(text: str) -> str:
+    if not text.startswith(_FILE):
+        return text
+    path = pathlib.Path(text.removeprefix(_FILE)).expanduser()
+    try:
+        read = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"a system prompt must be a readable file: got {path} ({error}) (config.system_prompts)"
+        ) from error
+    if not read:
+        raise ValueError(f"a system prompt must hold text: got an empty {path} (config.system_prompts)")
+    return read
 
 
 def check_prompts(
     config,
-    offer: Offer,
+    system: Callable[[Task], str],
     tasks: Mapping[str, Mapping[str, Sequence[Task]]],
     tokenizer: Tokenizer,
     processor: ImageProcessor,
@@ -33,7 +63,7 @@ def check_prompts(
 
     Args:
       config: whose limits and system prompts hold.
-      offer: the tools, which the system prompts announce.
+      system: the system prompt of a task.
       tasks: by name and split.
       tokenizer, processor: text and images to model input.
       bucket: sizes of one encode call.
@@ -53,7 +83,7 @@ def check_prompts(
         for split, items in splits.items():
             for task in items:
                 segment = chat.prompt_segment(tokenizer, processor, "", task.question, task.images)
-                wrong = _wrong_with(segment, n_system(system_text(config, offer, task)), config.rollout, bucket)
+                wrong = _wrong_with(segment, n_system(system(task)), config.rollout, bucket)
                 if wrong:
                     bad.append(f"{task.id} of {name}/{split}: {', '.join(wrong)}")
     if bad:

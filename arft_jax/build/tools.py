@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from arft_jax.config import SEARCHING_TASKS
+from arft_jax.config import JSONL, SEARCHING_TASKS
 from arft_jax.data import chat_template
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
@@ -16,23 +16,26 @@ from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.offer import Offer, make_offer
 from arft_jax.tools.record import ToolHost
 from arft_jax.tools.toolbox import Toolbox, open_tools
+from arft_jax.trajectory import Task
 
 
-def tool_host(config, index_path: pathlib.Path | None, processor: ImageProcessor | None = None) -> ToolHost:
+def tool_host(config, indices: Mapping[str, pathlib.Path] | None, processor: ImageProcessor | None = None) -> ToolHost:
     """What the tools are opened with.
 
     Args:
       config: of the run.
-      index_path: of the local index of texts; None where no task searches.
+      indices: of the texts that task sets search (search_indices.py); None where none does.
       processor: of the model, for boxes in pixels of the resized image.
     """
     pictures = functools.partial(_open_pictures, config) if config.tools.search.image_index else None
-    return ToolHost(config.tools.to_dict(), index_path, pictures, processor)
+    return ToolHost(config.tools.to_dict(), indices, pictures, processor)
 
 
-def kinds_of(config) -> set[str]:
-    """The kinds of the tasks of a run, by the names of its task sets."""
-    return {"search" if name in SEARCHING_TASKS else "coding" for name in config.data.tasks}
+def kinds_of(config, tasks: Iterable[Task] = ()) -> set[str]:
+    """The kinds of the tasks of a run: those of the bundled sets by their names, of the user's own by the tasks."""
+    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
+    own = {task.kind for task in tasks} or ({"general"} if len(bundled) < len(config.data.tasks) else set())
+    return {"search" if name in SEARCHING_TASKS else "coding" for name in bundled} | own
 
 
 def plan_offer(config, host: ToolHost, kinds: Iterable[str], asked: Iterable[str] = ()) -> Offer:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from arft_jax.build import tools as toolset
-from arft_jax.build.data import index_path as run_index_path
 from arft_jax.build.parts import Parts, check_trained_with, describe, make, set_up_jax
 from arft_jax.build.plan import plan_policy
-from arft_jax.config import SEARCHING_TASKS
+from arft_jax.build.search_indices import index_paths
+from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Task, Trajectory
 
 MAX_TOKENS = 2048  # of a trajectory at least, where the caller names no limit
@@ -67,12 +68,22 @@ def kind_of(config, kind: str = "") -> str:
     Raises:
       ValueError: a kind that the run has not trained, or none given where it has trained several.
     """
-    kinds = sorted({"search" if name in SEARCHING_TASKS else "coding" for name in config.data.tasks})
+    own = {"general" for name in config.data.tasks if name.startswith(JSONL)}
+    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
+    kinds = sorted(own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled})
     if kind and kind not in kinds:
         raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(kinds)}): got {kind!r}")
     if not kind and len(kinds) > 1:
         raise ValueError(f"--kind must be given, one of {', '.join(kinds)}: the run has trained several kinds of task")
     return kind or kinds[0]
+
+
+def _tasks(config, kind: str, images: Sequence[str], questions: Sequence[str], corpus: str) -> list[Task]:
+    """One task for each question, all over the same images."""
+    shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
+    names = [task_set_name(entry) for entry in config.data.tasks]
+    options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
+    return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
 
 
 def ask(
@@ -93,7 +104,7 @@ def ask(
       config: of the run whose checkpoint answers.
       images: files, in order: image_1, image_2, ...
       questions: texts in any language.
-      kind: ``coding`` or ``search``; empty: the run's, where it has trained one kind of task.
+      kind: ``coding``, ``search`` or ``general`` (own files); empty: the run's, where it has trained one kind of task.
       corpus: collection of the index to search; empty: all.
       index: another search index than the run's.
       temperature: 0 is greedy.
@@ -106,11 +117,12 @@ def ask(
     if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty (--question)")
     kind = kind_of(config, kind)
-    shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
-    tasks = [Task(f"question {n}", kind, text, shown, (), corpus=corpus) for n, text in enumerate(questions, 1)]
-    index_path = pathlib.Path(index) if index else run_index_path(config)
-    if kind == "search" and config.tools.search.backend == "local" and not index_path.exists():
-        raise ValueError(f"a search index must exist: got {index_path} (--index)")
+    tasks = _tasks(config, kind, images, questions, corpus)
+    paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
+    is_local = config.tools.search.backend == "local"
+    if kind == "search" and is_local and (len(paths) != 1 or not min(paths).exists()):
+        got = ", ".join(sorted(map(str, paths))) or "none"
+        raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
         max_tokens = max_tokens or max(config.rollout.max_tokens, MAX_TOKENS)
@@ -121,9 +133,10 @@ def ask(
     parts = make(plan_policy(config))
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
-    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
+    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    host = dataclasses.replace(parts.plan.host, search_index=index_path)
+    indices = {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
+    host = dataclasses.replace(parts.plan.host, search_indices=indices)
     with toolset.open_toolbox(config, parts.plan.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context

@@ -17,11 +17,20 @@ from collections import OrderedDict
 import numpy as np
 import PIL.Image
 
-from arft_jax.data.images import STAND_IN_GREY, STAND_IN_PX, BadImage, Quarantine, check_size, decode_image
+from arft_jax.data.images import (
+    STAND_IN_GREY,
+    STAND_IN_PX,
+    BadImage,
+    Quarantine,
+    check_size,
+    decode_image,
+    readable_formats,
+)
 from arft_jax.trajectory import Image
 
 _ORIENTATION = 0x0112  # EXIF tag
 _ON_THEIR_SIDE = (5, 6, 7, 8)  # its values that swap height and width
+_STILL = (".jpg", ".jpeg")  # not looked into for frames
 # Where a PNG holds one of these, its orientation may stand behind the pixels: the header does not tell the size.
 _PNG_METADATA = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -81,6 +90,17 @@ def _told_by_header(path: str | os.PathLike) -> tuple[int, int] | None:
             return (width, height) if turned else (height, width)
 
 
+def is_animated(path: str | os.PathLike) -> bool:
+    """Whether a file holds several frames, of which the door for images takes the first alone; False for no image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(path, formats=readable_formats()) as opened:
+                return bool(getattr(opened, "is_animated", False)) and opened.format != "MPO"  # a photo's previews
+    except Exception:  # decoding says what is wrong
+        return False
+
+
 class ImageFiles:
     """Decodes files when asked and keeps the last used, up to ``max_bytes`` of pixels. Threads may share it.
 
@@ -93,6 +113,7 @@ class ImageFiles:
         self.max_bytes, self._quarantine = max_bytes, quarantine
         self._bad: set[pathlib.Path] = set()
         self._good: set[pathlib.Path] = set()
+        self._animated: list[pathlib.Path] = []
         self._kept: OrderedDict[pathlib.Path, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -115,10 +136,22 @@ class ImageFiles:
         with self._lock:
             if path not in self._bad:
                 try:
-                    return header_size(path)
+                    size = header_size(path)
+                    if path.suffix.lower() not in _STILL and path not in self._animated and is_animated(path):
+                        self._animated.append(path)
+                    return size
                 except BadImage as error:
                     self._put_away(path, error)
             return STAND_IN_PX, STAND_IN_PX
+
+    def tell_animated(self, owner: str | os.PathLike) -> None:
+        """Warns, once for a data set, of animated images: the first frame alone is shown of each."""
+        if self._animated:
+            warnings.warn(
+                f"of an animated image the first frame alone is shown: {owner} names {len(self._animated)}, among them "
+                f"{self._animated[0]}",
+                stacklevel=2,
+            )
 
     def _put_away(self, path: pathlib.Path, error: BadImage) -> None:
         """Marks a file as bad; raises the error without a quarantine, or where rows have seen its true pixels."""

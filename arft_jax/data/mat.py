@@ -21,6 +21,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+from arft_jax.data import items as fields
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
 from arft_jax.data.images import Quarantine
 from arft_jax.trajectory import Task
@@ -32,6 +33,7 @@ _KEYS = {
     "mat_coding": ("id", "question", "answers", "ori_image_path", "processed_image_path", "type", "split"),
     "mat_search": ("id", "question", "answer", "image_path"),
 }
+_MORE_KEYS = {"mat_coding": (), "mat_search": ("split", "corpus", "query")}
 _LEVELS = ("simple", "hard")
 
 
@@ -92,7 +94,7 @@ def load_split(
     return read(*split_files(name, split, data_dir), n_rows, quarantine)
 
 
-def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict]:
+def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...], more: tuple[str, ...] = ()) -> list[dict]:
     try:
         items = json.loads(pathlib.Path(json_path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -101,9 +103,12 @@ def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...]) -> list[dic
         got = "an empty list" if items == [] else type(items).__name__
         raise ValueError(f"data file must hold a list of items: got {got} in {json_path}")
     seen: set[str] = set()
+    known = (*keys, *more)
     for place, item in enumerate(items):
         missing = [key for key in keys if not isinstance(item, dict) or key not in item]
         name = item.get("id", f"at place {place}") if isinstance(item, dict) else f"at place {place}"
+        if isinstance(item, dict):
+            fields.check_keys(item, known, f"item {name} of {json_path}")
         if missing:
             raise ValueError(f"item {name} of {json_path} must have {', '.join(keys)}: missing {', '.join(missing)}")
         if str(name) in seen:
@@ -123,6 +128,8 @@ def _texts(item: dict, key: str) -> tuple[str, ...]:
     values = item[key]
     if not isinstance(values, list) or not values or not all(isinstance(v, (str, int, float)) for v in values):
         raise ValueError(f"{key} must be a list of one text or more: got {values!r}")
+    if any(isinstance(v, bool) or not str(v).strip() or v != v for v in values):
+        raise ValueError(f"{key} must hold no blank text and no NaN: got {values!r}")
     return tuple(map(str, values))
 
 
@@ -142,7 +149,7 @@ def _read_tasks(
     quarantine: Quarantine | None,
 ) -> list[Task]:
     """``make(item, place, n_items, open_image)`` of every item; its errors are given the item's name."""
-    items, root = _read_items(json_path, _KEYS[name]), pathlib.Path(image_dir)
+    items, root = _read_items(json_path, _KEYS[name], _MORE_KEYS[name]), pathlib.Path(image_dir)
     files = ImageFiles(quarantine=quarantine)
     tasks = []
     for place, item in enumerate(items[:n_rows]):
@@ -155,6 +162,7 @@ def _read_tasks(
             )
         except ValueError as error:
             raise ValueError(f"{owner}: {error}") from error
+    files.tell_animated(json_path)
     return tasks
 
 
@@ -172,6 +180,7 @@ def load_mat_coding(
 
     def make(item: dict, place: int, n_items: int, open_image: Callable) -> Task:
         kinds = _texts(item, "type")
+        fields.check_problems(kinds, "type", "")
         shown = item["ori_image_path"] if kinds[0] == "crop" else item["processed_image_path"]
         return Task(
             id=str(item["id"]),

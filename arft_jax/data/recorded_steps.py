@@ -82,6 +82,7 @@ def load_split(
         except ValueError as error:
             raise ValueError(f"{owner}: {error}") from error
         tasks.append(Task(f"{path.stem}-{place}", KINDS[name], question, (image,), (), target=target))
+    files.tell_animated(path)
     return tasks
 
 

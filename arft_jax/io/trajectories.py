@@ -127,6 +127,10 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
             "corpus": task.corpus,
             "query": task.query,
             "target": task.target,
+            "tools": list(task.tools),
+            "system": task.system,
+            "task_set": task.task_set,
+            "extra": dict(task.extra),
         },
         "row": trajectory.row,
         "status": trajectory.status.value,
@@ -140,7 +144,7 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
 
 def _trajectory(record: dict[str, Any], store: _ImageStore) -> Trajectory:
     task = dict(record["task"])
-    task |= {name: tuple(task[name]) for name in ("answers", "problems")}
+    task |= {name: tuple(task[name]) for name in ("answers", "problems", "tools") if name in task}
     task["images"] = tuple(store.get(image) for image in task["images"])
     spans = (ImageSpan(**span | {"grid": tuple(span["grid"])}) for span in record["images"])
     return Trajectory(
@@ -180,7 +184,9 @@ def save_trajectories(path: str | os.PathLike, trajectories: Iterable[Trajectory
             try:
                 line = json.dumps(_record(trajectory, store), ensure_ascii=False)
             except TypeError as error:
-                raise ValueError(f"a trajectory's info must be JSON: got {error} in {trajectory.task.id}") from error
+                raise ValueError(
+                    f"a trajectory's info and its task's extra must be JSON: got {error} in {trajectory.task.id}"
+                ) from error
             file.write(line + "\n")
     temporary.replace(path)
 

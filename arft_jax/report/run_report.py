@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arft_jax.config import task_set_name
 from arft_jax.io.metrics import format_seconds, read_metrics
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.report import plots, table, trajectories
@@ -102,7 +103,9 @@ def write_report(config: Any, directory: Any) -> dict[str, Any]:
     plots.write_report(
         path / "report.html", config.name, benchmarks, png, _facts(path, results), trajectories="trajectories.html"
     )
-    after, before = shown_trajectories(path, list(config.data.tasks), config.report.n_trajectories)
+    after, before = shown_trajectories(
+        path, [task_set_name(task) for task in config.data.tasks], config.report.n_trajectories
+    )
     trajectories.write_trajectories(path / "trajectories.html", config.name, after, before, text)
     (path / "table.txt").write_text(text, encoding="utf-8")
     (path / "table.md").write_text(table.markdown_table(benchmarks), encoding="utf-8")

@@ -4,9 +4,14 @@ Visual-ARFT (arXiv 2505.14246), section 3, equation R_total(q, o) = R_format(o) 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from arft_jax.rewards import form, outcome, recorded, text
+from arft_jax.rewards.extra import ExtraReward, RewardFailure, score_extra
 from arft_jax.trajectory import Status, Trajectory
+
+PARTS = ("format", "f1", "em", "problem", "step", "accuracy", "total")  # what every scored trajectory has
+REWARD_FAILED = "reward_failed"  # in a trajectory's info: why an extra reward could not score it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,44 @@ def score_trajectory(
         "accuracy": accuracy,
         "total": weights.format * format_ + weights.accuracy * accuracy,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """Gives ended trajectories their rewards: R_total, and the user's own functions on top.
+
+    Args:
+      weights: how R_total adds up.
+      embed: compares a recorded step's query.
+      extra: the user's functions; the total gains weight times value of each.
+      on_failure: told of every failure of such a function.
+    """
+
+    weights: RewardWeights = RewardWeights()
+    embed: recorded.Embed | None = None
+    extra: tuple[ExtraReward, ...] = ()
+    on_failure: Callable[[RewardFailure], None] | None = None
+
+    def __call__(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with its rewards; as it is after an infrastructure failure.
+
+        Where an extra reward fails, no score is worth anything: the row is masked by status ``infra`` and its info
+        says why under ``reward_failed``.
+        """
+        if trajectory.status is Status.INFRA:
+            return trajectory
+        rewards = score_trajectory(trajectory, self.weights, self.embed)
+        try:
+            for extra in self.extra:
+                found = score_extra(extra, trajectory)
+                rewards |= found
+                rewards["total"] += extra.weight * found[extra.name]
+        except RewardFailure as failure:
+            if self.on_failure is not None:
+                self.on_failure(failure)
+            info = trajectory.info | {REWARD_FAILED: str(failure)}
+            return dataclasses.replace(trajectory, status=Status.INFRA, info=info)
+        return dataclasses.replace(trajectory, rewards=rewards)
 
 
 def _score_recorded(trajectory: Trajectory, weights: RewardWeights, embed: recorded.Embed | None) -> dict[str, float]:

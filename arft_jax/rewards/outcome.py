@@ -36,7 +36,7 @@ def answer_score(trajectory: Trajectory, *, max_answer_words: int = 0) -> tuple[
     answer = trajectory.answer
     if answer is None or (max_answer_words and count_words(answer) > max_answer_words):
         return 0.0, 0.0
-    return text.score_answer(answer, trajectory.task.answers, chinese=trajectory.task.kind == "coding")
+    return text.score_answer(answer, trajectory.task.answers, chinese=trajectory.task.kind != "search")
 
 
 def problem_step_score(named: Sequence[str], truth: Sequence[str]) -> float:
@@ -76,16 +76,16 @@ def graded_problem_score(named: Sequence[str], truth: Sequence[str]) -> float:
 def step_score(trajectory: Trajectory) -> float | None:
     """What the first tool call is worth by the task's own record of it, in [0, 1].
 
-    Coding: :func:`graded_problem_score`. Search: F1 of the first query and the recorded one, in
+    Coding: :func:`graded_problem_score`. Others: F1 of the first query and the recorded one, in
     place of the paper's cosine of sentence embeddings. 0 without such a turn; None where the task has no record.
     """
     task = trajectory.task
-    if not (task.kind == "coding" or (task.kind == "search" and task.query)):
+    if task.kind != "coding" and not task.query:
         return None
     for call in (turn.call for turn in trajectory.turns if turn.call):
         if task.kind == "coding" and call.tool == "diagnose":
             return graded_problem_score(call.arguments["problems"], task.problems)
-        if task.kind == "search" and call.tool == "search":
+        if task.kind != "coding" and call.tool == "search":
             return text.score_answer(call.arguments["query"], (task.query,))[0]
     return 0.0
 

@@ -133,15 +133,20 @@ def policy_loss(
     values = -jnp.minimum(ratio * gain, clipped)
     if weights is not None:
         values = values * jax.lax.stop_gradient(jnp.where(loss_mask, weights, 0.0))
-    kl_ref = jnp.zeros_like(values)
-    if ref_logps is not None:
-        kl_ref = _k3(_log_ratio(jax.lax.stop_gradient(ref_logps), logps, loss_mask))
+    kl_ref = _kl_to(ref_logps, logps, loss_mask)
     if beta:
         values = values + beta * kl_ref
     loss = aggregate_loss(values, loss_mask, aggregation, n_tokens=n_tokens, n_rows=n_rows)
     is_clipped = (clipped < ratio * gain).astype(jnp.float32)
     by_token = {"clip_frac": is_clipped, "ratio_mean": ratio, "approx_kl": _k3(log_ratio), "kl_ref": kl_ref}
     return loss, _stats(by_token, ratio, loss_mask, n_tokens)
+
+
+def _kl_to(ref_logps: jax.Array | None, logps: jax.Array, loss_mask: jax.Array) -> jax.Array:
+    """k3 of each token, float32[B, T]; 0 without a reference."""
+    if ref_logps is None:
+        return jnp.zeros_like(logps)
+    return _k3(_log_ratio(jax.lax.stop_gradient(ref_logps), logps, loss_mask))
 
 
 def _check_policy(advantages: jax.Array, loss_mask: jax.Array, beta: float, ref_logps: jax.Array | None) -> None:

@@ -19,7 +19,7 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
 from arft_jax.protocol import ToolCall
 from arft_jax.rollout.engine import Engine
-from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Request, RolloutLimits
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
@@ -33,7 +33,7 @@ from arft_jax.tools.context import ToolContext
 from arft_jax.tools.toolbox import resolved
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
-SYSTEM = {"coding": "Fix.", "search": "Search."}
+SYSTEM = {"coding": "Fix.", "search": "Search.", "general": "Answer."}
 LIMITS = RolloutLimits(
     n_slots=6, group_size=3, max_turns=3, max_turn_tokens=10, max_tokens=128, extend_rows=4, extend_chunk=16,
     n_features=64,
@@ -91,7 +91,7 @@ def tiny_engine(
         bucket_columns=bucket_columns,
     )
     patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, TINY_PACKING)
-    renderer = Renderer(tokenizer, patches, bucket, system_by_kind(SYSTEM), syntax)
+    renderer = Renderer(tokenizer, patches, bucket, lambda task: task.system or SYSTEM[task.kind], syntax)
     return Engine(slots, renderer, **(options or {}))
 
 

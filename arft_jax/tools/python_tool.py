@@ -119,7 +119,7 @@ PYTHON = Tool(
         "with OpenCV. The written picture is shown to you and takes the place of the input picture.",
         read_body=read_code,
         write_body=write_code,
-        kinds=("coding",),
+        kinds=("coding", "general"),
         tells=False,
     ),
     _open,

@@ -34,11 +34,19 @@ def _document(line: str, where: str) -> Document:
         raise ValueError(f"{where} must be a JSON object with text, or contents: {error}") from error
 
 
-def corpus_index_path(corpus: str | os.PathLike, elsewhere: str | os.PathLike) -> pathlib.Path:
-    """Where the index of a corpus is kept: beside it, or ``elsewhere`` where its folder cannot be written."""
+def corpus_index_path(
+    corpus: str | os.PathLike, elsewhere: str | os.PathLike, name: str = "mat_search"
+) -> pathlib.Path:
+    """Where the index of a corpus is kept: beside it, or ``elsewhere`` where its folder cannot be written.
+
+    Args:
+      corpus: the file of documents.
+      elsewhere: a folder.
+      name: of the task set, which the index is named for elsewhere.
+    """
     corpus = pathlib.Path(corpus)
     beside = corpus.with_suffix(".index")
-    return beside if os.access(corpus.parent, os.W_OK) else pathlib.Path(elsewhere) / f"mat_search-{beside.name}"
+    return beside if os.access(corpus.parent, os.W_OK) else pathlib.Path(elsewhere) / f"{name}-{beside.name}"
 
 
 def index_corpus(corpus: str | os.PathLike, index: str | os.PathLike) -> bool:

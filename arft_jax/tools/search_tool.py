@@ -10,7 +10,7 @@ from arft_jax.tools.record import CallPolicy, Job, Tool, ToolHost
 from arft_jax.tools.remote_search import TRY_S, RemoteSearch, check_corpus, open_remote_search
 from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_backend import Hit, SearchBackend
-from arft_jax.tools.search_index import SearchIndex
+from arft_jax.tools.search_router import open_indices
 from arft_jax.trajectory import Observation
 
 MAX_RESULT_CHARS = 1000
@@ -64,7 +64,7 @@ class SearchService:
 def _open(host: ToolHost) -> Iterator[SearchService]:
     s = host.settings["search"]
     if s["backend"] == "local":
-        opened = SearchIndex(host.search_index)
+        opened = open_indices(host.search_indices)
     else:
         opened = open_remote_search(s["backend"], url=s["url"], cache=s["cache"], cache_mode=s["cache_mode"])
     with opened as search:
@@ -72,7 +72,7 @@ def _open(host: ToolHost) -> Iterator[SearchService]:
 
 
 def _lacks(host: ToolHost) -> str:
-    if host.settings["search"]["backend"] == "local" and host.search_index is None:
+    if host.settings["search"]["backend"] == "local" and host.search_indices is None:
         return (
             "search needs a task set with texts to search, or a back-end over the network (config.tools.search.backend)"
         )
@@ -101,7 +101,7 @@ SEARCH = Tool(
         line="<search>...</search> gives a query in words, without the picture. The best results come back between "
         "<information> and </information>.",
         read_body=read_query,
-        kinds=("search",),
+        kinds=("search", "general"),
         tells=False,
     ),
     _open,

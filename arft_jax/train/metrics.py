@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from arft_jax.rewards.combine import REWARD_FAILED
 from arft_jax.trajectory import Status, ToolStatus, Trajectory
 
 _NOT_COUNTED = ("breaker", "p50_s", "p99_s")  # of a tool's figures: as they are now
@@ -18,8 +19,9 @@ def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = No
 
     Returns:
       ``reward`` and its parts as ``reward/<part>`` over the scored ones (for each kind of task too, where several
-      are mixed); ``format_frac``, ``tool_calls`` and ``turns`` a trajectory, ``tool_ended/<status>`` shares of the
-      calls, ``infra_frac``, ``completion_len`` in tokens, ``ended/<status>`` shares. With ``version``:
+      are mixed), a part's mean over those that have it; ``format_frac``, ``tool_calls`` and ``turns`` a trajectory,
+      ``tool_ended/<status>`` shares of the calls, ``infra_frac``, ``reward_failed`` (rows that a reward function of
+      the user's could not score), ``completion_len`` in tokens, ``ended/<status>`` shares. With ``version``:
       ``staleness_mean`` and ``staleness_max``, versions that the sampled tokens are behind it, and ``carried_frac``,
       the share of the trajectories that hold an older one.
     """
@@ -29,6 +31,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = No
     out = {
         "tool_calls": len(calls) / n,
         "infra_frac": sum(t.status is Status.INFRA for t in trajectories) / n,
+        "reward_failed": float(sum(REWARD_FAILED in t.info for t in trajectories)),
         "turns": float(np.mean([len(t.turns) for t in trajectories])),
         "completion_len": float(np.mean([len(t.tokens) - t.prompt_len for t in trajectories])),
         "sampled_len": float(np.mean([t.loss_mask.sum() for t in trajectories])),
@@ -43,8 +46,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], version: int | None = No
         out["carried_frac"] = float(np.mean([bool((age > 0).any()) for age in ages]))
     if scored:
         out |= _reward_means("reward", scored)
-        out["reward"] = out.pop("reward/total")
-        out["format_frac"] = out["reward/format"]
+        out |= {"reward": out.pop("reward/total")} if "reward/total" in out else {}
+        out |= {"format_frac": out["reward/format"]} if "reward/format" in out else {}
         for kind in sorted({t.task.kind for t in scored}):
             out |= _reward_means(f"reward_{kind}", [t for t in scored if t.task.kind == kind])
     return out
@@ -63,4 +66,6 @@ def tool_metrics(before: Mapping[str, float], now: Mapping[str, float]) -> dict[
 
 
 def _reward_means(prefix: str, scored: Sequence[Trajectory]) -> dict[str, float]:
-    return {f"{prefix}/{name}": float(np.mean([t.rewards[name] for t in scored])) for name in scored[0].rewards}
+    names = dict.fromkeys(name for t in scored for name in t.rewards)
+    values = {name: [t.rewards[name] for t in scored if name in t.rewards] for name in names}
+    return {f"{prefix}/{name}": float(np.mean(values[name])) for name in names}

@@ -23,10 +23,9 @@ from arft_jax.build.data import Tasks
 from arft_jax.build.plan import Plan
 from arft_jax.data.image_files import FileImage
 from arft_jax.data.images import Quarantine
-from arft_jax.data.minilm import MiniLM
 from arft_jax.data.pipeline import task_stream
 from arft_jax.io import hosts
-from arft_jax.rewards.combine import RewardWeights, score_trajectory
+from arft_jax.rewards.combine import Scorer
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.request import Request
 from arft_jax.tools.toolbox import Toolbox
@@ -60,8 +59,7 @@ class TrainRollouts:
       tasks: by name and split.
       toolbox: serves the policy's calls.
       quarantine: of the training images.
-      reward_weights: of R_total.
-      query_embedding: what recorded queries are compared by; None: their words.
+      scorer: gives trajectories their rewards.
       orders: by name of the task set the indices of its training tasks, for ever; None: shuffled by the seed.
     """
 
@@ -73,12 +71,11 @@ class TrainRollouts:
         toolbox: Toolbox,
         *,
         quarantine: Quarantine,
-        reward_weights: RewardWeights,
-        query_embedding: MiniLM | None = None,
+        scorer: Scorer,
         orders: Mapping[str, Iterator[int]] | None = None,
     ):
         self.config, self.engine, self.tasks, self.toolbox = config, engine, tasks, toolbox
-        self.quarantine, self.reward_weights, self.query_embedding = quarantine, reward_weights, query_embedding
+        self.quarantine, self.scorer = quarantine, scorer
         self.orders: Mapping[str, Any] = orders or {
             name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()
         }
@@ -89,15 +86,12 @@ class TrainRollouts:
     @classmethod
     def of_plan(cls, plan: Plan, engine: Engine, tasks: Tasks, toolbox: Toolbox) -> "TrainRollouts":
         """Those of a run; ``tasks`` are all of them, the self-made ones too."""
-        return cls(
-            plan.config, engine, tasks, toolbox, quarantine=plan.quarantine, reward_weights=plan.reward_weights,
-            query_embedding=plan.query_embedding,
-        )  # fmt: skip
+        return cls(plan.config, engine, tasks, toolbox, quarantine=plan.quarantine, scorer=plan.scorer)
 
     def step(self, policy: Any, step: int) -> list[Trajectory]:
         """One step's trajectories, scored; row p*G + g."""
         rows = [trajectory for group in self.roll_out(policy, step) for trajectory in group]
-        return [self._scored(trajectory) for trajectory in self._mask_bad_images(rows)]
+        return [self.scorer(trajectory) for trajectory in self._mask_bad_images(rows)]
 
     def roll_out(self, policy: Any, step: int) -> list[list[Trajectory]]:
         """One step's groups. Prompts are dealt from the tasks in turn, to the processes too.
@@ -134,12 +128,6 @@ class TrainRollouts:
     def _take_resumed(self) -> list[Request]:
         resumed, self._resumed = self._resumed, []
         return resumed
-
-    def _scored(self, trajectory: Trajectory) -> Trajectory:
-        if trajectory.status is Status.INFRA:
-            return trajectory
-        rewards = score_trajectory(trajectory, self.reward_weights, self.query_embedding)
-        return dataclasses.replace(trajectory, rewards=rewards)
 
     def _mask_bad_images(self, rows: list[Trajectory]) -> list[Trajectory]:
         """Those that were shown a stand-in for a bad file end by an infrastructure failure; each such file is named.

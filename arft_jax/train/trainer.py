@@ -12,7 +12,6 @@ several processes, each rolls out its own share of the prompts on its own device
 """
 
 import contextlib
-import functools
 import time
 from typing import Any
 
@@ -24,13 +23,12 @@ from arft_jax.build.parts import describe, set_up_jax
 from arft_jax.build.plan import plan
 from arft_jax.build.settings import objective
 from arft_jax.data.batch import Batch
-from arft_jax.data.synthetic.chains import practice_chains, record_chains
 from arft_jax.io import hosts
 from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.metrics import Progress
 from arft_jax.report import run_report
 from arft_jax.steps import learner
-from arft_jax.tools.toolbox import Conversation, Toolbox
+from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train.batches import imitation_batch, update_batches
 from arft_jax.train.evaluation import evaluate_during, evaluate_stage, is_due
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
@@ -39,7 +37,7 @@ from arft_jax.train.run import Run, open_run
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
 from arft_jax.train.update import Updater
-from arft_jax.train.warm_start import chain_trajectories
+from arft_jax.train.warm_start import chain_trajectories, warm_start_chains
 from arft_jax.trajectory import Trajectory
 
 
@@ -89,9 +87,8 @@ def train(config) -> dict:
 def warm_start(run: Run) -> None:
     """Imitation of recorded chains up to ``warm_start.steps``."""
     config, state, w = run.plan.config, run.state, run.plan.config.warm_start
-    tasks = [task for split in run.tasks.values() for task in split["train"][: w.n_chains]]
-    syntax, begin = run.parts.engine.renderer.syntax, functools.partial(Conversation, run.toolbox)
-    chains = practice_chains(config.seed, w.n_practice, syntax) + record_chains(tasks, begin, config.seed, syntax)
+    syntax = run.parts.engine.renderer.syntax
+    chains = warm_start_chains(config, run.tasks, run.plan.chains, run.toolbox, syntax)
     data = chain_trajectories(run.parts.engine.renderer, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)
@@ -145,7 +142,7 @@ def grpo(run: Run) -> None:
         if is_due(config, step):
             row |= evaluate_during(config, run.parts.engine, run.rollout_policy(), run.tasks, run.toolbox)
         shown = {"reward": "reward", "em": "reward/em", "tools": "tool_calls", "tokens/s": "tokens_per_s"}
-        run.log(progress, step, row, {label: row[name] for label, name in shown.items()})
+        run.log(progress, step, row, {label: row[name] for label, name in shown.items() if name in row})
         run.end_step(last)
 
 

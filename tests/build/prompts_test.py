@@ -6,14 +6,14 @@ import re
 import jax
 import pytest
 
-from arft_jax.build.prompts import check_prompts
+from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.config import default_config
 from arft_jax.data import image_files
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.image_files import FileImage, ImageFiles
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Request
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.testing import tiny_rollout as tiny
@@ -40,13 +40,17 @@ def config(stage):
     return config
 
 
+def paper_offer():
+    return Offer({name: BUNDLED[name] for name in ("diagnose", "python", "search")}, (), paper_syntax())
+
+
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
     bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
-    tools = {name: BUNDLED[name] for name in ("diagnose", "python", "search")}
-    offer = Offer(tools, (), paper_syntax())
-    check_prompts(config, offer, {"a": splits}, render.tokenizer, render.patches.processor, bucket)
+    check_prompts(
+        config, system_texts(config, paper_offer()), {"a": splits}, render.tokenizer, render.patches.processor, bucket
+    )
 
 
 def refused(stage, config, task):
@@ -61,7 +65,7 @@ def refused_by_the_rollout(stage, config, task):
     engine, r = stage.engine, config.rollout
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
     limits = dataclasses.replace(engine.limits, **limits)
-    system = system_by_kind({"coding": "Fix, then answer.", "search": "Search, then answer."})
+    system = system_texts(config, paper_offer())
     made = engine.renderer
     renderer = Renderer(made.tokenizer, made.patches, made.bucket, system, made.syntax)
     scheduler = Scheduler(engine.slots, renderer, limits, tiny.InstantTools(tiny.failing), 0.0)
@@ -118,3 +122,32 @@ def test_no_image_is_decoded(stage, config, tmp_path, monkeypatch):
     check(stage, config, [task])
     config.rollout.n_features = 3
     assert refused(stage, config, task)
+
+
+def test_a_system_prompt_is_the_tasks_own_else_its_sets_else_that_of_its_kind(config, tmp_path):
+    (tmp_path / "prompt.txt").write_text("\ufeffFrom a file.\n", encoding="utf-8")
+    config.system_prompts = {"photos": "Look.", "cards": f"file:{tmp_path}/prompt.txt"}
+    text, task = system_texts(config, paper_offer()), tiny.tiny_task(1)
+    assert (
+        text(task) == "Search, then answer." and text(dataclasses.replace(task, kind="coding")) == "Fix, then answer."
+    )
+    photo = dataclasses.replace(task, task_set="photos")
+    assert (text(photo), text(dataclasses.replace(photo, system="Mine."))) == ("Look.", "Mine.")
+    assert text(dataclasses.replace(task, task_set="cards")) == "From a file."
+    config.system_prompt = "full"
+    full = system_texts(config, paper_offer())
+    assert all(len(full(tiny.tiny_task(1, kind))) > 100 for kind in ("coding", "search", "general"))
+    (tmp_path / "prompt.txt").write_text(" ")
+    with pytest.raises(ValueError, match=r"must hold text: got an empty .*prompt.txt \(config.system_prompts\)"):
+        system_texts(config, paper_offer())
+    config.system_prompts = {"photos": "file:gone.txt"}
+    with pytest.raises(ValueError, match=r"must be a readable file: got gone.txt .* \(config.system_prompts\)"):
+        system_texts(config, paper_offer())
+
+
+def test_a_long_prompt_of_one_set_is_counted_for_its_tasks_alone(stage, config):
+    config.system_prompts = {"photos": "long " * 200}
+    task = tiny.tiny_task(1)
+    check(stage, config, [task])
+    with pytest.raises(ValueError, match=r"got t1 of a/train: \d+ tokens with one of an answer"):
+        check(stage, config, [dataclasses.replace(task, task_set="photos")])

@@ -45,7 +45,7 @@ def test_a_transcript_shows_turns_tools_and_the_answer():
         (dict(images=["absent.png"]), "image file must exist: got absent.png"),
         (dict(kind="chess"), r"--kind must be of a task that the run has trained \(coding, search\): got 'chess'"),
         (dict(kind=""), "--kind must be given, one of coding, search"),
-        (dict(kind="search"), r"a search index must exist: got .*\(--index\)"),
+        (dict(kind="search"), r"a search index must exist, and be one: got .*\(--index\)"),
         (dict(), r"must hold a checkpoint: none in .*\(config.workdir\)"),
     ],
 )

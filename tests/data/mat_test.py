@@ -56,6 +56,15 @@ REFUSALS = {
     "a path with a NUL": (dict(ori_image_path="o.png\0"), "item 124 of .*: an image path must be a file name"),
     "no answers": (dict(answers=[]), "item 124 of .*: answers must be a list of one text or more: got"),
     "a type that is no list": (dict(type="crop"), "item 124 of .*: type must be a list .* got 'crop'"),
+    "an unknown fault": (dict(type=["rotate45"]), "item 124 of .*json: type must be one of rot.*: got 'rotate45'"),
+    "a fault in capitals": (dict(type=["Dark"]), "item 124 of .*: type must be .*: got 'Dark'; did you mean 'dark'"),
+    "a blank answer": (
+        dict(answers=["a", " "]),
+        r"item 124 of .*: answers must hold no blank .* NaN: got \['a'",
+    ),
+    "a NaN answer": (dict(answers=[float("nan")]), r"item 124 of .*: answers must hold no blank .* NaN: got \[nan"),
+    "an answer that is true": (dict(answers=[True]), "item 124 of .*: answers must hold no blank text and no NaN"),
+    "a misspelt key": (dict(anwsers=["a"]), "item 124 of .*: the key 'anwsers' is unknown; did you mean 'answers'"),
     "an unknown split": (dict(split="medium"), "item 124 of .*: split must be one of .*: got 'medium'"),
 }
 
@@ -136,3 +145,11 @@ def test_a_prompt_is_made_from_the_header_and_is_the_decoded_images(tmp_path, mo
 def test_the_layout_of_the_docstring_is_the_one_that_is_read():
     assert all(f'"{key}"' in mat.__doc__ for keys in mat._KEYS.values() for key in keys)
     assert mat.CORPUS in mat.__doc__
+
+
+def test_search_items_know_their_optional_keys_and_refuse_what_looks_like_one(tmp_path):
+    mat.load_mat_search(write(tmp_path, "a.json", SEARCH, note="kept", source="web"), tmp_path)  # keys of its own
+    with pytest.raises(ValueError, match="item 3 of .*: the key 'corpuss' is unknown; did you mean 'corpus'"):
+        mat.load_mat_search(write(tmp_path, "b.json", SEARCH, corpuss="c"), tmp_path)
+    with pytest.raises(ValueError, match="item 3 of .*: answer must hold no blank text"):
+        mat.load_mat_search(write(tmp_path, "c.json", SEARCH, answer=""), tmp_path)

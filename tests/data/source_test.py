@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 
@@ -85,3 +86,22 @@ def test_bad_training_images_are_quarantined_test_images_and_sets_of_nothing_els
     good["test"][0].images[0].path.write_bytes(b"")
     with pytest.raises(ValueError, match="image must be readable"):
         source.load_tasks(name, "test", folder, quarantine=Quarantine())
+
+
+def test_a_set_whose_test_items_are_its_training_items_is_refused(tmp_path):
+    make_tiny_data(tmp_path / "data", n_train=3, n_test=2)
+    folder = tmp_path / "data" / "mat_coding"
+    (folder / "test.json").write_bytes((folder / "train.json").read_bytes())
+    same_items = r"must be others than its training items: mat_coding has the same 3 in both.*\(config.data.tasks\)"
+    with pytest.raises(ValueError, match=same_items):
+        source.load_splits(["mat_coding"], tmp_path / "data", seed=0, n_train=9)
+    rows = json.loads((folder / "train.json").read_text())
+    (folder / "test.json").write_text(json.dumps(rows[::-1], indent=2))  # other bytes, other order
+    with pytest.raises(ValueError, match=same_items):
+        source.load_splits(["mat_coding"], tmp_path / "data", seed=0, n_train=9)
+
+
+def test_every_task_knows_its_set(data_dir):
+    assert {task.task_set for task in source.load_tasks("mini_search", "test", data_dir, seed=7, n_train=3)} == {
+        "mini_search"
+    }

@@ -29,6 +29,10 @@ def make_trajectory(row=0, image=None):
         "c",
         "a query",
         "<search>a step</search>",
+        ("search", "python"),
+        "Be brief.",
+        "photos",
+        {"level": 2, "boxes": [[0, 1], {"a": None}]},
     )
     texts = [
         "<think>dim</think><problem>{'dark', 'noise'}</problem>",
@@ -124,6 +128,17 @@ def test_files_that_name_calls_by_the_papers_actions_are_read(tmp_path):
     assert [turn.in_form for turn in saved.turns] == [True, False, False, False, False]
 
 
+def test_a_file_of_tasks_without_later_fields_is_read(tmp_path):
+    path = tmp_path / "t.jsonl"
+    trajectories.save_trajectories(path, [make_trajectory()])
+    record = json.loads(path.read_text())
+    for key in ("tools", "system", "task_set", "extra"):
+        del record["task"][key]
+    path.write_text(json.dumps(record) + "\n")
+    [loaded] = trajectories.load_trajectories(path)
+    assert (loaded.task.tools, loaded.task.system, loaded.task.task_set, loaded.task.extra) == ((), "", "", {})
+
+
 def test_an_image_is_stored_once_for_all_files_of_a_folder(tmp_path):
     for name in ("before", "after"):
         trajectories.save_trajectories(tmp_path / f"{name}.jsonl", [make_trajectory(row) for row in range(4)])
@@ -146,6 +161,6 @@ def test_an_info_that_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
     path = tmp_path / "t.jsonl"
     trajectories.save_trajectories(path, [make_trajectory()])
     bad = dataclasses.replace(make_trajectory(), info={"x": object()})
-    with pytest.raises(ValueError, match="info must be JSON"):
+    with pytest.raises(ValueError, match="info and its task's extra must be JSON"):
         trajectories.save_trajectories(path, [bad])
     assert len(trajectories.load_trajectories(path)) == 1

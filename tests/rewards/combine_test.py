@@ -45,6 +45,10 @@ def make(kind, texts, status=Status.ANSWERED, answers=("red fox",), problems=("d
         ("search", [SEARCH, CODE, ANSWER], 0.0),
         ("search", [SEARCH, ANSWER + SEARCH], 0.0),
         ("search", [], 0.0),
+        ("general", [SEARCH, CODE, SEARCH, ANSWER], 1.0),
+        ("general", [ANSWER], 1.0),
+        ("general", [SEARCH, CODE], 0.0),
+        ("general", [SEARCH, BARE], 0.0),
     ],
 )
 def test_form_wants_every_turn_in_form_and_the_protocols_order(kind, texts, want):
@@ -68,6 +72,14 @@ def test_tasks_of_other_kinds_and_policies_with_other_tools_keep_no_order():
     assert form.in_order([zoom, problem_call("dark"), zoom, code_call("x"), zoom, answer], "coding")
     assert form.in_order([zoom, search_call("q"), answer], "search")
     assert not form.in_order([zoom, answer], "coding")
+
+
+def test_a_general_answer_is_scored_by_word_or_by_character_and_its_first_query_where_one_is_recorded():
+    assert outcome.answer_score(make("general", [ANSWER])) == (1.0, 1.0)
+    chinese = make("general", ["<think>x</think><answer>软件</answer>"], answers=("软件工程",))
+    assert outcome.answer_score(chinese) == pytest.approx((2 / 3, 0.0))
+    assert outcome.step_score(make("general", [SEARCH, ANSWER])) is None
+    assert outcome.step_score(make("general", [CODE, SEARCH, ANSWER], query="red fox")) == 1.0
 
 
 def test_total_is_format_plus_f1():

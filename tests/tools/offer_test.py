@@ -1,7 +1,5 @@
 """Which tools a run has and a task is offered, and what cannot be offered."""
 
-import dataclasses
-
 import pytest
 
 from arft_jax.build.tools import plan_offer, tool_host
@@ -28,8 +26,8 @@ def ruler() -> str:
 CLOCK, RULER = make_tool(clock, "x:clock"), make_tool(ruler, "x:ruler")
 
 
-def host(search_index="an index", pictures=lambda: None, **settings):
-    return ToolHost(default_config().tools.to_dict() | settings, search_index, pictures)
+def host(search_indices="an index", pictures=lambda: None, **settings):
+    return ToolHost(default_config().tools.to_dict() | settings, search_indices, pictures)
 
 
 def names(tools):
@@ -69,14 +67,10 @@ def test_named_tools_go_to_every_task_and_those_of_ones_own_to_their_kinds():
 
 
 def test_a_task_that_asks_for_tools_is_offered_those_alone():
-    @dataclasses.dataclass(frozen=True, eq=False)
-    class Asking(Task):
-        tools: tuple[str, ...] = ()
-
     offer = make_offer(BUNDLED, (CLOCK,), host(), kinds=["coding"], asked=("crop", "search"))
     assert list(offer.tools) == ["diagnose", "python", "search", "crop", "clock"]
-    assert names(offer.of(Asking("t", "coding", "?", (), (), tools=("crop",)))) == ["crop"]
-    assert names(offer.of(Asking("t", "coding", "?", (), (), tools=("clock", "search")))) == ["search", "clock"]
+    assert names(offer.of(Task("t", "coding", "?", (), (), tools=("crop",)))) == ["crop"]
+    assert names(offer.of(Task("t", "coding", "?", (), (), tools=("clock", "search")))) == ["search", "clock"]
     assert names(offer.of(CODING)) == ["diagnose", "python", "clock"]
 
 
@@ -102,14 +96,14 @@ def test_the_crop_tool_says_in_which_units_its_numbers_are():
         ),
         (
             (),
-            dict(names=("search",), search_index=None),
+            dict(names=("search",), search_indices=None),
             r"search needs a task set with texts .*\(config.tools.offer\)",
         ),
     ],
 )
 def test_what_cannot_be_offered_is_one_sentence_with_the_key(extra, options, message):
     options = dict(options)
-    given = {key: options.pop(key) for key in ("pictures", "search_index") if key in options}
+    given = {key: options.pop(key) for key in ("pictures", "search_indices") if key in options}
     with pytest.raises(ValueError, match=rf"^[^\n]*{message}"):
         make_offer(BUNDLED, extra, host(**given), kinds=["coding"], **options)
 

@@ -1,8 +1,11 @@
 """Figures of a step: hand values."""
 
+import dataclasses
+
 import numpy as np
 
 from arft_jax.protocol import Answer
+from arft_jax.rewards.combine import REWARD_FAILED
 from arft_jax.testing.toolboxes import search_call
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
 from arft_jax.trajectory import Observation, Status, Task, ToolStatus, Trajectory, Turn
@@ -63,7 +66,7 @@ def test_the_age_of_what_was_sampled():
 
 def test_a_step_of_faults_alone_has_no_reward():
     m = rollout_metrics([trajectory(Status.INFRA, [ToolStatus.INFRA], {})])
-    assert m["infra_frac"] == 1.0 and not any(key.startswith("reward") for key in m)
+    assert m["infra_frac"] == 1.0 and not any(key.startswith("reward/") or key == "reward" for key in m)
 
 
 def test_every_figure_is_a_finite_float():
@@ -77,3 +80,16 @@ def test_a_steps_tool_figures_are_its_own_counts_and_the_state_at_its_end():
     assert tool_metrics(before, now) == {
         "tool/a/calls": 2.0, "tool/a/refused": 0.0, "tool/a/breaker": 0.5, "tool/a/p50_s": 0.3, "tool/a/p99_s": 8
     }  # fmt: skip
+
+
+def test_rows_that_an_own_reward_could_not_score_are_counted_and_parts_need_not_be_in_every_row():
+    rows = [
+        trajectory(Status.ANSWERED, [], {"total": 1.0, "mine/a": 0.5}),
+        trajectory(Status.ANSWERED, [], {"total": 2.0, "mine/b": 0.25}),
+        dataclasses.replace(trajectory(Status.INFRA, [], {}), info={REWARD_FAILED: "x"}),
+        trajectory(Status.INFRA, [], {}),
+    ]
+    m = rollout_metrics(rows)
+    assert (m["reward_failed"], m["infra_frac"], m["reward"]) == (1.0, 0.5, 1.5)
+    assert (m["reward/mine/a"], m["reward/mine/b"]) == (0.5, 0.25) and "format_frac" not in m  # of those that have them
+    assert "reward" not in rollout_metrics(rows[2:])  # nothing was scored

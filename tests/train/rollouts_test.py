@@ -7,7 +7,7 @@ import pytest
 
 from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
-from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rewards.combine import Scorer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import World, assert_equal_bits, flat, reply
 from arft_jax.train.rollouts import TrainRollouts, valid_rows
@@ -33,7 +33,7 @@ class Run(TrainRollouts):
         tasks = {"even": {"train": tasks[::2]}, "odd": {"train": tasks[1::2]}}
         super().__init__(
             config, world.engine(), tasks, tiny.InstantTools(reply), quarantine=Quarantine(),
-            reward_weights=RewardWeights(), orders=orders or {name: iter(range(STEPS * P)) for name in tasks},
+            scorer=Scorer(), orders=orders or {name: iter(range(STEPS * P)) for name in tasks},
         )  # fmt: skip
 
     def steps(self, first, last):

@@ -15,6 +15,7 @@ from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.protocol import Malformed
+from arft_jax.rewards import combine
 from arft_jax.syntax.tags import TagSyntax
 from arft_jax.testing.toolboxes import code_call, problem_call, search_call
 from arft_jax.tools.offer import Offer
@@ -106,7 +107,7 @@ class Runs:
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TagSyntax, "parse", _parse)
-        patch.setattr(rollouts, "score_trajectory", _score)
+        patch.setattr(combine, "score_trajectory", _score)
         patch.setattr(data, "prepare_mini_tasks", _prepare_mini_tasks)
         # every tool serves every task, unannounced so that prompts stay short
         patch.setattr(Offer, "of", lambda self, task: tuple(self.tools.values()))

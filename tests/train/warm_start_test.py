@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from arft_jax.config import default_config
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.tools.bundled import paper_syntax
+from arft_jax.train import warm_start
 from arft_jax.train.warm_start import chain_trajectories, chain_trajectory
 from arft_jax.trajectory import Observation, Status
 
@@ -101,3 +104,17 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
         match=rf"got 2 of 102 too long, the longest {longest} tokens, max_tokens={fit} \(config.rollout.max_tokens\)",
     ):
         chain_trajectories(stage.engine.renderer, [*good, bad, bad], fit)
+
+
+def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(monkeypatch):
+    config = default_config()
+    config.warm_start.update(n_chains=1, n_practice=6)
+    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, begin, seed, syntax: list(tasks))
+    task, own, syntax = tiny.tiny_task(1), [chain((True, True, True))], paper_syntax()
+    photos = {"photos": {"train": [task], "test": []}}
+    assert warm_start.warm_start_chains(config, photos, own, None, syntax) == own
+    chains = warm_start.warm_start_chains(
+        config, photos | {"mini_search": {"train": [task] * 2}}, own, None, paper_syntax()
+    )
+    assert len(chains) == 6 + 1 + 1 and chains[6:] == [task, *own]  # practice, recorded, own
+    assert warm_start.warm_start_chains(config, photos, (), None, syntax) == []

@@ -1,0 +1,63 @@
+"""From a config to what scores a trajectory: the weights of R_total, and the user's own functions by import path."""
+
+import inspect
+import traceback
+
+from arft_jax.build.settings import query_embedding, reward_weights
+from arft_jax.io.import_path import load_object
+from arft_jax.rewards.combine import PARTS, Scorer
+from arft_jax.rewards.extra import ExtraReward, RewardFailure, RewardFunction, reward_names
+
+KEY = "config.rewards.extra"
+
+
+def make_scorer(config) -> Scorer:
+    """The scorer of a run; the first failure of a function of the user's is printed with its traceback, once.
+
+    Raises:
+      ValueError: weights out of range, or an extra reward that cannot be imported or called with (trajectory, task).
+    """
+    paths = [path for path, _ in config.rewards.extra]
+    names = reward_names(paths, PARTS)
+    extra = [
+        ExtraReward(name, load_reward(path), float(weight))
+        for name, (path, weight) in zip(names, config.rewards.extra, strict=True)
+    ]
+    return Scorer(reward_weights(config), query_embedding(config), tuple(extra), _FirstFailure() if extra else None)
+
+
+def load_reward(path: str) -> RewardFunction:
+    """The reward function that an import path names.
+
+    Raises:
+      ValueError: nothing to be imported there, or nothing that is called with (trajectory, task) and returns at once.
+    """
+    function = load_object(path, KEY)
+    if inspect.isclass(function) or not callable(function):
+        kind = "a class" if inspect.isclass(function) else f"a {type(function).__name__}"
+        raise ValueError(f"a reward must be a function of (trajectory, task): got {kind} at {path!r} ({KEY})")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ValueError(f"a reward must be a plain function, no coroutine or generator: got {path!r} ({KEY})")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        got = f"{path.rpartition(':')[2]}{inspect.signature(function)}"
+        raise ValueError(f"a reward must take (trajectory, task): got {got} at {path!r}, {error} ({KEY})") from error
+    except ValueError:  # a function written in C that tells no signature
+        pass
+    return function
+
+
+class _FirstFailure:
+    """Prints the first failure that it is told of; the figure ``reward_failed`` counts the others."""
+
+    def __init__(self):
+        self._told = False
+
+    def __call__(self, failure: RewardFailure) -> None:
+        if self._told:
+            return
+        self._told = True
+        print(f"{failure}; such rows are masked and counted as reward_failed, the first is shown", flush=True)
+        if failure.__cause__ is not None:
+            print("".join(traceback.format_exception(failure.__cause__)).rstrip(), flush=True)

@@ -1,0 +1,163 @@
+"""Chains to imitate from the user's own conversations: a JSONL file, ``jsonl:PATH`` in ``config.warm_start.chains``.
+
+A line holds ``messages`` in OpenAI's form (contents: messages.py):
+
+    system       optional: the chain's own system prompt
+    user         the question, with what images it shows
+    assistant    a turn: text, or one entry of ``tool_calls`` ({"function": {"name", "arguments"}}), the text beside it
+                 and ``reasoning_content`` being its thought
+    tool, user   what the call gave: text and images
+    ..
+    assistant    the answer: its text, written between the answer's tags where it does not stand there yet
+
+Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``:
+``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or
+schemas as OpenAI has them).
+
+A turn is written in the syntax that the policy speaks, so that a chain is the token stream of a rollout that says the
+same: text that is a turn of that syntax already is taken as it is.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arft_jax.config import task_set_name
+from arft_jax.data import items
+from arft_jax.data.image_files import ImageFiles
+from arft_jax.data.jsonl_tasks import KINDS, file_of
+from arft_jax.data.messages import LineImages, content_of, messages_of
+from arft_jax.data.synthetic.chains import Chain, ChainTurn
+from arft_jax.protocol import Answer, ToolCall
+from arft_jax.syntax.spec import Syntax
+from arft_jax.trajectory import Observation, Task
+
+KEYS = ("messages", "id", "kind", "images", "tools")
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+
+
+def load_chains(entries: Sequence[str], syntax: Syntax) -> list[Chain]:
+    """The chains of all files, in their order; images stay on disk.
+
+    Args:
+      entries: ``jsonl:PATH`` each.
+      syntax: in which turns are written.
+
+    Raises:
+      ValueError: an unreadable file, or a line that is no such conversation; its number and key are named.
+    """
+    chains = []
+    for entry in entries:
+        path, name = file_of(entry), task_set_name(entry)
+        files, where_by_id = ImageFiles(), {}
+        for number, (where, item) in enumerate(items.read_json_lines(path)):
+            items.check_keys(item, KEYS, where)
+            identity = items.id_of(item, where) if "id" in item else f"{name}-{number}"
+            items.check_different(where_by_id, identity, where)
+            chains.append(_chain(item, where, syntax, files, path, name, identity))
+        files.tell_animated(path)
+    return chains
+
+
+def _chain(
+    item: Mapping[str, Any], where: str, syntax: Syntax, files: ImageFiles, path: pathlib.Path, name: str, identity: str
+) -> Chain:
+    listed = item.get("images", [])
+    if not isinstance(listed, list):
+        raise items.wrong(where, "images", "be a list of paths", listed)
+    images, messages = LineImages(files, path.parent, where, listed), messages_of(item, where)
+    first = _check_roles([message["role"] for message in messages], where)
+    contents = [
+        ("", ()) if message["role"] == "assistant" else content_of(message, f"messages[{place}]", images, where)
+        for place, message in enumerate(messages)
+    ]
+    if images.rest():
+        raise ValueError(f"{where}: images must each be shown by a part of messages: got more than are shown")
+    system, (question, shown) = contents[0][0] if first else "", contents[first]
+    if not question.strip():
+        raise items.wrong(where, f"messages[{first}].content", "hold text, not blank", messages[first].get("content"))
+    kind = items.choice_of(item, "kind", KINDS, where, "general")
+    task = Task(identity, kind, question, shown, (), tools=_tools(item, where), system=system, task_set=name)
+    turns = []
+    for place in range(first + 1, len(messages), 2):
+        key, is_last = f"messages[{place}]", place == len(messages) - 1
+        seen = None if is_last else Observation(*contents[place + 1])
+        text = _turn(messages[place], key, where, is_last, syntax)
+        turns.append(ChainTurn(text, seen, _is_learnt(messages[place], key, where)))
+    if not any(turn.train for turn in turns):
+        raise ValueError(f"{where}: messages must hold an assistant turn that is learnt: got none (train, weight)")
+    return Chain(task, tuple(turns))
+
+
+def _check_roles(roles: Sequence[str], where: str) -> int:
+    """The place of the question in a conversation whose roles follow one another as the module says."""
+    first = 1 if roles[0] == "system" else 0
+    said, heard = roles[first + 1 :: 2], roles[first + 2 :: 2]
+    in_turns = list(roles[first : first + 1]) == ["user"] and len(said) == len(heard) + 1
+    if not in_turns or set(said) != {"assistant"} or not set(heard) <= {"tool", "user"}:
+        raise items.wrong(where, "messages", "go user, assistant, tool, assistant, .., assistant", list(roles))
+    return first
+
+
+def _turn(message: Mapping[str, Any], key: str, where: str, is_last: bool, syntax: Syntax) -> str:
+    """What the policy would have written."""
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+        content = "\n".join(str(part.get("text", "")) for part in content)
+    if content is not None and not isinstance(content, str):
+        raise items.wrong(where, f"{key}.content", "be text", content)
+    text, thought = (content or "").strip(), items.text_of(message, "reasoning_content", where, "").strip()
+    calls = message.get("tool_calls")
+    if calls:
+        found = _THOUGHT.fullmatch(text)
+        beside = " ".join(found.groups()).strip() if found else text
+        try:
+            return syntax.write(ToolCall(*_call(calls, key)), "\n".join(part for part in (thought, beside) if part))
+        except ValueError as error:
+            raise ValueError(f"{where}: {key}.tool_calls: {error}") from error
+    action = syntax.parse(text)
+    if isinstance(action, ToolCall) or (is_last and isinstance(action, Answer) and not thought):
+        return text
+    found = _THOUGHT.fullmatch(text)
+    thought, text = (found.group(1), found.group(2)) if found else (thought, text)
+    try:
+        if is_last and text:
+            return syntax.write(Answer(text), thought)
+    except ValueError:
+        pass
+    must = "be an answer without tags, or a whole turn" if is_last else "call a tool, as every turn but the last"
+    raise items.wrong(where, key, must, content)
+
+
+def _call(calls: Any, key: str) -> tuple[str, Mapping[str, Any]]:
+    """(name, arguments) of the one call of a turn."""
+    if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
+        raise ValueError(f"a turn must have one call: got {len(calls) if isinstance(calls, list) else calls!r}")
+    call = calls[0].get("function", calls[0])
+    arguments = call.get("arguments") if isinstance(call, dict) else None
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise ValueError(f"arguments must be JSON: {error}") from error
+    if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
+        raise ValueError(f"a call must have a name and arguments by name: got {call!r}")
+    return call["name"], arguments
+
+
+def _is_learnt(message: Mapping[str, Any], key: str, where: str) -> bool:
+    train, weight = message.get("train", True), message.get("weight", 1)
+    if not isinstance(train, bool):
+        raise items.wrong(where, f"{key}.train", "be true or false", train)
+    if weight not in (0, 1):
+        raise items.wrong(where, f"{key}.weight", "be 0 or 1", weight)
+    return train and bool(weight)
+
+
+def _tools(item: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    tools = item.get("tools", [])
+    if isinstance(tools, list):  # OpenAI's files hold schemas
+        tools = [tool.get("function", tool).get("name") if isinstance(tool, dict) else tool for tool in tools]
+    return items.names_of({"tools": tools}, "tools", where)
