@@ -1,4 +1,4 @@
-"""Rollouts in the Hermes syntax with a scripted policy: calls, answers, what malformed calls are told; tag guests."""
+"""Rollouts in the Hermes syntax with a scripted policy: calls, what malformed ones are told, answers."""
 
 import numpy as np
 import pytest
