@@ -60,8 +60,16 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "test": ["usearch>=2.26,<3", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12", "setuptools>=77"],
+        "test": [
+            "usearch>=2.26,<3",
+            "gguf>=0.17,<1",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.12",
+            "setuptools>=77",
+        ],
         "torch": ["torch==2.13.0", "peft>=0.21.2,<1"],
+        "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
         "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],

@@ -70,6 +70,8 @@ def _model() -> ml_collections.ConfigDict:
     )
     return ml_collections.ConfigDict(
         dict(
+            family="",  # import path of a Family, my_package.my_module:MY_FAMILY; empty: as the weights say
+            vision="",  # new: a fresh tower of vision_config for a text model; empty: as the weights say
             size="",  # a published size, 3b, 7b, 32b or 72b, in place of text_config and vision_config
             text_config=text,  # sizes of the decoder
             vision_config=vision,  # sizes of the vision tower
@@ -199,6 +201,10 @@ def _tools() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         dict(
             enabled=True,  # off: every call is refused
+            offer=(),  # names of tools that every task is offered; empty: each task those of its kind
+            extra=(),  # tools of one's own by import path: "my_package.my_module:my_tool"
+            syntax="tags",  # how calls are written: tags (the paper's), or hermes (JSON, Qwen's chat template)
+            crop_frame="permille",  # units of the crop tool's boxes: permille, original or resized (tools/crop.py)
             n_workers=2,  # sandbox processes
             timeout_s=5.0,  # one Python call, wall clock
             memory_mb=512,  # one Python call
@@ -250,14 +256,14 @@ def default_config() -> ml_collections.ConfigDict:
                 process=-1,  # number of this one, from 0; -1: as the cluster says
             ),
             model=_model(),
-            weights="",  # Hugging Face directory of a Qwen2.5-VL to start from; empty: drawn from the seed
+            weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
             data=_data(),  # tasks and their images
             warm_start=_warm_start(),  # imitation of recorded chains before GRPO
             rollout=_rollout(),
-            tools=_tools(),  # what the policy may call, and how calls are served
+            tools=_tools(),
             rewards=_rewards(),  # parts of R_total
             train=_train(),
             eval=dict(  # scores on the test splits

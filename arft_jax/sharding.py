@@ -24,6 +24,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from arft_jax.ops.attention import attend_causal, attend_segments
 from arft_jax.ops.cudnn import attend_cudnn
 from arft_jax.ops.splash import attend_splash
+from arft_jax.words import ATTENTION_KERNELS
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -298,7 +299,7 @@ class Placement:
         The compiler cannot split a kernel: each device is given its own rows and heads. Key/value heads that the
         tensor axis does not divide are repeated first; rows that the lanes do not divide are given whole to each.
         """
-        hardware = {"splash": "tpu", "cudnn": "gpu"}.get(implementation)
+        hardware = ATTENTION_KERNELS.get(implementation)
         if hardware is None:
             return None
         platform = self.mesh.devices.flat[0].platform

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from arft_jax import protocol
+from arft_jax.protocol import Action, Answer, ToolCall
 
 
 class Status(enum.StrEnum):
     """Why a trajectory ended."""
 
     ANSWERED = "answered"  # an <answer> closed it
-    MALFORMED = "malformed"  # a turn that is no action of the protocol, ended by a stop tag
+    MALFORMED = "malformed"  # a turn that no action can be read in, ended by a stop string
     NO_ACTION = "no_action"  # the end token behind a turn that is no action
     TURN_LIMIT = "turn_limit"  # max_turns turns and no answer
     TURN_TOKENS = "turn_tokens"  # a turn reached max_turn_tokens without a stop tag
@@ -102,14 +102,6 @@ class Task:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class ToolCall:
-    """A request to a tool: ``python`` (source), ``search`` (query) or ``diagnose`` (named problems)."""
-
-    tool: str
-    request: str
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observation:
     """What a tool returned, as the policy sees it."""
@@ -126,17 +118,23 @@ class Turn:
 
     Args:
       text: the decoded turn, for people and parsers only.
-      action: what protocol.parse_turn made of it.
+      action: what the syntax read in it.
       start, end: its token span in the trajectory.
-      call, observation: the tool's part, where the turn asked for one.
+      observation: what came back, where the turn asked for a tool or was told what was wrong with it.
+      in_form: whether the turn is in the form that R_format asks for, by the syntax in which it was written.
     """
 
     text: str
-    action: protocol.Action
+    action: Action
     start: int
     end: int
-    call: ToolCall | None = None
     observation: Observation | None = None
+    in_form: bool = False
+
+    @property
+    def call(self) -> ToolCall | None:
+        """The tool call that the turn asks for, if it does."""
+        return self.action if isinstance(self.action, ToolCall) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,6 +198,6 @@ class Trajectory:
     def answer(self) -> str | None:
         """The text of the final <answer>, or None."""
         for turn in reversed(self.turns):
-            if isinstance(turn.action, protocol.Answer):
+            if isinstance(turn.action, Answer):
                 return turn.action.text
         return None

@@ -10,7 +10,7 @@ PACKAGE = "arft_jax"
 
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
-    "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "trajectory": 0,
+    "words": 0, "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "syntax": 0, "trajectory": 0,
     "ops": 1, "rl": 1, "rewards": 1, "sampling": 1,
     "models": 2,
     "sharding": 3,
@@ -27,8 +27,10 @@ HIGHEST_PURE = 4
 # Which rooms of one floor import one another, and why. No pair may stand here both ways round.
 NEIGHBOURS = {
     ("config_checks", "config"): "checks the keys that config defines",
+    ("config_checks", "words"): "checks keys against the words that they may hold",
     ("presets", "config"): "overrides the keys that config defines",
-    ("trajectory", "protocol"): "a turn of a trajectory holds the action that the protocol read",
+    ("trajectory", "protocol"): "a turn of a trajectory holds the action that was read in it",
+    ("syntax", "protocol"): "a syntax reads and writes the actions of the protocol",
     ("tools", "data"): "tools take and return images through the one door for images, data/images.py",
     ("tools", "io"): "secrets are taken out of a tool's errors by io/redact.py",
     ("io", "data"): "a tiny checkpoint and an export carry the tokenizer and the image sizes",
@@ -56,6 +58,8 @@ LOCAL_RANDOM = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox"}  
 JIT_NAMES = {"jit", "pjit", "pmap"}
 JIT_ROOTS = ("jax", "flax")
 
+FAMILY = "qwen2_5_vl"  # known to its folder, to the list of families and to tests alone
+FAMILY_ROOMS = ("models", ANYTHING)
 OWN_ATTRIBUTES = {"rollout"}  # rooms in which an object's attributes are assigned by itself alone
 
 MAX_FILE_LINES = 400
@@ -181,6 +185,15 @@ def check_size(source, tree):
                 yield node.lineno, f"{node.name} has {length} lines: at most {MAX_FUNCTION_LINES}"
 
 
+def check_family(unit, source):
+    """Names of a model family, in code or text, outside the rooms that know families by name."""
+    if unit in FAMILY_ROOMS:
+        return
+    for line, text in enumerate(source.splitlines(), start=1):
+        if FAMILY in text.lower():
+            yield line, f"names the model family {FAMILY}: only {PACKAGE}/models/ does"
+
+
 def violations(root: pathlib.Path) -> list[str]:
     """Every breach of the rules under ``root``, as ``path:line: sentence``."""
     found = []
@@ -192,7 +205,8 @@ def violations(root: pathlib.Path) -> list[str]:
         module = ".".join(relative.with_suffix("").parts[: -1 if is_package else None])
         unit = relative.with_suffix("").parts[1]
         imports = imports_of(tree, module, is_package)
-        problems = [*check_size(source, tree), *check_jit(unit, tree, imports), *check_owners(unit, tree)]
+        problems = [*check_size(source, tree), *check_jit(unit, tree, imports)]
+        problems += [*check_owners(unit, tree), *check_family(unit, source)]
         if unit not in {*FLOORS, ANYTHING, "__init__"}:
             problems.append((1, "has no floor: give it one in tests/architecture_test.py"))
         problems += check_imports(unit, imports)
@@ -281,6 +295,8 @@ PLANTED = {
         "row's attributes",
     ),
     "a config that imports more": ("configs/x.py", "import ml_collections", "configs import arft_jax alone"),
+    "a family by import": ("arft_jax/io/x.py", "from arft_jax.models.qwen2_5_vl import text", "names the model family"),
+    "a family by text": ("arft_jax/io/x.py", "x = 'Qwen2_5_VLProcessor'", "names the model family"),
     "a long file": ("arft_jax/data/x.py", "x = 1\n" * 401, "has 401 lines"),
     "a long function": ("launch/x.py", "def f():\n" + "    x = 1\n" * 80, "f has 81 lines"),
 }

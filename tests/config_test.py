@@ -292,16 +292,19 @@ def _reads(tree):
 
 def unread(keys, root):
     """Keys that no code of the package reads; Hugging Face's model sizes may be read as strings by ``from_hf``."""
-    reads, strings = set(), set()
+    reads, strings, subscripts = set(), set(), set()
     for path in (root / "arft_jax").rglob("*.py"):
         if path != root / "arft_jax" / "config.py" and "testing" not in path.parts:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             reads |= _reads(tree)
             strings |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            inner = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+            subscripts |= {node.value for node in inner if isinstance(node, ast.Constant)}
     left = []
     for key in keys:
         part, name = ["config", *key.split(".")][-2:]
         by_string = part in ("text_config", "vision_config") and name in strings
+        by_string |= key.startswith("tools.") and name in subscripts  # a tool is opened with plain dicts
         if (part, name) not in reads and not by_string:
             left.append(key)
     return left

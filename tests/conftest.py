@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from arft_jax import config as config_lib
-from arft_jax import protocol
 from arft_jax.io import metrics, trajectories
+from arft_jax.protocol import Answer
 from arft_jax.rewards import aggregate
 from arft_jax.train.run_dir import RunDir
 from arft_jax.trajectory import Image, Status, Task, Trajectory, Turn
@@ -87,7 +87,7 @@ def _item(number, answer):
     task = Task(
         f"t{number}", "coding", f"question {number}", (image,), ("7",), split="hard" if number % 2 else "simple"
     )
-    turn = Turn(f"<think>t</think><answer>{answer}</answer>", protocol.Answer(answer), 2, 4)
+    turn = Turn(f"<think>t</think><answer>{answer}</answer>", Answer(answer), 2, 4)
     em = float(answer == "7")
     return Trajectory(
         task, 0, np.zeros(4, np.int32), np.zeros(4, np.float32), np.ones(4, bool), np.zeros(4, bool),

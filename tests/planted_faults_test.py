@@ -83,10 +83,18 @@ FAULTS = (
         POSITIONS,
     ),
     Fault(
-        "image tokens off by one: model", "jnp.maximum(feature_index, 0)]", "jnp.maximum(feature_index, 0) - 1]", TEXT
+        "image tokens off by one: model",
+        "jnp.maximum(feature_index, 0)].astype(embeds",
+        "jnp.maximum(feature_index, 0) - 1].astype(embeds",
+        TEXT,
     ),
     Fault("image tokens off by one: batch", "first[span.sha256] + np", "1 + first[span.sha256] + np", BATCH),
-    Fault("image tokens off by one: feed", "bank[span.sha256] + np", "1 + bank[span.sha256] + np", FEED),
+    Fault(
+        "image tokens off by one: feed",
+        " index[span.start : span.start + span.n] = ",
+        " index[span.start : span.start + span.n] = 1 + ",
+        FEED,
+    ),
     Fault("loss mask without a turn's first token", SAMPLED, SAMPLED + "        sampled &= np.roll(sampled, 1)\n", ROW),
     Fault("loss mask without a turn's last token", SAMPLED, SAMPLED + "        sampled &= np.roll(sampled, -1)\n", ROW),
     Fault("log-probs shifted", "jnp.pad(flat, ((0, 0), (1, 0)))", "jnp.pad(flat, ((0, 0), (0, 1)))", LOGPS),
@@ -134,7 +142,9 @@ FAULTS = (
 
 
 def _sources(root):
-    return {path: path.read_text(encoding="utf-8") for path in sorted((root / "arft_jax").rglob("*.py"))}
+    """The text of every module by its path; those of ``testing`` left out."""
+    paths = (path for path in sorted((root / "arft_jax").rglob("*.py")) if "testing" not in path.parts)
+    return {path: path.read_text(encoding="utf-8") for path in paths}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from arft_jax.config_checks import validate
 from arft_jax.data.batch import VisionBucket, pack_chunks
 from arft_jax.data.images import ImageProcessor
 from arft_jax.presets import qwen_config
+from arft_jax.testing.tiny_model import TINY_PACKING
 from arft_jax.train.run_dir import flatten
 
 NAMES = ("qwen3b_tpu", "qwen7b_tpu", "qwen32b_tpu", "qwen72b_tpu", "qwen3b_gpu", "qwen7b_gpu", "qwen7b_h200")
@@ -36,7 +37,7 @@ def test_the_images_of_an_update_fit_its_chunks_at_worst_and_with_one_more_a_row
     config, _ = load(repo_root, name)
     r, t = config.rollout, config.train
     processor = ImageProcessor(config.data.min_pixels, config.data.max_pixels)
-    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     n_images = t.rows_per_update // r.group_size + t.rows_per_update * (r.max_images - 1)
     shapes = ((1000, 1000), (900, 1600), (4000, 3000), (3000, 1000), (500, 2500), (2000, 3100))
     grids = [processor.grid_of(*shapes[i % len(shapes)]) for i in range(n_images)]

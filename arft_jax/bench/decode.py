@@ -29,13 +29,13 @@ from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import Layers, init_cache
-from arft_jax.models.qwen2_5_vl.published import SIZES as PUBLISHED
+from arft_jax.models.families import DEFAULT
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.param_edits import make_copy, make_put_layer
 from arft_jax.steps.sampler import Rules, UnstackedParams, make_sampler
 from arft_jax.steps.state import NO_STOP, RUNNING, SlotState, init_state, make_state
 
-SIZES = ("tiny", *PUBLISHED)
+SIZES = ("tiny", *DEFAULT.sizes)
 MIN_CONTEXT = 4  # a peer warms its memory with two tokens
 _PROBE_BYTES = {"cpu": 2**27}  # of the array that measures the bandwidth, else 2 GiB: far beyond any cache
 _PROBES = 5

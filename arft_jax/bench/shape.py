@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build.model import model_maker
 from arft_jax.build.plan import PolicyPlan, plan_policy
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
+from arft_jax.protocol import Action, ToolCall
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Request
@@ -24,6 +24,9 @@ from arft_jax.rollout.slots import SlotMachine
 from arft_jax.steps.init import init_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import init_state
+from arft_jax.syntax.tags import TagSyntax
+from arft_jax.tools.context import ToolContext
+from arft_jax.tools.toolbox import resolved
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus
 
 VOCAB = 32768  # of the model; the tokenizer's own is smaller, ids beyond it write nothing
@@ -33,9 +36,12 @@ GROUPS, GROUP_SIZE, N_TURNS = 4, 8, 3
 DECODE_ROWS, DECODE_LEN = 16, 128
 
 
-def always_search(text: str) -> protocol.Action:
+class AlwaysSearch(TagSyntax):
     """Every turn, whatever it says, asks the tool."""
-    return protocol.Search("go on")
+
+    def parse(self, text: str) -> Action:
+        """A search."""
+        return ToolCall("search", {"query": "go on"})
 
 
 @dataclasses.dataclass
@@ -71,13 +77,13 @@ class Bench:
         cache = init_cache(plan.sizes.text, n_slots, max_tokens, dtype, unstacked)
         slots = SlotMachine(
             make_sampler(self.graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p),
-            init_state(cache, r.n_features, plan.sizes.text.dim),
+            init_state(cache, r.n_features, plan.sizes.family.feature_dim(plan.sizes)),
             self.rules,
             limits,
             bucket_columns=r.bucket_columns,
         )
-        renderer = Renderer(plan.tokenizer, PatchStore(plan.processor), plan.bucket, lambda task: "")
-        return Engine(slots, renderer, parse=always_search)
+        patches = PatchStore(plan.processor)
+        return Engine(slots, Renderer(plan.tokenizer, patches, plan.bucket, lambda task: "", AlwaysSearch([])))
 
     def task(self, engine: Engine, number: int) -> Task:
         """A prompt of PROMPT_LEN tokens with an image of its own."""
@@ -134,15 +140,11 @@ class ScriptedTools:
         self._left[task.id] -= 1
         return self._text if self._left[task.id] >= 0 else Observation("", (next(self._images),))
 
-    def submit(
-        self, task, action, images, spent_s: float = 0.0, session=None
-    ) -> "concurrent.futures.Future[Observation]":
+    def submit(self, call: ToolCall, context: ToolContext) -> "concurrent.futures.Future[Observation]":
         """Serves a call, after its latency where there are any."""
-        observation = self._answer(task)
+        observation = self._answer(context.task)
         if self._threads is None:
-            future: concurrent.futures.Future = concurrent.futures.Future()
-            future.set_result(observation)
-            return future
+            return resolved(observation)
         wait_s = next(self._late)
         return self._threads.submit(lambda: time.sleep(wait_s) or observation)
 

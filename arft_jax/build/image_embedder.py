@@ -13,8 +13,7 @@ from arft_jax.build.parts import set_up_jax
 from arft_jax.data.batch import VisionBucket, fill_chunk, pack_chunks
 from arft_jax.data.images import ImageProcessor
 from arft_jax.io.weights import load_params
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
+from arft_jax.models.family import Sizes
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.trajectory import Image
@@ -63,10 +62,10 @@ class Embedder:
         return jax.device_get(vectors)[: len(patched)]
 
 
-def model_maker(config, sizes: ModelConfig) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
-    """Makes the model whose ``vision`` embeds: on one device, without adapters."""
+def model_maker(config, sizes: Sizes) -> Callable[[nnx.Rngs], nnx.Module]:
+    """Makes the model whose tower embeds: on one device, without adapters."""
     kinds = dict(dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype))
-    return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, **kinds)
+    return lambda rngs: sizes.family.make(sizes, rngs=rngs, **kinds)
 
 
 def make_embedder(config) -> Embedder:
@@ -79,15 +78,19 @@ def make_embedder(config) -> Embedder:
       ValueError: weights, tokenizer or sizes that do not fit the config.
     """
     sizes = model.model_config(config, model.load_tokenizer(config))
-    make_model = model_maker(config, sizes)
+    make_model, tower = model_maker(config, sizes), sizes.family.tower
+    if sizes.vision is None:
+        raise ValueError(
+            f"an image search must have a vision tower: {config.weights} has none (config.weights, config.model.vision)"
+        )
 
     def make_tower(rngs: nnx.Rngs) -> nnx.Module:
-        return make_model(rngs).vision
+        return getattr(make_model(rngs), tower)
 
     if config.weights:
         graphdef, _ = abstract_params(make_tower)
         _, whole = abstract_params(make_model)
-        params = load_params(config.weights, whole, part="vision")["vision"]
+        params = load_params(config.weights, whole, part=tower, rules=sizes.family.weights)[tower]
     else:
         graphdef, params = init_params(make_tower, config.seed)
     return Embedder(graphdef, params, model.image_processor(config, sizes), model.vision_bucket(config, sizes))

@@ -1,94 +1,150 @@
-"""The policy's model, from its config: tokenizer, sizes, image sizes, the module, the sampler's slots."""
+"""The policy's model, from its config: family, tokenizer, sizes, image sizes, the module, first weights, slots."""
 
-import dataclasses
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
 
+from arft_jax.config import TASK_NAMES
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io.weights import CONFIG, load_model_config
+from arft_jax.io import gguf_file
+from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
-from arft_jax.models.lora import Lora
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
-from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from arft_jax.models.qwen2_5_vl.published import published
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Family, Sizes
+from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.sharding import Placement
+from arft_jax.steps import param_edits
+from arft_jax.steps.init import abstract_params, init_params
 from arft_jax.steps.state import SlotState, init_state
+from arft_jax.trajectory import Task
+
+
+def chosen_family(config) -> Family | None:
+    """The family that the config names by its import path; None where it leaves the choice to the weights.
+
+    Raises:
+      ValueError: a path that does not import, or that is no family's.
+    """
+    path = config.model.family
+    if not path:
+        return None
+    module, _, name = path.partition(":")
+    try:
+        family = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"family must be an import path, my_package.my_module:MY_FAMILY: got {path!r}, {error} "
+            "(config.model.family)"
+        ) from error
+    if not isinstance(family, Family):
+        raise ValueError(f"family must be a Family: got {path!r}, a {type(family).__name__} (config.model.family)")
+    return family
+
+
+def added_tokens(config) -> tuple[str, ...]:
+    """Control tokens that the tokenizer is given where it lacks them: those of a fresh tower's images."""
+    return tuple(DEFAULT.control_ids.values()) if config.model.vision == "new" else ()
 
 
 def load_tokenizer(config) -> Tokenizer:
-    """The config's tokenizer, else the weights', else the embedded tiny one."""
-    return Tokenizer.load(config.tokenizer or config.weights)
+    """The config's tokenizer, else the weights', else the embedded tiny one; without image tokens for a text model."""
+    source, added = config.tokenizer or config.weights, added_tokens(config)
+    if gguf_file.is_gguf(source):
+        tokenizer = Tokenizer(gguf_file.tokenizer_text(source), source, added)
+    else:
+        tokenizer = Tokenizer.load(source, added)
+    takes_images = not config.weights or _takes_images(config)
+    return tokenizer if takes_images else tokenizer.without_images()
 
 
-def model_config(config, tokenizer: Tokenizer) -> ModelConfig:
+def _takes_images(config) -> bool:
+    return config.model.vision == "new" or load_model_config(config.weights, chosen_family(config)).vision is not None
+
+
+def model_config(config, tokenizer: Tokenizer) -> Sizes:
     """The model's sizes: those of its weights, of a published size, or the config's with the tokenizer's vocabulary.
 
     Raises:
       ValueError: weights of another size than the config plans with, with fewer ids than the tokenizer has, or with
         other ids of the control tokens.
     """
-    if config.weights or config.model.size:
-        planned = published(config.model.size) if config.model.size else None
-        sizes = load_model_config(config.weights) if config.weights else planned
-        if planned is not None and (sizes.text.dim, sizes.text.n_layers) != (planned.text.dim, planned.text.n_layers):
-            raise ValueError(
-                f"the weights must be of size {config.model.size}: {config.weights} has D={sizes.text.dim}, "
-                f"{sizes.text.n_layers} layers (config.weights, config.model.size)"
-            )
-        if config.weights and tokenizer.vocab_size > sizes.text.vocab_size:
-            raise ValueError(
-                f"the model's vocabulary must hold the tokenizer's: got {sizes.text.vocab_size} < "
-                f"{tokenizer.vocab_size} (config.tokenizer)"
-            )
-        if config.weights:
-            _check_control_ids(config.weights, sizes, tokenizer)
+    family = chosen_family(config)
+    planned = _published(config.model.size, family or DEFAULT) if config.model.size else None
+    if config.weights:
+        sizes = load_model_config(config.weights, family)
+        if config.model.vision == "new":
+            sizes = _with_tower(config, sizes, tokenizer)
+        _check_weights_fit(config, sizes, planned, tokenizer)
         return sizes
+    return planned or _drawn(config, family or DEFAULT, tokenizer)
+
+
+def _with_tower(config, sizes: Sizes, tokenizer: Tokenizer) -> Sizes:
+    family = sizes.family
+    if sizes.vision is not None or family.with_tower is None:
+        raise ValueError(
+            f"vision must be new for a text model alone: got {config.weights}, {family.title} "
+            f"{'with' if sizes.vision is not None else 'without'} a tower (config.model.vision)"
+        )
+    vision, ids = config.model.to_dict()["vision_config"], control_ids(family, tokenizer)
+    return family.with_tower(sizes, vision, ids, tokenizer.vocab_size)
+
+
+def _published(size: str, family: Family) -> Sizes:
+    if size not in family.sizes:
+        known = ", ".join(family.sizes) or "empty"
+        raise ValueError(f"size must be one of {known} for {family.title}: got {size!r} (config.model.size)")
+    return family.published(size)
+
+
+def _drawn(config, family: Family, tokenizer: Tokenizer) -> Sizes:
     sizes = config.model.to_dict()
     text = dict(
         sizes["text_config"], vocab_size=tokenizer.vocab_size, max_position_embeddings=config.rollout.max_tokens
     )
-    text["rope_scaling"] = {"type": "mrope", "mrope_section": list(text.pop("mrope_section"))}
-    return ModelConfig.from_hf(
-        dict(
-            text_config=text,
-            vision_config=dict(sizes["vision_config"], out_hidden_size=text["hidden_size"]),
-            **_control_ids(tokenizer),
+    vision = dict(sizes["vision_config"], out_hidden_size=text["hidden_size"])
+    return family.config_from_hf(dict(text_config=text, vision_config=vision, **control_ids(family, tokenizer)))
+
+
+def control_ids(family: Family, tokenizer: Tokenizer) -> dict[str, int]:
+    """Fields of a family's sizes -> ids of its control tokens in a tokenizer."""
+    return {name: tokenizer.control_id(content) for name, content in family.control_ids.items()}
+
+
+def _check_weights_fit(config, sizes: Sizes, planned: Sizes | None, tokenizer: Tokenizer) -> None:
+    if planned is not None and (sizes.text.dim, sizes.text.n_layers) != (planned.text.dim, planned.text.n_layers):
+        raise ValueError(
+            f"the weights must be of size {config.model.size}: {config.weights} has D={sizes.text.dim}, "
+            f"{sizes.text.n_layers} layers (config.weights, config.model.size)"
         )
-    )
-
-
-def _control_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    return {
-        "image_token_id": tokenizer.image_pad_id,
-        "video_token_id": tokenizer.video_pad_id,
-        "vision_start_token_id": tokenizer.vision_start_id,
-        "vision_end_token_id": tokenizer.vision_end_id,
-    }
-
-
-def _check_control_ids(weights: str, sizes: ModelConfig, tokenizer: Tokenizer) -> None:
-    theirs, ours = dataclasses.asdict(sizes), _control_ids(tokenizer)
+    if tokenizer.vocab_size > sizes.text.vocab_size:
+        raise ValueError(
+            f"the model's vocabulary must hold the tokenizer's: got {sizes.text.vocab_size} < "
+            f"{tokenizer.vocab_size} (config.tokenizer)"
+        )
+    ours = control_ids(sizes.family, tokenizer) if sizes.vision is not None else {}
+    theirs = {name: getattr(sizes, name) for name in ours}
     differ = [f"{name} {theirs[name]} and {token}" for name, token in ours.items() if theirs[name] != token]
     if differ:
         raise ValueError(
             f"control tokens must have the same ids in {CONFIG} and in the tokenizer: got {', '.join(differ)} in "
-            f"{weights} (config.weights, config.tokenizer)"
+            f"{config.weights} (config.weights, config.tokenizer)"
         )
 
 
-def image_processor(config, sizes: ModelConfig) -> ImageProcessor:
+def image_processor(config, sizes: Sizes) -> ImageProcessor:
     """Images to patches, within the config's bounds."""
-    return ImageProcessor(config.data.min_pixels, config.data.max_pixels, sizes.vision.patch_px, sizes.vision.merge)
+    packing = sizes.family.packing(sizes)
+    return ImageProcessor(config.data.min_pixels, config.data.max_pixels, packing.patch, packing.merge)
 
 
-def vision_bucket(config, sizes: ModelConfig) -> VisionBucket:
+def vision_bucket(config, sizes: Sizes) -> VisionBucket:
     """Sizes of one encode call."""
-    r, v = config.rollout, sizes.vision
-    return VisionBucket(r.n_patches, r.n_windows, v.window_px, v.patch_px, v.merge)
+    return VisionBucket(config.rollout.n_patches, config.rollout.n_windows, sizes.family.packing(sizes))
 
 
 def lora(config) -> Lora:
@@ -97,18 +153,74 @@ def lora(config) -> Lora:
     return Lora(rank=a.rank, alpha=a.alpha, targets=tuple(a.targets), vision=a.vision)
 
 
-def model_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[nnx.Rngs], Qwen2_5_VL]:
+def model_maker(config, sizes: Sizes, placement: Placement) -> Callable[[nnx.Rngs], nnx.Module]:
     """Makes the policy of these sizes from its random streams."""
-    m = config.model
+    m, make = config.model, sizes.family.make
     kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
     kwargs["attend_causal"] = placement.attend_causal(m.attention)
     kwargs["attend_segments"] = placement.attend_segments(m.attention)
-    return lambda rngs: Qwen2_5_VL(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+    return lambda rngs: make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
 
 
-def state_maker(config, sizes: ModelConfig, placement: Placement) -> Callable[[], SlotState]:
+def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:
     """Makes the sampler's empty slots, as the placement's devices read them."""
     r, dtype, text = config.rollout, jnp.dtype(config.model.dtype), sizes.text
     kept = jnp.dtype(r.cache_dtype or dtype)
     sizes_of = (text, r.n_slots, r.max_tokens, kept, placement.reads_unstacked_layers)
-    return lambda: init_state(init_cache(*sizes_of), r.n_features, text.dim, dtype)
+    return lambda: init_state(init_cache(*sizes_of), r.n_features, sizes.family.feature_dim(sizes), dtype)
+
+
+def _base_of(config, sizes: Sizes, placement: Placement) -> nnx.State:
+    """What the config's weights fill, as shapes: no adapters, and no tower where it is fresh."""
+    if config.model.vision == "new":
+        sizes = load_model_config(config.weights, chosen_family(config))
+    return nnx.split_state(abstract_params(model_maker(config, sizes, placement))[1], LoraParam, ...)[1]
+
+
+def check_first_params(config, sizes: Sizes, placement: Placement) -> None:
+    """Raises where the config's weights do not fill the model; reads names, shapes and types alone."""
+    if config.weights:
+        check_weights(config.weights, _base_of(config, sizes, placement), sizes.family.weights)
+
+
+def first_params(config, sizes: Sizes, placement: Placement) -> nnx.State:
+    """The policy at step 0, in its place: the config's weights, or drawn from its seed.
+
+    What the weights do not hold is drawn: adapters, and of a fresh tower its parameters and the rows of the new tokens.
+    """
+    make_model = model_maker(config, sizes, placement)
+    if not config.weights:
+        return init_params(make_model, config.seed, placement)[1]
+    base = _base_of(config, sizes, placement)
+    base = load_params(config.weights, base, placement.params(base), rules=sizes.family.weights)
+    have = {keys: leaf.shape for keys, leaf in nnx.to_flat_state(base)}
+    want = nnx.to_flat_state(abstract_params(make_model)[1])
+    lacking = {keys for keys, leaf in want if have.get(keys) != leaf.shape}
+    if not lacking:
+        return base
+    drawn = init_params(make_model, config.seed, placement, lambda keys, _: keys in lacking)[1]
+    grown = [
+        (keys, leaf.replace(param_edits.put_corner(leaf[...], dict(nnx.to_flat_state(base))[keys][...])))
+        for keys, leaf in nnx.to_flat_state(drawn)
+        if keys in have
+    ]
+    return nnx.merge_state(base, drawn, nnx.from_flat_state(grown))
+
+
+def check_tasks(config, sizes: Sizes, tasks: Mapping[str, Mapping[str, Sequence[Task]]]) -> None:
+    """Raises where tasks show images to a policy without a vision tower.
+
+    Args:
+      config: names the tasks.
+      sizes: of the policy.
+      tasks: by name and split, as far as they are read already.
+    """
+    if sizes.vision is not None:
+        return
+    shown = [name for name in config.data.tasks if name in TASK_NAMES]  # every one of them is about a picture
+    shown += [name for name, splits in tasks.items() if any(task.images for part in splits.values() for task in part)]
+    if shown:
+        raise ValueError(
+            f"tasks that show images must have a policy with a vision tower: got {', '.join(sorted(set(shown)))}, and "
+            f"{config.weights} has none (config.data.tasks; config.model.vision = 'new' adds a fresh one)"
+        )

@@ -1,29 +1,27 @@
 """What a run works with on its devices, made from its plan: model, sampler, first weights."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import placement as layout
-from arft_jax.build.model import model_maker, state_maker
+from arft_jax.build.model import first_params, model_maker, state_maker
 from arft_jax.build.plan import PolicyPlan
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import hosts
-from arft_jax.io.weights import load_params
-from arft_jax.models.lora import LoraParam
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps import learner
-from arft_jax.steps.init import abstract_params, init_params
+from arft_jax.steps.init import abstract_params
 from arft_jax.steps.sampler import Rules, make_sampler
 from arft_jax.steps.state import make_state
 
@@ -72,20 +70,11 @@ def make(plan: PolicyPlan) -> Parts:
     What the engine reads lies on this process's devices alone, what training reads on all of them.
     """
     config, placement = plan.config, plan.placement
-    make_model = model_maker(config, plan.sizes, placement)
-    graphdef, abstract = abstract_params(make_model)
-
-    def first_params() -> nnx.State:
-        if not config.weights:
-            return init_params(make_model, config.seed, placement)[1]
-        adapters, base = nnx.split_state(abstract, LoraParam, ...)
-        base = load_params(config.weights, base, placement.params(base))
-        if not jax.tree.leaves(adapters):
-            return base
-        return nnx.merge_state(base, init_params(make_model, config.seed, placement, LoraParam)[1])
-
+    graphdef, abstract = abstract_params(model_maker(config, plan.sizes, placement))
     patches = PatchStore(plan.processor)
-    rules = jax.device_put(make_rules(plan.tokenizer, plan.sizes.text.vocab_size), plan.local_placement.whole)
+    rules = jax.device_put(
+        make_rules(plan.tokenizer, plan.offer.syntax.stops, plan.sizes.text.vocab_size), plan.local_placement.whole
+    )
     engine = make_engine(plan, rules, patches)
     move = layout.policy_mover(config, abstract, placement, plan.global_placement, plan.local_placement)
     return Parts(
@@ -96,7 +85,7 @@ def make(plan: PolicyPlan) -> Parts:
         rules=rules,
         allowed=hosts.put(np.asarray(jax.device_get(rules.allowed)), placement.whole),
         engine=engine,
-        first_params=first_params,
+        first_params=functools.partial(first_params, config, plan.sizes, placement),
         for_rollout=lambda params: engine.slots.read(move(params)),
     )
 
@@ -113,21 +102,22 @@ def make_engine(plan: PolicyPlan, rules: Rules, patches: PatchStore) -> Engine:
     state = make_state(state_maker(plan.config, plan.sizes, own), own)
     graphdef, _ = abstract_params(model_maker(plan.config, plan.sizes, own))
     options = dict(decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p)
-    sampler = make_sampler(graphdef, state=state, placement=own, **options)
+    sampler = make_sampler(graphdef, state=state, placement=own, layers=plan.sizes.family.layers, **options)
     return Engine(
         SlotMachine(sampler, state, rules, plan.limits, own, bucket_columns=r.bucket_columns),
-        Renderer(plan.tokenizer, patches, plan.bucket, plan.system),
+        Renderer(plan.tokenizer, patches, plan.bucket, plan.system, plan.offer.syntax),
     )
 
 
-def make_rules(tokenizer: Tokenizer, vocab_size: int = 0) -> Rules:
-    """Stop strings of the protocol, the end token, and which tokens may be sampled, on the device.
+def make_rules(tokenizer: Tokenizer, stops: Sequence[str], vocab_size: int = 0) -> Rules:
+    """Stop strings, the end token, and which tokens may be sampled.
 
     Args:
       tokenizer: whose ids are sampled.
+      stops: strings that end a turn, of the syntax.
       vocab_size: the model's V; published ones are padded beyond the tokenizer's, and padding is never sampled.
     """
-    table = build_stop_table(tokenizer.token_bytes(), protocol.STOPS)
+    table = build_stop_table(tokenizer.token_bytes(), stops)
     allowed = np.array([len(b) > 0 for b in tokenizer.token_bytes()])
     allowed[sorted(tokenizer.control_ids)] = False
     allowed[tokenizer.eos_id] = True

@@ -7,17 +7,16 @@ do, which is what the compile check plans with.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
 import optax
-from flax import nnx
 
-from arft_jax.build import data, model, search_indices, settings
+from arft_jax.build import data, model, search_indices, settings, tools
 from arft_jax.build import placement as layout
 from arft_jax.build.data import Tasks
-from arft_jax.build.prompts import check_prompts, system_texts
+from arft_jax.build.prompts import check_prompts, set_prompts, system_text
 from arft_jax.build.rewards import make_scorer
 from arft_jax.config import task_set_name
 from arft_jax.config_checks import validate
@@ -26,14 +25,16 @@ from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.images import ImageProcessor, Quarantine
 from arft_jax.data.synthetic.chains import Chain
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.io import hosts
-from arft_jax.io.weights import CONFIG, check_weights
-from arft_jax.models.lora import Lora, LoraParam
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.io import gguf_file, hosts
+from arft_jax.io.weights import CONFIG
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
+from arft_jax.models.lora import Lora
 from arft_jax.rewards.combine import Scorer
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
-from arft_jax.steps.init import abstract_params
+from arft_jax.tools.offer import Offer
+from arft_jax.tools.record import ToolHost
 from arft_jax.trajectory import Task
 
 
@@ -49,7 +50,9 @@ class PolicyPlan:
       processor: images to patches, within the config's bounds.
       bucket: sizes of one encode call.
       limits: of a rollout.
-      system: the system prompt of a task.
+      host: what the tools are opened with.
+      offer: the tools of the run, which of them a task is offered, and their syntax.
+      prompts: system prompts of task sets that have one of their own.
       placement: of training, on all devices.
       global_placement: the same devices as rollouts use them.
       local_placement: those of this process alone, on which its rollouts run.
@@ -57,15 +60,21 @@ class PolicyPlan:
 
     config: ml_collections.FrozenConfigDict
     tokenizer: Tokenizer
-    sizes: ModelConfig
+    sizes: Sizes
     lora: Lora
     processor: ImageProcessor
     bucket: VisionBucket
     limits: RolloutLimits
-    system: Callable[[Task], str]
+    host: ToolHost
+    offer: Offer
+    prompts: Mapping[str, str]
     placement: Placement
     global_placement: Placement
     local_placement: Placement
+
+    def system(self, task: Task) -> str:
+        """The system prompt of a task."""
+        return system_text(self.config, self.offer, task, self.prompts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +102,11 @@ def check_inputs(config) -> None:
     """Raises one ValueError where weights or data that the config needs are not there; asks for no device."""
     problems = data.missing_files(config)
     if config.model.size and not config.weights:
-        name = f"Qwen2.5-VL-{config.model.size.upper()}"
+        name = f"{(model.chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
         problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
+    elif gguf_file.is_gguf(config.weights):
+        if not pathlib.Path(config.weights).is_file():
+            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
     elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
         got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
         problems.insert(
@@ -104,7 +116,12 @@ def check_inputs(config) -> None:
         raise ValueError("; ".join(problems))
 
 
-def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[jax.Device] | None = None) -> PolicyPlan:
+def plan_policy(
+    config,
+    tokenizer: Tokenizer | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    tasks: Sequence[Task] = (),
+) -> PolicyPlan:
     """Plans the policy of a valid config; reads the tokenizer's files and the sizes of its weights.
 
     Args:
@@ -112,6 +129,7 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
       tokenizer: another than the config's.
       devices: of the run; None: all that are there. Those of one process's rollouts are this process's, or of devices
         that are only described the first process's.
+      tasks: of the user's own files: their kinds and the tools that they ask for are offered.
 
     Raises:
       ValueError: a tokenizer that is not there, sizes that no model, image processor or mesh takes.
@@ -119,6 +137,9 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
     tokenizer = tokenizer or model.load_tokenizer(config)
     sizes = model.model_config(config, tokenizer)
     processor = model.image_processor(config, sizes)
+    host = tools.tool_host(config, search_indices.index_paths(config), processor)
+    kinds = tools.kinds_of(config) | {task.kind for task in tasks}
+    asked = dict.fromkeys(name for task in tasks for name in task.tools)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
     global_placement, local_placement = layout.rollout_placements(config, placement, process)
@@ -130,7 +151,9 @@ def plan_policy(config, tokenizer: Tokenizer | None = None, devices: Sequence[ja
         processor=processor,
         bucket=model.vision_bucket(config, sizes),
         limits=settings.rollout_limits(config),
-        system=system_texts(config),
+        host=host,
+        offer=tools.plan_offer(config, host, kinds, asked),
+        prompts=set_prompts(config),
         placement=placement,
         global_placement=global_placement,
         local_placement=local_placement,
@@ -148,36 +171,36 @@ def plan(config) -> Plan:
     check_inputs(config)
     if config.distributed.enabled:  # before anything asks for a device
         hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
-    policy, quarantine = plan_policy(config), Quarantine()
-    scorer = make_scorer(config)
-    if config.weights:
-        _, params = abstract_params(model.model_maker(config, policy.sizes, policy.placement))
-        check_weights(config.weights, nnx.split_state(params, LoraParam, ...)[1])
+    scorer, quarantine = make_scorer(config), Quarantine()
     own_tasks = data.read_own_tasks(config, quarantine)
-    check_prompts(config, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
+    policy = plan_policy(config, tasks=[task for split in data.splits_of(own_tasks) for task in split])
+    model.check_first_params(config, policy.sizes, policy.placement)
+    model.check_tasks(config, policy.sizes, own_tasks)
+    chains = load_chains(config.warm_start.chains, policy.offer.syntax)
+    check_prompts(config, policy.system, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
     return Plan(
         **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
         own_tasks=own_tasks,
         quarantine=quarantine,
-        chains=tuple(load_chains(config.warm_start.chains)),
+        chains=tuple(chains),
         scorer=scorer,
         optimizer=settings.optimizer(config),
         keeps_reference=settings.keeps_reference(config),
     )
 
 
-def prepare_data(plan: Plan) -> tuple[Tasks, dict[str, pathlib.Path] | None]:
+def prepare_data(plan: Plan) -> Tasks:
     """Writes the self-made task sets and the search indices where they are not there yet.
 
     Returns:
-      The tasks of the run by name, in the config's order, and split; the paths of the indices that they are asked over
-      (search_indices.py), which exist where searching is local, None where nothing searches.
+      The tasks of the run by name, in the config's order, and split.
 
     Raises:
       ValueError: a prompt of a self-made task that no rollout could begin; a corpus that cannot be read.
     """
     mini_tasks = data.prepare_mini_tasks(plan.config)
-    check_prompts(plan.config, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
+    check_prompts(plan.config, plan.system, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
     tasks = {**plan.own_tasks, **mini_tasks}
+    search_indices.make_indices(plan.config)
     in_order = {name: tasks[name] for name in map(task_set_name, plan.config.data.tasks)}
-    return search_indices.route_tasks(plan.config, in_order), search_indices.make_indices(plan.config)
+    return search_indices.route_tasks(plan.config, in_order)

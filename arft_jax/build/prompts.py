@@ -6,29 +6,39 @@ A rollout refuses the same prompts, but only in the step that draws them, and ag
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from arft_jax.data import chat
+from arft_jax.data import chat, system_prompts
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.tools.offer import Offer
 from arft_jax.trajectory import Task
 
 _N_NAMED = 10
 _FILE = "file:"
 
 
-def system_texts(config) -> Callable[[Task], str]:
-    """What gives a task its system prompt: the task's own, else its set's, else that of its kind.
+def system_text(config, offer: Offer, task: Task, own: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The system prompt of a task: its own, else its set's, else its kind's in the config's style; with all its tools.
 
-    A set's is ``config.system_prompts[name]``, the text or ``file:PATH``; a kind's is ``config.system_prompt`` of
-    data/chat.py.
+    Args:
+      config: whose style holds.
+      offer: which tools it is offered: every one is announced.
+      task: the task.
+      own: by the name of a task set, of :func:`set_prompts`.
+    """
+    text = task.system or own.get(task.task_set)
+    return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax, text)
+
+
+def set_prompts(config) -> dict[str, str]:
+    """The system prompts of ``config.system_prompts`` by the name of the task set, those in files read.
 
     Raises:
       ValueError: a file of a prompt that cannot be read, or holds nothing.
     """
-    of_set = {name: _prompt_of(text) for name, text in config.system_prompts}
-    of_kind = {kind: texts[config.system_prompt] for kind, texts in chat.SYSTEM.items()}
-    return lambda task: task.system or of_set.get(task.task_set) or of_kind[task.kind]
+    return {name: _prompt_of(text) for name, text in config.system_prompts}
 
 
 def _prompt_of(text: str) -> str:
@@ -48,6 +58,7 @@ def _prompt_of(text: str) -> str:
 
 def check_prompts(
     config,
+    system: Callable[[Task], str],
     tasks: Mapping[str, Mapping[str, Sequence[Task]]],
     tokenizer: Tokenizer,
     processor: ImageProcessor,
@@ -56,7 +67,8 @@ def check_prompts(
     """Raises where a rollout could not begin; half a second for 4000 tasks.
 
     Args:
-      config: whose limits and system prompts hold.
+      config: whose limits hold.
+      system: the system prompt of a task.
       tasks: by name and split.
       tokenizer, processor: text and images to model input.
       bucket: sizes of one encode call.
@@ -65,19 +77,18 @@ def check_prompts(
       ValueError: prompts that leave no room for an answer, or whose images go beyond a limit: the first ten by name
         with the keys to change, the number of the others.
     """
-    system_text = system_texts(config)
 
-    @functools.cache  # most of the text, and the same for most tasks: tokenised once
-    def n_tokens(system: str) -> int:
-        with_it, without = (chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens for part in (system, ""))
-        return len(with_it) - len(without)
+    @functools.cache
+    def n_system(text: str) -> int:  # most of a prompt, and the same for many tasks: tokenised once
+        lengths = [len(chat.prompt_segment(tokenizer, processor, part, "?", ()).tokens) for part in (text, "")]
+        return lengths[0] - lengths[1]
 
     bad = []
     for name, splits in tasks.items():
         for split, items in splits.items():
             for task in items:
                 segment = chat.prompt_segment(tokenizer, processor, "", task.question, task.images)
-                wrong = _wrong_with(segment, n_tokens(system_text(task)), config.rollout, bucket)
+                wrong = _wrong_with(segment, n_system(system(task)), config.rollout, bucket)
                 if wrong:
                     bad.append(f"{task.id} of {name}/{split}: {', '.join(wrong)}")
     if bad:

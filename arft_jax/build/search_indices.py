@@ -59,17 +59,14 @@ def _is_routed(config) -> bool:
     return len(searching_sets(config)) > 1 and config.tools.search.backend == "local"
 
 
-def make_indices(config) -> dict[str, pathlib.Path] | None:
-    """As :func:`index_paths`; where searching is local, what is not there is built. None: no set searches.
+def make_indices(config) -> None:
+    """Builds what is not there of :func:`index_paths`, where searching is local.
 
     Raises:
       ValueError: a corpus that cannot be read, or holds nothing.
     """
-    entries = searching_sets(config)
-    if not entries:
-        return None
     paths, routes = index_paths(config), _is_routed(config)
-    for entry in entries:
+    for entry in searching_sets(config):
         path = paths.get(task_set_name(entry) if routes else ALL)
         corpus = corpus_file(config, entry)
         if path is None or config.tools.search.backend != "local":
@@ -79,7 +76,6 @@ def make_indices(config) -> dict[str, pathlib.Path] | None:
             search_corpus.index_mini(config.seed, path)
         else:
             search_corpus.index_corpus(corpus, path)
-    return paths
 
 
 def route_tasks(config, tasks: Mapping[str, Mapping[str, Sequence[Task]]]) -> dict[str, dict[str, list[Task]]]:

@@ -28,7 +28,13 @@ def rollout_limits(config) -> RolloutLimits:
 def reward_weights(config) -> RewardWeights:
     """R_total's weights, from the config."""
     w = config.rewards
-    return RewardWeights(format=w.format, accuracy=w.accuracy, step=w.step, max_answer_words=w.max_answer_words)
+    return RewardWeights(
+        format=w.format,
+        accuracy=w.accuracy,
+        step=w.step,
+        max_answer_words=w.max_answer_words,
+        any_order=bool(config.tools.offer),
+    )
 
 
 def query_embedding(config) -> minilm.MiniLM | None:

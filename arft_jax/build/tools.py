@@ -1,37 +1,65 @@
-"""From a config to the tools of a run: sandbox, searches, and how they are called."""
+"""From a config to the tools of a run: which there are, and how they are opened."""
 
 import contextlib
+import functools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from arft_jax.config import JSONL, SEARCHING_TASKS
+from arft_jax.data.images import ImageProcessor
+from arft_jax.io.import_path import load_object
+from arft_jax.tools.bundled import BUNDLED
+from arft_jax.tools.guest import make_tool
 from arft_jax.tools.image_index import ImageIndex
-from arft_jax.tools.remote_search import TRY_S, open_remote_search
-from arft_jax.tools.runner import CallPolicy
-from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.search_router import open_indices
-from arft_jax.tools.toolbox import Toolbox
+from arft_jax.tools.offer import Offer, make_offer
+from arft_jax.tools.record import ToolHost
+from arft_jax.tools.toolbox import Toolbox, open_tools
 
 
-def call_policies(config, searches_here: bool) -> dict[str, CallPolicy]:
-    """How each tool is called; a search by its own terms where it goes over the network."""
-    t, s = config.tools, config.tools.search
-    usual = CallPolicy(n_threads=t.n_threads, deadline_s=t.deadline_s, try_s=t.deadline_s, n_tries=t.n_tries)
-    terms = dict.fromkeys(("python", "search", "image_search"), usual)
-    if not searches_here:
-        try_s = s.try_s or TRY_S[s.backend]
-        terms["search"] = CallPolicy(s.n_threads, s.deadline_s, try_s, t.n_tries, calls_per_s=s.calls_per_s)
-    return terms
+def tool_host(config, index_paths: Mapping[str, pathlib.Path], processor: ImageProcessor | None = None) -> ToolHost:
+    """What the tools are opened with.
+
+    Args:
+      config: of the run.
+      index_paths: of the local indices of texts by task set (search_indices.py); empty where there is none.
+      processor: of the model, for boxes in pixels of the resized image.
+    """
+    pictures = functools.partial(_open_pictures, config) if config.tools.search.image_index else None
+    return ToolHost(config.tools.to_dict(), index_paths, pictures, processor)
+
+
+def kinds_of(config) -> set[str]:
+    """The kinds of the tasks of a run, by the names of its task sets; of the user's own files the usual one."""
+    own = {"general" for entry in config.data.tasks if entry.startswith(JSONL)}
+    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
+    return own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled}
+
+
+def plan_offer(config, host: ToolHost, kinds: Iterable[str], asked: Iterable[str] = ()) -> Offer:
+    """The tools of a run and their syntax; opens nothing.
+
+    Args:
+      config: of the run.
+      host: of :func:`tool_host`.
+      kinds: of the run's tasks.
+      asked: names of tools that tasks ask for.
+
+    Raises:
+      ValueError: an import path that gives no tool, an unknown name, a tool that lacks what it needs.
+    """
+    t = config.tools
+    extra = [make_tool(load_object(path, "config.tools.extra"), path) for path in t.extra]
+    return make_offer(BUNDLED, extra, host, names=tuple(t.offer), kinds=kinds, asked=asked, syntax=t.syntax)
 
 
 @contextlib.contextmanager
-def open_toolbox(
-    config, index_paths: Mapping[str, pathlib.Path] | None, enabled: bool | None = None
-) -> Iterator[Toolbox]:
-    """Sandbox processes and what searches behind one door; all of them are closed on leaving.
+def open_toolbox(config, offer: Offer, host: ToolHost, enabled: bool | None = None) -> Iterator[Toolbox]:
+    """The tools, open; all of them are closed on leaving.
 
     Args:
-      index_paths: of the local indices by task set (search_indices.py); read where ``config.tools.search.backend`` is
-        local. None where nothing searches.
+      config: of the run.
+      offer: of :func:`plan_offer`.
+      host: of :func:`tool_host`.
       enabled: False refuses every call; None follows ``config.tools.enabled``.
 
     Raises:
@@ -39,44 +67,9 @@ def open_toolbox(
         was built with other weights.
       NoneHolds: (a RuntimeError) the sandbox's level does not hold on this host; the message says what to do.
     """
-    t, s = config.tools, config.tools.search
-    if not (t.enabled if enabled is None else enabled):
-        with Toolbox(None, None, enabled=False) as toolbox:
-            yield toolbox
-        return
-    with contextlib.ExitStack() as stack:
-        search = pictures = None
-        if index_paths is not None and s.backend == "local":
-            search = stack.enter_context(open_indices(index_paths))
-        elif index_paths is not None:
-            search = stack.enter_context(
-                open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode)
-            )
-        if s.image_index:
-            pictures = stack.enter_context(_open_pictures(config))
-        python = stack.enter_context(
-            PythonSandbox(
-                n_workers=t.n_workers,
-                timeout_s=t.timeout_s,
-                memory_mb=t.memory_mb,
-                max_output_bytes=t.max_output_bytes,
-                level=t.sandbox.level,
-                wrapper=t.sandbox.wrapper,
-                override=t.sandbox.override,
-            )
-        )
-        toolbox = Toolbox(
-            python,
-            search,
-            top_k=t.top_k,
-            n_threads=t.n_threads,
-            terms=call_policies(config, s.backend == "local"),
-            trajectory_deadline_s=t.trajectory_deadline_s,
-            pictures=pictures,
-            image_top_k=s.image_top_k,
-            sessions=t.sandbox.sessions,
-        )
-        yield stack.enter_context(toolbox)
+    enabled = config.tools.enabled if enabled is None else enabled
+    with open_tools(offer, host, enabled=enabled, trajectory_deadline_s=config.tools.trajectory_deadline_s) as toolbox:
+        yield toolbox
 
 
 def _open_pictures(config) -> ImageIndex:

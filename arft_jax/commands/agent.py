@@ -1,5 +1,6 @@
 """Questions over images with a checkpoint: the smallest use of a trained policy."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -9,13 +10,12 @@ from arft_jax.build import tools as toolset
 from arft_jax.build.parts import Parts, check_trained_with, describe, make, set_up_jax
 from arft_jax.build.plan import plan_policy
 from arft_jax.build.search_indices import index_paths
-from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
+from arft_jax.config import task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
-from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Task, Trajectory
 
 MAX_TOKENS = 2048  # of a trajectory at least, where the caller names no limit
@@ -67,9 +67,7 @@ def kind_of(config, kind: str = "") -> str:
     Raises:
       ValueError: a kind that the run has not trained, or none given where it has trained several.
     """
-    own = {"general" for name in config.data.tasks if name.startswith(JSONL)}
-    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
-    kinds = sorted(own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled})
+    kinds = sorted(toolset.kinds_of(config))
     if kind and kind not in kinds:
         raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(kinds)}): got {kind!r}")
     if not kind and len(kinds) > 1:
@@ -95,7 +93,7 @@ def ask(
       config: of the run whose checkpoint answers.
       images: files, in order: image_1, image_2, ...
       questions: texts in any language.
-      kind: ``coding``, ``search`` or ``general`` (own files); empty: the run's, where it has trained one kind of task.
+      kind: ``coding``, ``search`` or ``general``; empty: the run's, where it has trained one kind of task.
       corpus: collection of the index to search; empty: all.
       index: another search index than the run's.
       temperature: 0 is greedy.
@@ -113,8 +111,10 @@ def ask(
     options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
     tasks = [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
-    if kind == "search" and (len(paths) != 1 or not min(paths).exists()):
-        got = ", ".join(sorted(map(str, paths))) or "none"
+    paths = {path for path in paths if path.exists()}
+    searches_here = config.tools.search.backend == "local"
+    if searches_here and (len(paths) > 1 or (kind == "search" and not paths)):
+        got = ", ".join(map(str, sorted(paths) or [index or "none"]))
         raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
@@ -128,8 +128,8 @@ def ask(
     policy = parts.for_rollout(params)
     print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    searches = kind == "search" or (kind == "general" and len(paths) == 1 and min(paths).exists())
-    with toolset.open_toolbox(config, {ALL: min(paths)} if searches else None) as toolbox:
+    host = dataclasses.replace(parts.plan.host, search_index=next(iter(paths), None))
+    with toolset.open_toolbox(config, parts.plan.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         groups = parts.engine.run(

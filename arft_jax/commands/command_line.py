@@ -38,10 +38,10 @@ def run(about: str, define: Define, work: Work, arguments: Sequence[str] | None 
     try:
         rest = _parse(define, values, arguments, words)
         if values.help:
-            print(help_text(about, values))
+            _show(help_text(about, values))
             return 0
         if "list_keys" in values and values.list_keys:
-            print(list_keys.format_keys(values.config))
+            _show(list_keys.format_keys(values.config))
             return 0
         if rest and not words:
             raise ValueError(f"every argument must be a --flag=value: got {rest[0]!r}")
@@ -49,6 +49,14 @@ def run(about: str, define: Define, work: Work, arguments: Sequence[str] | None 
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _show(text: str) -> None:
+    """Prints to a reader that may leave before the end, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the exit
 
 
 def _parse(define: Define, values: flags.FlagValues, arguments: list[str], words: bool) -> list[str]:

@@ -17,8 +17,8 @@ from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
+from arft_jax.models.family import Sizes
 from arft_jax.models.lora import NO_LORA, Lora
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
 from arft_jax.steps import param_edits
 from arft_jax.train.run_config import load_run_config
 from arft_jax.train.run_dir import HF_FILES
@@ -32,7 +32,7 @@ class _Source:
 
     checkpoints: pathlib.Path
     step: int
-    model: ModelConfig
+    model: Sizes
     files: dict[str, bytes]
     config_extra: dict[str, Any]
     lora: Lora = NO_LORA
@@ -87,7 +87,7 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
     return f"{weights}: {_describe(params, dtype)}; wrote the checkpoint {checkpoint}"
 
 
-def _check_vocabulary(tokenizer: str, config: ModelConfig) -> None:
+def _check_vocabulary(tokenizer: str, config: Sizes) -> None:
     if not (pathlib.Path(tokenizer) / FILE_NAME).is_file():
         return
     n_ids = Tokenizer.load(tokenizer).vocab_size
@@ -158,7 +158,7 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
             check_trained_with(mine, host, str(folder), name)
     model, data = build.model_config(config, trained), config.data
     # The policy was trained with these sizes, whatever the tokenizer's directory says.
-    files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model.vision.patch_px, model.vision.merge)
+    files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model)
     return _Source(folder / "checkpoints", step, model, files, hf_files.token_ids(trained), build.lora(config))
 
 

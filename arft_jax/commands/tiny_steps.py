@@ -13,11 +13,12 @@ import numpy as np
 from arft_jax.data.images import encode_png
 from arft_jax.data.recorded_steps import FILES
 from arft_jax.data.synthetic import coding, degrade, lexicon, search
-from arft_jax.data.synthetic.chains import code_body, problem_body, question_box
+from arft_jax.data.synthetic.chains import question_box
 from arft_jax.data.synthetic.corpus import make_worlds
+from arft_jax.tools.diagnose import tip, write_problems
+from arft_jax.tools.python_tool import write_code
 from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.toolbox import tip
 from arft_jax.trajectory import Image
 
 MAX_RESULT_CHARS = 1000
@@ -67,9 +68,17 @@ def _coding_rows(images: pathlib.Path, seed: int, n_items: int) -> list[dict]:
         shown = _write_image(images, f"{item.id}_proc.png", shown)
         repaired = _write_image(images, f"{item.id}_ori.png", repaired)
         kinds = sorted(item.kinds, key=lambda kind: kind not in degrade.ROTATIONS)
-        steps = [("pre_problem", shown, *_step("problem", problem_body(kinds)), f"<tips> {tip(tuple(kinds))} </tips>")]
+        steps = [
+            (
+                "pre_problem",
+                shown,
+                *_step("problem", write_problems({"problems": kinds})),
+                f"<tips> {tip(tuple(kinds))} </tips>",
+            )
+        ]
         if kinds != ["none"]:
-            code = f"\n{code_body(kinds, question_box(item.question))}\n"
+            code = write_code({"code": degrade.repair_code(tuple(kinds), question_box(item.question))})
+            code = f"\n{code}\n"
             steps.append(("pre_code", shown, *_step("code", code), ""))
         steps.append(("pre_answer", repaired, *_step("answer", item.answers[0]), ""))
         said: list[str] = []

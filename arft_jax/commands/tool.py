@@ -1,6 +1,5 @@
 """One tool call by hand: what a writer of prompts uses to see what the policy would see."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,8 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from arft_jax import protocol
 from arft_jax.data.images import BadImage, ImageProcessor, decode_image, encode_png
+from arft_jax.protocol import ToolCall
 from arft_jax.tools.bank import ImageBank, name_images
 from arft_jax.tools.crop import FRAMES, crop
 from arft_jax.tools.sandbox import NoneHolds, PythonSandbox
@@ -118,32 +117,23 @@ def _run_python(call: ToolRequest, bank: ImageBank) -> Outcome:
         return Outcome(report.observation, ended, sandbox.line)
 
 
-def _text_search(call: ToolRequest, stack: contextlib.ExitStack):
-    """The search that the flags or the config name."""
-    from arft_jax.tools.remote_search import open_remote_search
-    from arft_jax.tools.search_index import SearchIndex
-
-    s = call.config.tools.search
-    if call.index or s.backend == "local":
-        if not call.index:
-            raise ValueError("search needs --index, or a --config whose tools.search.backend is remote")
-        return stack.enter_context(SearchIndex(call.index))
-    return stack.enter_context(open_remote_search(s.backend, url=s.url, cache=s.cache, cache_mode=s.cache_mode))
-
-
 def _search(call: ToolRequest, bank: ImageBank) -> Outcome:
-    """As in a rollout: through the toolbox, with its terms, its retries and its wording."""
-    from arft_jax.build.tools import call_policies
-    from arft_jax.tools.toolbox import Toolbox
+    """As in a rollout: through the toolbox, with its call policy, its retries and its wording."""
+    from arft_jax.build.tools import tool_host
+    from arft_jax.tools.bundled import BUNDLED
+    from arft_jax.tools.offer import make_offer
+    from arft_jax.tools.toolbox import Conversation, open_tools
 
-    t = call.config.tools
-    with contextlib.ExitStack() as stack:
-        search = _text_search(call, stack)
-        terms = call_policies(call.config, bool(call.index) or t.search.backend == "local")
-        options = dict(terms=terms, trajectory_deadline_s=t.trajectory_deadline_s)
-        toolbox = stack.enter_context(Toolbox(None, search, top_k=t.top_k, **options))
-        task = Task("call", "search", call.query, (), ())
-        return Outcome(toolbox.submit(task, protocol.Search(call.query), ()).result())
+    config = call.config.copy_and_resolve_references()
+    if call.index:
+        config.tools.search.backend = "local"
+    elif config.tools.search.backend == "local":
+        raise ValueError("search needs --index, or a --config whose tools.search.backend is remote")
+    host = tool_host(config, call.index or None)
+    offer = make_offer({"search": BUNDLED["search"]}, (), host, names=("search",))
+    with open_tools(offer, host, trajectory_deadline_s=config.tools.trajectory_deadline_s) as toolbox:
+        conversation = Conversation(toolbox, Task("call", "search", call.query, (), ()))
+        return Outcome(conversation.submit(ToolCall("search", {"query": call.query})).result())
 
 
 def _search_images(call: ToolRequest, bank: ImageBank) -> Outcome:

@@ -171,9 +171,8 @@ def _costs(plan: PolicyPlan, name: str, text: str) -> hlo_costs.Costs:
 
     A kernel's loop over the runs of a packed row makes one turn where a row holds one trajectory.
     """
-    trips, vision = plan.config.rollout.decode_steps if kind_of(name) == "decode" else 1, plan.sizes.vision
-    full = len(vision.full_layers) / vision.n_layers
-    return hlo_costs.count(text, open_trips=trips, shares=(1 - full, full))
+    trips = plan.config.rollout.decode_steps if kind_of(name) == "decode" else 1
+    return hlo_costs.count(text, open_trips=trips, shares=plan.sizes.family.branch_shares(plan.sizes))
 
 
 def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:

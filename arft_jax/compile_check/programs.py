@@ -13,21 +13,20 @@ import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from arft_jax import protocol
 from arft_jax.build import image_embedder
 from arft_jax.build import placement as layout
 from arft_jax.build.model import model_maker, state_maker
 from arft_jax.build.plan import PolicyPlan
 from arft_jax.build.settings import keeps_reference, objective, optimizer
 from arft_jax.data.batch import Batch
-from arft_jax.models.qwen2_5_vl.packing import VisionLayout
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
-from arft_jax.steps.sampler import Extension, Rules, column_counts, make_sampler, unstacked_shapes
+from arft_jax.steps.sampler import Extension, Rules, at_path, column_counts, make_sampler, unstacked_shapes
 from arft_jax.steps.state import state_shardings
+from arft_jax.tools.bundled import paper_syntax
 
 GIB = 2**30
 # What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
@@ -63,19 +62,13 @@ def _ints(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.int32)
 
 
-def _layout(bucket, *lead: int) -> VisionLayout:
-    window_len = (bucket.window_px // bucket.patch) ** 2
-    return VisionLayout(
-        segment_ids=_ints(*lead, bucket.n_patches),
-        hw=_ints(*lead, bucket.n_patches, 2),
-        window_index=_ints(*lead, bucket.n_windows, window_len),
-        window_slot=_ints(*lead, bucket.n_patches),
-    )
+def _layout(bucket, *lead: int) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), bucket.layout())
 
 
 def _rules(vocab_size: int) -> Rules:
-    n_states = len(build_stop_table([bytes([i]) for i in range(256)], protocol.STOPS).hit_of)
-    table = build_stop_table([b"x"], protocol.STOPS).next_state
+    n_states = len(build_stop_table([bytes([i]) for i in range(256)], paper_syntax().stops).hit_of)
+    table = build_stop_table([b"x"], paper_syntax().stops).next_state
     return Rules(
         next_state=jax.ShapeDtypeStruct((n_states, vocab_size), table.dtype),
         hit_of=_ints(n_states),
@@ -95,7 +88,7 @@ def _batch(plan: PolicyPlan, n_rows: int) -> Batch:
         loss_mask=jax.ShapeDtypeStruct((b, t), np.bool_),
         sampler_logps=jax.ShapeDtypeStruct((b, t), np.float32),
         advantages=jax.ShapeDtypeStruct((b,), np.float32),
-        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, plan.sizes.vision.patch_dim), np.float32),
+        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, bucket.packing.patch_dim), np.float32),
         layout=_layout(bucket, waves, lanes),
     )
     return _shaped(by_row, layout.batch_places(by_row, plan.placement))
@@ -142,17 +135,18 @@ def lowered_rollout(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     params = reshard.rollout_shapes(params, config.model.dtype, own)
     state = jax.eval_shape(state_maker(config, sizes, own))
     sampler = make_sampler(
-        graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own
-    )
+        graphdef, decode_steps=r.decode_steps, top_k=r.top_k, top_p=r.top_p, state=state, placement=own,
+        layers=sizes.family.layers,
+    )  # fmt: skip
     state = _shaped(state, state_shardings(state, own))
 
     def whole(tree):
         return _shaped(tree, own.whole)
 
     bucket = plan.bucket
-    patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, sizes.vision.patch_dim), np.float32)
+    patches = jax.ShapeDtypeStruct((own.n_lanes, bucket.n_patches, bucket.packing.patch_dim), np.float32)
     if own.reads_unstacked_layers:
-        params = unstacked_shapes(params)
+        params = unstacked_shapes(params, sizes.family.layers)
     images = (patches, _layout(bucket, own.n_lanes), _ints(own.n_lanes * bucket.n_features))
     yield "encode", sampler.encode.lower(params, state, *whole(images))
     n, c = r.extend_rows, r.extend_chunk
@@ -182,14 +176,14 @@ def _tower_place(plan: PolicyPlan) -> SingleDeviceSharding:
 def _tower(plan: PolicyPlan) -> tuple[nnx.GraphDef, Any]:
     """The vision tower that searches images."""
     model = image_embedder.model_maker(plan.config, plan.sizes)
-    graphdef, params = abstract_params(lambda rngs: model(rngs).vision)
+    graphdef, params = abstract_params(lambda rngs: getattr(model(rngs), plan.sizes.family.tower))
     return graphdef, _shaped(params, _tower_place(plan))
 
 
 def _lowered_embed(plan: PolicyPlan) -> Any:
     graphdef, params = _tower(plan)
     bucket, place = plan.bucket, _tower_place(plan)
-    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, plan.sizes.vision.patch_dim), np.float32)
+    patches = jax.ShapeDtypeStruct((1, bucket.n_patches, bucket.packing.patch_dim), np.float32)
     chunk = _shaped((patches, _layout(bucket, 1), _ints(bucket.n_features)), place)
     return make_embed(graphdef).lower(params, *chunk)
 
@@ -213,7 +207,7 @@ def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
     return {
         "params": share(train["params"]) if is_copy else 0.0,
         "policy": share(policy),
-        "layers": share(policy["text"]["layers"]) if own.reads_unstacked_layers else 0.0,
+        "layers": share(at_path(policy, sizes.family.layers)) if own.reads_unstacked_layers else 0.0,
         "moments": share(train["opt_state"]),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),

@@ -5,12 +5,12 @@ encoded again. Equal images (by content hash) are packed once, however many rows
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from arft_jax.models.qwen2_5_vl.packing import VisionLayout, pack_layout
+from arft_jax.models.family import ImagePacking
 from arft_jax.sharding import LaneShare
 from arft_jax.trajectory import Trajectory
 
@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 
     tokens, feature_index, segment_ids int32[B, T]; positions int32[B, 3, T]; loss_mask bool[B, T];
     sampler_logps float32[B, T]; advantages float32[B]; patches float32[waves, lanes, N, patch_dim]; layout with the
-    same leading axes; chunk c is wave c // lanes, lane c % lanes. ``feature_index`` points into the C * N / merge²
+    same leading axes, as the model family defines it; chunk c is wave c // lanes, lane c % lanes. ``feature_index``
+    points into the C * N / merge²
     image tokens, -1 elsewhere; ``segment_ids`` counts the trajectories of a row from 0 and is -1 on padding.
     """
 
@@ -34,27 +35,38 @@ class Batch(NamedTuple):
     sampler_logps: np.ndarray
     advantages: np.ndarray
     patches: np.ndarray
-    layout: VisionLayout
+    layout: Any
 
 
 class VisionBucket(NamedTuple):
-    """Sizes of one encode chunk: patches, windows, and the model's window, patch (px) and merge sizes."""
+    """Sizes of one encode chunk, and how the model's family packs images into it.
+
+    Args:
+      n_patches, n_windows: of a chunk.
+      packing: the family's, for the sizes of the model.
+    """
 
     n_patches: int
     n_windows: int
-    window_px: int
-    patch: int
-    merge: int
+    packing: ImagePacking
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch, px."""
+        return self.packing.patch
 
     @property
     def n_features(self) -> int:
         """Image tokens of a chunk."""
-        return self.n_patches // self.merge**2
+        return self.n_patches // self.packing.merge**2
 
     def windows_of(self, grid: tuple[int, int, int]) -> int:
         """Vision windows that an image of patch grid (t, h, w) takes."""
-        side = self.window_px // self.patch
-        return grid[0] * -(-grid[1] // side) * -(-grid[2] // side)
+        return self.packing.windows_of(grid)
+
+    def layout(self, grids: Sequence[tuple[int, int, int]] = ()) -> Any:
+        """Where the patches of a chunk with these images belong."""
+        return self.packing.layout(grids, self.n_patches, self.n_windows)
 
 
 def pack_chunks(grids: Sequence[tuple[int, int, int]], bucket: VisionBucket) -> list[list[int]]:
@@ -90,15 +102,12 @@ def pack_chunks(grids: Sequence[tuple[int, int, int]], bucket: VisionBucket) -> 
 
 def fill_chunk(images: Sequence[tuple[np.ndarray, tuple[int, int, int]]], bucket: VisionBucket):
     """One chunk: float32[n_patches, patch_dim] and its layout, from (patches, grid) pairs that fit."""
-    patch_dim = images[0][0].shape[1] if images else 3 * 2 * bucket.patch**2
-    patches = np.zeros((bucket.n_patches, patch_dim), np.float32)
+    patches = np.zeros((bucket.n_patches, bucket.packing.patch_dim), np.float32)
     at = 0
     for pixels, _ in images:
         patches[at : at + len(pixels)] = pixels
         at += len(pixels)
-    grids = [grid for _, grid in images]
-    layout = pack_layout(grids, bucket.n_patches, bucket.n_windows, bucket.window_px, bucket.patch, bucket.merge)
-    return patches, layout
+    return patches, bucket.layout([grid for _, grid in images])
 
 
 def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
@@ -116,9 +125,9 @@ def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
         at = c * bucket.n_features
         for name in members:
             first[name] = at
-            at += int(np.prod(images[name][1])) // bucket.merge**2
+            at += int(np.prod(images[name][1])) // bucket.packing.merge**2
         filled.append(fill_chunk([images[name] for name in members], bucket))
-    layout = VisionLayout(*(np.stack(leaves) for leaves in zip(*(layout for _, layout in filled), strict=True)))
+    layout = jax.tree.map(lambda *leaves: np.stack(leaves), *(layout for _, layout in filled))
     return np.stack([patches for patches, _ in filled]), layout, first
 
 

@@ -8,7 +8,7 @@ A line holds ``messages`` in OpenAI's form (contents: messages.py):
                  and ``reasoning_content`` being its thought
     tool, user   what the call gave: text and images
     ..
-    assistant    the answer: its text, written between the answer's tags where it does not stand there yet
+    assistant    the answer: its text, written as the syntax has it
 
 Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``:
 ``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or
@@ -19,29 +19,30 @@ same: text that is a turn of that syntax already is taken as it is.
 """
 
 import json
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arft_jax import protocol
 from arft_jax.config import task_set_name
 from arft_jax.data import items
 from arft_jax.data.image_files import ImageFiles
 from arft_jax.data.jsonl_tasks import KINDS, file_of
 from arft_jax.data.messages import LineImages, content_of, messages_of
-from arft_jax.data.synthetic.chains import Chain, ChainTurn, problem_body
+from arft_jax.data.synthetic.chains import Chain, ChainTurn
+from arft_jax.protocol import Answer, ToolCall
+from arft_jax.syntax.spec import Syntax, check_arguments
 from arft_jax.trajectory import Observation, Task
 
 KEYS = ("messages", "id", "kind", "images", "tools")
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
 
-def load_chains(entries: Sequence[str]) -> list[Chain]:
+def load_chains(entries: Sequence[str], syntax: Syntax) -> list[Chain]:
     """The chains of all files, in their order; images stay on disk.
 
     Args:
       entries: ``jsonl:PATH`` each.
+      syntax: in which turns are written, with the tools of the run.
 
     Raises:
       ValueError: an unreadable file, or a line that is no such conversation; its number and key are named.
@@ -54,61 +55,14 @@ def load_chains(entries: Sequence[str]) -> list[Chain]:
             items.check_keys(item, KEYS, where)
             identity = items.id_of(item, where) if "id" in item else f"{name}-{number}"
             items.check_different(where_by_id, identity, where)
-            chains.append(_chain(item, where, files, path, name, identity))
+            images = LineImages(files, path.parent, where, items.list_of(item, "images", where))
+            chains.append(_chain(item, where, images, syntax, name, identity))
         files.tell_animated(path)
     return chains
 
 
-def write_call(name: str, arguments: Mapping[str, Any], thought: str = "") -> str:
-    """One tool call as a turn of the tag grammar (protocol.py).
-
-    Args:
-      name: search or image_search, python, or diagnose.
-      arguments: the one that the tool takes, whatever its name: a query, source code, the kinds of problems.
-      thought: written before it; empty: none.
-
-    >>> write_call("search", {"query": "red fox"}, "an animal")
-    '<think>an animal</think><search>red fox</search>'
-
-    Raises:
-      ValueError: a tool or arguments that the grammar does not express.
-    """
-    if len(arguments) != 1:
-        raise ValueError(f"a call of {name} must have one argument in this syntax: got {sorted(arguments)}")
-    [value] = arguments.values()
-    if name == "diagnose" and isinstance(value, (str, list)):
-        body = f"<problem>{problem_body([value] if isinstance(value, str) else value)}</problem>"
-    elif not isinstance(value, str):
-        raise ValueError(f"the argument of {name} must be text: got {value!r}")
-    elif name in ("search", "image_search"):
-        body = f"<search>{value}</search>"
-    elif name == "python":
-        body = f"<code>```python\n{value.rstrip(chr(10))}\n```</code>"
-    else:
-        raise ValueError(f"the tag syntax must have a tag for the tool: got {name!r}")
-    text = (f"<think>{thought}</think>" if thought else "") + body
-    action = protocol.parse_turn(text)
-    if isinstance(action, protocol.Malformed | protocol.Answer):
-        raise ValueError(f"a call of {name} must be a turn of the tag syntax: got {text!r}, {action}")
-    return text
-
-
-def write_answer(text: str, thought: str = "") -> str:
-    """An answer as a turn of the tag grammar.
-
-    >>> write_answer("7", "a card")
-    '<think>a card</think><answer>7</answer>'
-    """
-    return (f"<think>{thought}</think>" if thought else "") + f"<answer>{text}</answer>"
-
-
-def _chain(
-    item: Mapping[str, Any], where: str, files: ImageFiles, path: pathlib.Path, name: str, identity: str
-) -> Chain:
-    listed = item.get("images", [])
-    if not isinstance(listed, list):
-        raise items.wrong(where, "images", "be a list of paths", listed)
-    images, messages = LineImages(files, path.parent, where, listed), messages_of(item, where)
+def _chain(item: Mapping[str, Any], where: str, images: LineImages, syntax: Syntax, name: str, identity: str) -> Chain:
+    messages = messages_of(item, where)
     first = _check_roles([message["role"] for message in messages], where)
     contents = [
         ("", ()) if message["role"] == "assistant" else content_of(message, f"messages[{place}]", images, where)
@@ -120,12 +74,12 @@ def _chain(
     if not question.strip():
         raise items.wrong(where, f"messages[{first}].content", "hold text, not blank", messages[first].get("content"))
     kind = items.choice_of(item, "kind", KINDS, where, "general")
-    task = Task(identity, kind, question, shown, (), tools=_tools(item, where), system=system, task_set=name)
+    task = Task(identity, kind, question, shown, (), tools=_tools(item, where, syntax), system=system, task_set=name)
     turns = []
     for place in range(first + 1, len(messages), 2):
         key, is_last = f"messages[{place}]", place == len(messages) - 1
         seen = None if is_last else Observation(*contents[place + 1])
-        text = _turn(messages[place], key, where, is_last)
+        text = _turn(messages[place], key, where, syntax, is_last)
         turns.append(ChainTurn(text, seen, _is_learnt(messages[place], key, where)))
     if not any(turn.train for turn in turns):
         raise ValueError(f"{where}: messages must hold an assistant turn that is learnt: got none (train, weight)")
@@ -142,7 +96,7 @@ def _check_roles(roles: Sequence[str], where: str) -> int:
     return first
 
 
-def _turn(message: Mapping[str, Any], key: str, where: str, is_last: bool) -> str:
+def _turn(message: Mapping[str, Any], key: str, where: str, syntax: Syntax, is_last: bool) -> str:
     """What the policy would have written."""
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
@@ -150,27 +104,28 @@ def _turn(message: Mapping[str, Any], key: str, where: str, is_last: bool) -> st
     if content is not None and not isinstance(content, str):
         raise items.wrong(where, f"{key}.content", "be text", content)
     text, thought = (content or "").strip(), items.text_of(message, "reasoning_content", where, "").strip()
-    calls = message.get("tool_calls")
+    calls, found = message.get("tool_calls"), _THOUGHT.fullmatch(text)
     if calls:
-        found = _THOUGHT.fullmatch(text)
         beside = " ".join(found.groups()).strip() if found else text
         try:
-            return write_call(*_call(calls, key), "\n".join(part for part in (thought, beside) if part))
+            return syntax.write(_call(calls, syntax), "\n".join(part for part in (thought, beside) if part))
         except ValueError as error:
             raise ValueError(f"{where}: {key}.tool_calls: {error}") from error
-    action = protocol.parse_turn(text)
-    if not isinstance(action, protocol.Malformed) and (is_last or not isinstance(action, protocol.Answer)):
+    action = syntax.parse(text)
+    if isinstance(action, ToolCall) or (is_last and syntax.is_well_formed(text)):
         return text
-    found = _THOUGHT.fullmatch(text)
-    thought, text = (found.group(1), found.group(2)) if found else (thought, text)
-    if not is_last or not text or isinstance(protocol.parse_turn(write_answer(text)), protocol.Malformed):
-        must = "be an answer without tags, or a whole turn" if is_last else "call a tool, as every turn but the last"
-        raise items.wrong(where, key, must, content)
-    return write_answer(text, thought)
+    if not is_last:
+        raise items.wrong(where, key, "call a tool, as every turn but the last", content)
+    thought, text = found.groups() if found else (thought, text)
+    inner = syntax.parse(text)  # an answer that has its tags and no thought
+    try:
+        return syntax.write(inner if isinstance(inner, Answer) else Answer(text.strip()), thought)
+    except ValueError as error:
+        raise ValueError(f"{where}: {key} must be an answer, or a whole turn: {error}") from error
 
 
-def _call(calls: Any, key: str) -> tuple[str, Mapping[str, Any]]:
-    """(name, arguments) of the one call of a turn."""
+def _call(calls: Any, syntax: Syntax) -> ToolCall:
+    """The one call of a turn, its arguments as the tool's schema allows them."""
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
         raise ValueError(f"a turn must have one call: got {len(calls) if isinstance(calls, list) else calls!r}")
     call = calls[0].get("function", calls[0])
@@ -182,7 +137,8 @@ def _call(calls: Any, key: str) -> tuple[str, Mapping[str, Any]]:
             raise ValueError(f"arguments must be JSON: {error}") from error
     if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
         raise ValueError(f"a call must have a name and arguments by name: got {call!r}")
-    return call["name"], arguments
+    spec = next((spec for spec in syntax.specs if spec.name == call["name"]), None)
+    return ToolCall(call["name"], arguments if spec is None else check_arguments(spec.parameters, arguments))
 
 
 def _is_learnt(message: Mapping[str, Any], key: str, where: str) -> bool:
@@ -194,8 +150,11 @@ def _is_learnt(message: Mapping[str, Any], key: str, where: str) -> bool:
     return train and bool(weight)
 
 
-def _tools(item: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    tools = item.get("tools", [])
+def _tools(item: Mapping[str, Any], where: str, syntax: Syntax) -> tuple[str, ...]:
+    tools, known = item.get("tools", []), [spec.name for spec in syntax.specs]
     if isinstance(tools, list):  # OpenAI's files hold schemas
         tools = [tool.get("function", tool).get("name") if isinstance(tool, dict) else tool for tool in tools]
-    return items.names_of({"tools": tools}, "tools", where)
+    names = items.names_of({"tools": tools}, "tools", where)
+    for name in names:
+        items.choice_of({"tools": name}, "tools", known, where, "")
+    return names

@@ -37,7 +37,7 @@ TEMPORAL_PATCH = 2  # a still image fills both frames of a temporal patch
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-_STRIP_PX = 1 << 20  # converted at a time
+STRIP_PX = 1 << 20  # converted at a time
 _ORIENTATION = 0x0112  # EXIF
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 # Bytes a pixel at the peak, measured with Pillow 13 at 49 million pixels; other decoders need 4 beside the result's 3.
@@ -256,7 +256,7 @@ def _upright_rgb(opened: PIL.Image.Image, label: str) -> np.ndarray:
     shape = (width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3)
     upright = np.empty(shape, np.uint8)
     stored = _AS_STORED[orientation](upright) if orientation in _AS_STORED else upright
-    step = max(1, _STRIP_PX // width)
+    step = max(1, STRIP_PX // width)
     for top in range(0, height, step):
         strip = opened.crop((0, top, width, min(top + step, height)))
         stored[top : top + step] = _to_rgb(strip, shift, is_negative)

@@ -1,9 +1,10 @@
-"""Byte-level BPE tokenizers of the Qwen2.5 layout, from a directory or the embedded tiny one.
+"""Byte-level BPE tokenizers with the control tokens of ChatML, from a directory or the embedded tiny one.
 
 Text from outside (questions, tool output, recorded turns) can never become a control token: ``encode`` reads
 ``<|im_end|>`` in a text as ten ordinary characters. Control tokens are placed by id, in ``chat.py`` alone.
 """
 
+import copy
 import functools
 import hashlib
 import importlib.resources
@@ -11,7 +12,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import tokenizers
 
@@ -20,6 +21,8 @@ _NAMED = {
     "pad_id": "<|endoftext|>",
     "eos_id": "<|im_end|>",
     "im_start_id": "<|im_start|>",
+}
+_OF_IMAGES = {  # what only a model with a vision tower needs
     "vision_start_id": "<|vision_start|>",
     "vision_end_id": "<|vision_end|>",
     "image_pad_id": "<|image_pad|>",
@@ -37,15 +40,31 @@ def _byte_of_char() -> dict[str, int]:
     return table | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+def _with_tokens(text: str, contents: Sequence[str]) -> str:
+    """A ``tokenizer.json`` in which each of these is a control token; new ones stand behind the vocabulary."""
+    layout = json.loads(text)
+    known = layout.setdefault("added_tokens", [])
+    absent = [content for content in contents if content not in {entry["content"] for entry in known}]
+    if not absent:
+        return text
+    size = 1 + max([*layout["model"]["vocab"].values(), *(entry["id"] for entry in known)])
+    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    known += [dict(id=size + i, content=content, **plain) for i, content in enumerate(absent)]
+    return json.dumps(layout, ensure_ascii=False)
+
+
 class Tokenizer:
     """Text <-> token ids.
+
+    The ids that frame an image are -1 in a tokenizer without them.
 
     Args:
       text: the JSON of a ``tokenizer.json``.
       name: what errors call it.
+      added: control tokens that get ids behind the vocabulary where the file lacks them.
 
     Raises:
-      ValueError: not a byte-level BPE with Qwen2.5's control tokens.
+      ValueError: not a byte-level BPE with the control tokens of ChatML.
     """
 
     pad_id: int
@@ -56,10 +75,11 @@ class Tokenizer:
     image_pad_id: int
     video_pad_id: int
 
-    def __init__(self, text: str, name: str = "tokenizer"):
-        self.sha256 = hashlib.sha256(text.encode()).hexdigest()  # of the file: ids of another mean other words
+    def __init__(self, text: str, name: str = "tokenizer", added: Sequence[str] = ()):
+        self.text = _with_tokens(text, added) if added else text
+        self.sha256 = hashlib.sha256(self.text.encode()).hexdigest()  # of the file: ids of another mean other words
         try:
-            layout = json.loads(text)
+            layout = json.loads(self.text)
             added = layout.get("added_tokens", [])
             for entry in added:  # Qwen marks some <|...|> tokens as ordinary: then text could spell them
                 entry["special"] = bool(entry["special"] or _CONTROL.fullmatch(entry["content"]))
@@ -73,14 +93,17 @@ class Tokenizer:
         ids = {content: token for token, content in self._control.items()}
         missing = [content for content in _NAMED.values() if content not in ids]
         if missing:
-            raise ValueError(f"{name} must hold the control tokens of Qwen2.5: missing {missing}")
-        for attribute, content in _NAMED.items():
-            setattr(self, attribute, ids[content])
+            raise ValueError(
+                f"{name} must hold the control tokens of ChatML, the frame of turns: missing {missing} "
+                "(config.tokenizer)"
+            )
+        for attribute, content in {**_NAMED, **_OF_IMAGES}.items():
+            setattr(self, attribute, ids.get(content, -1))
         self._bytes = self._decode_vocab({entry["id"]: entry["content"] for entry in added}, name)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike = "") -> "Tokenizer":
-        """From a directory that holds ``tokenizer.json``; empty for the embedded tiny one.
+    def load(cls, directory: str | os.PathLike = "", added: Sequence[str] = ()) -> "Tokenizer":
+        """From a directory that holds ``tokenizer.json``; empty for the embedded tiny one. ``added`` as of the class.
 
         Raises:
           ValueError: no such file, or not a tokenizer of this layout.
@@ -90,7 +113,7 @@ class Tokenizer:
         path = pathlib.Path(directory) / FILE_NAME
         if not path.is_file():
             raise ValueError(f"tokenizer must be a directory with {FILE_NAME}: got {directory} (config.tokenizer)")
-        return cls(path.read_text(encoding="utf-8"), str(path))
+        return cls(path.read_text(encoding="utf-8"), str(path), added)
 
     @classmethod
     def tiny(cls) -> "Tokenizer":
@@ -116,6 +139,17 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Highest id + 1; a model's vocabulary may be padded beyond it."""
         return len(self._bytes)
+
+    def without_images(self) -> "Tokenizer":
+        """The same tokenizer for a model that takes no images: the ids that frame one are -1."""
+        other = copy.copy(self)
+        for attribute in _OF_IMAGES:
+            setattr(other, attribute, -1)
+        return other
+
+    def control_id(self, content: str) -> int:
+        """The id of a control token, -1 where there is none."""
+        return next((token for token, name in self._control.items() if name == content), -1)
 
     @property
     def control_ids(self) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """Parameters of the model -> a Hugging Face directory that transformers and vLLM load.
 
-Keys are the published ones (``model.*``, ``visual.*``, ``lm_head.weight``). One tensor at a time is cut out of its
+Keys are the published ones of the model's family. One tensor at a time is cut out of its
 stacked parameter on the device and written; the directory appears under its name when all of it is on disk.
 """
 
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from arft_jax.io.safetensors_dir import write_tensors
 from arft_jax.io.weight_rules import Assignment, Header, as_published, published_name, published_shape, sources
 from arft_jax.io.weights import CONFIG, abstract_params
-from arft_jax.models.qwen2_5_vl.config import ModelConfig
+from arft_jax.models.family import Sizes, WeightNames
 from arft_jax.steps import param_edits
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16")
 def save_params(
     directory: str | os.PathLike,
     params: nnx.State,
-    config: ModelConfig,
+    config: Sizes,
     *,
     dtype: str = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -51,7 +51,7 @@ def save_params(
       max_shard_bytes: limit of one file's data; beyond it there are shards and an index.
       files: further files by name, as of ``hf_files.tokenizer_files``; ``config.json`` among them takes the place of
         the one made here.
-      config_extra: further keys of ``config.json``, put at the top and into its ``text_config``.
+      config_extra: further keys of ``config.json``, put at the top and into its ``text_config`` where it has one.
 
     Raises:
       ValueError: a directory that is not empty, another type, parameters that are not those of ``config``.
@@ -63,14 +63,15 @@ def save_params(
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be positive: got {max_shard_bytes}")
     tensors = _tensors(params, config)
-    shapes = {name: published_shape(item.path, item.piece_shape, config.vision) for name, (item, _) in tensors.items()}
+    shapes = {name: published_shape(item.path, item.piece_shape, config) for name, (item, _) in tensors.items()}
     headers = {name: Header(shape, dtype) for name, shape in shapes.items()}
     extra = dict(config_extra or {})
     layout = config.to_hf()
     layout = {**layout, **extra, "dtype": dtype, "torch_dtype": dtype}  # the later and the earlier word
-    layout["text_config"] = {**layout["text_config"], **extra, "dtype": dtype}
+    if "text_config" in layout:
+        layout["text_config"] = {**layout["text_config"], **extra, "dtype": dtype}
     with appearing(directory) as folder:
-        write_tensors(folder, headers, _make_get(tensors, shapes), max_shard_bytes)
+        write_tensors(folder, headers, _make_get(tensors, shapes, config.family.weights), max_shard_bytes)
         if folder is not None:
             text = json.dumps(layout, indent=2) + "\n"
             for name, contents in {CONFIG: text.encode(), **(files or {})}.items():
@@ -84,10 +85,11 @@ def check_new(directory: str | os.PathLike) -> None:
         raise ValueError(f"the output directory must be new or empty: got {path}")
 
 
-def _tensors(params: nnx.State, config: ModelConfig) -> dict[str, tuple[Assignment, int]]:
+def _tensors(params: nnx.State, config: Sizes) -> dict[str, tuple[Assignment, int]]:
     """Published name -> the parameter that it comes from and its layer."""
-    wanted, _ = sources(abstract_params(config))
-    assignments, problems = sources(params)
+    rules = config.family.weights
+    wanted, _ = sources(abstract_params(config), rules)
+    assignments, problems = sources(params, rules)
     want = {item.path: tuple(item.variable.shape) for item in wanted}
     have = {item.path: tuple(item.variable.shape) for item in assignments}
     for path in sorted(want.keys() | have.keys()):
@@ -95,11 +97,11 @@ def _tensors(params: nnx.State, config: ModelConfig) -> dict[str, tuple[Assignme
             problems.append(f"{path} is {have.get(path, 'absent')}, the configuration has {want.get(path, 'none')}")
     if problems:
         raise ValueError(f"{len(problems)} problems in the parameters: " + "; ".join(problems))
-    return {published_name(name): (item, at) for item in assignments for at, name in enumerate(item.names)}
+    return {published_name(name, rules): (item, at) for item in assignments for at, name in enumerate(item.names)}
 
 
 def _make_get(
-    tensors: Mapping[str, tuple[Assignment, int]], shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, tuple[Assignment, int]], shapes: Mapping[str, tuple[int, ...]], rules: WeightNames
 ) -> Callable[[str], np.ndarray]:
     takes: dict[Any, Callable] = {}
     copies: dict[Any, Callable] = {}
@@ -113,7 +115,7 @@ def _make_get(
             piece = takes.setdefault(whole, param_edits.make_take_layer(whole))(value, np.int32(layer))
         else:
             piece = copies.setdefault(whole, param_edits.make_copy(whole))(value)
-        return as_published(item.path, np.asarray(piece)).reshape(shapes[name])
+        return as_published(item.path, np.asarray(piece), rules).reshape(shapes[name])
 
     return get
 

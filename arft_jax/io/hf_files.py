@@ -6,10 +6,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
+from arft_jax.io import gguf_file
+from arft_jax.models.families import DEFAULT
+from arft_jax.models.family import Sizes
 
 # Copied where they are there; never code.
 NAMES = (
@@ -31,26 +35,29 @@ def side_files(directory: str | os.PathLike) -> dict[str, bytes]:
 
 
 def tokenizer_files(directory: str | os.PathLike = "") -> dict[str, bytes]:
-    """As :func:`side_files`, and a tokenizer must be among them; empty: the embedded tiny tokenizer's.
+    """As :func:`side_files`, and a tokenizer must be among them; a GGUF file's own; empty: the embedded tiny one's.
 
     Raises:
       ValueError: no such directory, or no tokenizer in it.
     """
     if not directory:
         return _tiny_tokenizer_files()
+    if gguf_file.is_gguf(directory):
+        return {FILE_NAME: gguf_file.tokenizer_text(directory).encode()}
     files = side_files(directory)
     if not any(name in files for name in _TOKENIZERS):
         raise ValueError(f"tokenizer must be a directory with {' or '.join(_TOKENIZERS)}: got {directory}")
     return files
 
 
-def keep_files(folder: pathlib.Path, *, weights: str = "", tokenizer: str = "") -> None:
+def keep_files(folder: pathlib.Path, *, weights: str = "", tokenizer: str = "", added: Sequence[str] = ()) -> None:
     """Copies what belongs to a model but its tensors, so that nothing else of its directory is needed again.
 
     Args:
       folder: made whole or not at all; left as it is where it is there.
-      weights: directory with the model's config.json; empty: none.
+      weights: directory with the model's config.json, or GGUF file; empty: none.
       tokenizer: directory of tokenizer and processor files; empty: the weights'.
+      added: control tokens that the kept tokenizer shall hold too, as ``Tokenizer`` adds them.
 
     Raises:
       ValueError: no tokenizer, or a folder that cannot be written.
@@ -58,7 +65,11 @@ def keep_files(folder: pathlib.Path, *, weights: str = "", tokenizer: str = "") 
     if folder.exists():
         return
     files = tokenizer_files(tokenizer or weights)
-    if weights:
+    if added and FILE_NAME in files:
+        files[FILE_NAME] = Tokenizer(files[FILE_NAME].decode(), FILE_NAME, added).text.encode()
+    if gguf_file.is_gguf(weights):
+        files["config.json"] = _json(gguf_file.hf_config(weights))
+    elif weights:
         files["config.json"] = (pathlib.Path(weights) / "config.json").read_bytes()
     try:
         partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -86,7 +97,7 @@ def _tiny_tokenizer_files() -> dict[str, bytes]:
         "additional_special_tokens": [token for token in control if token not in named.values()],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": DEFAULT.processor["processor_class"],
     }
     return {
         FILE_NAME: text.encode(),
@@ -105,23 +116,24 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {"bos_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 
-def preprocessor_file(min_pixels: int, max_pixels: int, patch: int, merge: int) -> dict[str, bytes]:
-    """``preprocessor_config.json`` of transformers' ``Qwen2VLImageProcessor`` for this package's image processor.
+def preprocessor_file(min_pixels: int, max_pixels: int, sizes: Sizes) -> dict[str, bytes]:
+    """``preprocessor_config.json``, for readers other than this package; none for a model that takes no images.
 
     Args:
       min_pixels, max_pixels: bounds of a resized image.
-      patch: side of a patch, px.
-      merge: side of a merge block, patches.
+      sizes: of the model: how it takes images.
     """
+    if sizes.vision is None:
+        return {}
+    packing = sizes.family.packing(sizes)
     config = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
+        **sizes.family.processor,
         "min_pixels": min_pixels,
         "max_pixels": max_pixels,
         "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
-        "patch_size": patch,
+        "patch_size": packing.patch,
         "temporal_patch_size": TEMPORAL_PATCH,
-        "merge_size": merge,
+        "merge_size": packing.merge,
         "image_mean": list(MEAN),
         "image_std": list(STD),
         "rescale_factor": 1 / 255,

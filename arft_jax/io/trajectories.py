@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from arft_jax import protocol
-from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
+from arft_jax.protocol import Action, Answer, Malformed, ToolCall
+from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolStatus, Trajectory, Turn
 
-ACTIONS = {
-    action.__name__: action
-    for action in (protocol.Search, protocol.Code, protocol.Problem, protocol.Answer, protocol.Malformed)
+ACTIONS = {action.__name__: action for action in (ToolCall, Answer, Malformed)}
+# What older files call a tool call: the tool, the name of its one argument, and how that stood in the file.
+_OLDER = {
+    "Search": ("search", "query", "query"),
+    "Code": ("python", "code", "source"),
+    "Problem": ("diagnose", "problems", "kinds"),
 }
 ARRAYS = ("tokens", "sampler_logps", "completion_mask", "observation_mask", "positions", "versions")
 
@@ -79,7 +82,7 @@ def _turn_record(turn: Turn, store: _ImageStore) -> dict[str, Any]:
         "text": turn.text,
         "action": {"type": type(turn.action).__name__} | dataclasses.asdict(turn.action),
         "span": [turn.start, turn.end],
-        "call": dataclasses.asdict(turn.call) if turn.call else None,
+        "in_form": turn.in_form,
         "observation": seen
         and {
             "text": seen.text,
@@ -91,8 +94,6 @@ def _turn_record(turn: Turn, store: _ImageStore) -> dict[str, Any]:
 
 
 def _turn(record: dict[str, Any], store: _ImageStore) -> Turn:
-    action = {key: tuple(value) if isinstance(value, list) else value for key, value in record["action"].items()}
-    kind = ACTIONS[action.pop("type")]
     seen = record["observation"]
     observation = seen and Observation(
         text=seen["text"],
@@ -100,8 +101,16 @@ def _turn(record: dict[str, Any], store: _ImageStore) -> Turn:
         status=ToolStatus(seen["status"]),
         seconds=seen["seconds"],
     )
-    call = record["call"] and ToolCall(**record["call"])
-    return Turn(record["text"], kind(**action), *record["span"], call=call, observation=observation)
+    action, in_form = _action(record["action"]), record.get("in_form", False)
+    return Turn(record["text"], action, *record["span"], observation=observation, in_form=in_form)
+
+
+def _action(record: dict[str, Any]) -> Action:
+    values = {key: value for key, value in record.items() if key != "type"}
+    if record["type"] in _OLDER:
+        tool, argument, stood = _OLDER[record["type"]]
+        return ToolCall(tool, {argument: values[stood]})
+    return ACTIONS[record["type"]](**values)
 
 
 def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:

@@ -1,50 +1,19 @@
-"""Which published tensor is which parameter of Qwen2.5-VL, and each of them turned into the other.
+"""Which published tensor is which parameter, by the names of a model family, and each of them turned into the other.
 
-Both key layouts are read: ``visual.* model.* lm_head`` of the published files, which is also what is written, and
-``model.visual.* model.language_model.*`` of later ones. Kernels there are [out, in]; here they are [in, out] with the
-head axes apart, and layers are stacked, so one rule serves all: reshape and transpose, which are views of one array.
+Published kernels are [out, in]; here they are [in, out] with the head axes apart, and layers are stacked, so one rule
+serves all: reshape and transpose, which are views of one array.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from arft_jax.models.qwen2_5_vl.config import VisionConfig
-
-# Path in the model -> name in the normalised state dict; {} is the layer.
-_LAYER = "text.layers.{}."
-_BLOCK = "visual.blocks.{}."
-NAMES = {
-    "text.embedding": "text.embed_tokens.weight",
-    "text.unembedding": "lm_head.weight",
-    "text.norm.scale": "text.norm.weight",
-    "text.layers.norm1.scale": _LAYER + "input_layernorm.weight",
-    "text.layers.norm2.scale": _LAYER + "post_attention_layernorm.weight",
-    "vision.patch_embed.kernel": "visual.patch_embed.proj.weight",
-    "vision.blocks.norm1.scale": _BLOCK + "norm1.weight",
-    "vision.blocks.norm2.scale": _BLOCK + "norm2.weight",
-    "vision.merger.norm.scale": "visual.merger.ln_q.weight",
-}
-_LINEARS = {
-    **{f"text.layers.{name}": f"{_LAYER}self_attn.{name}_proj" for name in "qkvo"},
-    **{f"text.layers.mlp.{name}": f"{_LAYER}mlp.{name}_proj" for name in ("gate", "up", "down")},
-    **{f"vision.blocks.mlp.{name}": f"{_BLOCK}mlp.{name}_proj" for name in ("gate", "up", "down")},
-    **{f"vision.blocks.{name}": f"{_BLOCK}attn.{name}" for name in ("qkv", "proj")},
-    "vision.merger.up": "visual.merger.mlp.0",
-    "vision.merger.down": "visual.merger.mlp.2",
-}
-for _ours, _theirs in _LINEARS.items():
-    NAMES[f"{_ours}.kernel"] = f"{_theirs}.weight"
-    NAMES[f"{_ours}.bias"] = f"{_theirs}.bias"
+from arft_jax.models.family import Sizes, WeightNames
 
 DTYPES = ("float32", "float16", "bfloat16")
-_PREFIXES = (("model.visual.", "visual."), ("model.language_model.", "text."), ("model.", "text."))
-_PATCH_EMBED = "vision.patch_embed.kernel"
-_TWO_INPUT_AXES = ("text.layers.o.kernel", "vision.blocks.proj.kernel")
-_IGNORED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")  # computed, kept by some old files
 
 
 class Header(NamedTuple):
@@ -77,86 +46,88 @@ class Assignment(NamedTuple):
         return tuple(self.variable.shape)[int(self.stacked) :]
 
 
-def normalise(name: str) -> str:
-    """The name that both layouts share.
+def normalise(name: str, rules: WeightNames) -> str:
+    """The name that all layouts of a family share: model.language_model.layers.0.x -> ``text.layers.0.x``."""
+    return _renamed(name, rules.prefixes)
 
-    >>> normalise("model.layers.0.x"), normalise("model.language_model.layers.0.x")
-    ('text.layers.0.x', 'text.layers.0.x')
-    """
-    for prefix, short in _PREFIXES:
+
+def published_name(name: str, rules: WeightNames) -> str:
+    """A normalised name in the published layout: ``text.layers.0.x`` -> model.layers.0.x."""
+    return _renamed(name, rules.written)
+
+
+def _renamed(name: str, prefixes: Sequence[tuple[str, str]]) -> str:
+    for prefix, other in prefixes:
         if name.startswith(prefix):
-            return short + name.removeprefix(prefix)
+            return other + name.removeprefix(prefix)
     return name
 
 
-def published_name(name: str) -> str:
-    """A normalised name in the published layout: ``text.layers.0.x`` -> model.layers.0.x."""
-    return "model." + name.removeprefix("text.") if name.startswith("text.") else name
+def _is_kernel(path: str, rules: WeightNames) -> bool:
+    return path.endswith(".kernel") or path in rules.matrices
 
 
-def _in_out(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    n_inputs = 2 if path in _TWO_INPUT_AXES else 1
+def _in_out(path: str, shape: tuple[int, ...], rules: WeightNames) -> tuple[int, int]:
+    n_inputs = 2 if path in rules.two_input_axes else 1
     return math.prod(shape[:n_inputs]), math.prod(shape[n_inputs:])
 
 
-def _fits(path: str, shape: tuple[int, ...], found: tuple[int, ...]) -> bool:
+def _fits(path: str, shape: tuple[int, ...], found: tuple[int, ...], rules: WeightNames) -> bool:
     """Whether a published tensor of shape ``found`` is a parameter of ``shape``."""
-    if path == "text.unembedding":
-        return found == shape[::-1]
     if path.endswith(".bias"):
         return found == (math.prod(shape),)
-    if not path.endswith(".kernel"):
+    if not _is_kernel(path, rules):
         return found == shape
-    if path == _PATCH_EMBED and len(found) > 1:  # published as a convolution [out, channels, frames, row, column]
+    if path in rules.convolutions and len(found) > 1:  # [out, channels, frames, row, column] for example
         found = (found[0], math.prod(found[1:]))
-    return found == _in_out(path, shape)[::-1]
+    return found == _in_out(path, shape, rules)[::-1]
 
 
-def as_published(path: str, value: np.ndarray) -> np.ndarray:
+def as_published(path: str, value: np.ndarray, rules: WeightNames) -> np.ndarray:
     """A contiguous parameter, or one layer of it, seen as its published tensor: [*inputs, *outputs] -> [out, in].
 
     A view, so it serves both ways: what is read is written into it, what is exported is read from it.
     """
-    if path == "text.unembedding":
-        return value.T
     if path.endswith(".bias"):
         return value.reshape(-1)
-    if path.endswith(".kernel"):
-        return value.reshape(_in_out(path, value.shape)).T
+    if _is_kernel(path, rules):
+        return value.reshape(_in_out(path, value.shape, rules)).T
     return value
 
 
-def published_shape(path: str, shape: tuple[int, ...], vision: VisionConfig) -> tuple[int, ...]:
-    """Shape in the file: that of :func:`as_published`, but the patch embedding is a convolution's of rank 5."""
+def published_shape(path: str, shape: tuple[int, ...], sizes: Sizes) -> tuple[int, ...]:
+    """Shape in the file: that of :func:`as_published`, but a convolution's kernel keeps all its axes."""
+    rules = sizes.family.weights
     blank = np.broadcast_to(np.int8(0), (math.prod(shape),)).reshape(shape)
-    found = as_published(path, blank).shape
-    if path == _PATCH_EMBED:
-        return found[0], vision.channels, vision.temporal_patch, vision.patch_px, vision.patch_px
-    return found
+    found = as_published(path, blank, rules).shape
+    return (found[0], *rules.convolutions[path](sizes)) if path in rules.convolutions else found
 
 
-def sources(params: nnx.State) -> tuple[list[Assignment], list[str]]:
+def sources(params: nnx.State, rules: WeightNames) -> tuple[list[Assignment], list[str]]:
     """Each parameter with the normalised names that fill it, and the parameters that no name is known for."""
-    found, problems = [], []
+    found, problems, known = [], [], rules.names
     for keys, variable in nnx.to_flat_state(params):
         path = ".".join(str(key) for key in keys)
-        if path not in NAMES:
+        if path not in known:
             problems.append(f"no rule for parameter {path}")
             continue
-        stacked = "{}" in NAMES[path]
+        stacked = "{}" in known[path]
         n_names = variable.shape[0] if stacked else 1
-        names = tuple(NAMES[path].format(layer) for layer in range(n_names))
+        names = tuple(known[path].format(layer) for layer in range(n_names))
         found.append(Assignment(keys, path, variable, names, stacked))
     return found, problems
 
 
-def assign(params: nnx.State, headers: Mapping[str, Header], is_same: Callable[[str, str], bool]) -> list[Assignment]:
+def assign(
+    params: nnx.State, headers: Mapping[str, Header], is_same: Callable[[str, str], bool], rules: WeightNames
+) -> list[Assignment]:
     """Accounts for every tensor and every parameter, before any value is placed.
 
     Args:
       params: ``nnx.state(model, nnx.Param)``, abstract or not.
       headers: of every tensor, by its name in the file.
-      is_same: whether two tensors have the same values; asked only of a tied model's repeated ``lm_head``.
+      is_same: whether two tensors have the same values; asked only of a tied model's repeated unembedding.
+      rules: the family's names.
 
     Returns:
       One assignment for each parameter, its names as they are in the file.
@@ -164,9 +135,9 @@ def assign(params: nnx.State, headers: Mapping[str, Header], is_same: Callable[[
     Raises:
       ValueError: unmapped names, unassigned parameters, shape clashes and types that are no float, all in one message.
     """
-    kept = [name for name in headers if not name.endswith(_IGNORED)]
-    available = {normalise(name): name for name in kept}
-    assignments, problems = sources(params)
+    kept = [name for name in headers if not name.endswith(rules.ignored)]
+    available = {normalise(name, rules): name for name in kept}
+    assignments, problems = sources(params, rules)
     if len(available) < len(kept):
         problems.append("names of both layouts for one tensor")
     unused, done = dict(available), []
@@ -180,12 +151,12 @@ def assign(params: nnx.State, headers: Mapping[str, Header], is_same: Callable[[
                 continue
             names.append(original)
             shape, dtype = headers[original]
-            if not _fits(wanted.path, wanted.piece_shape, shape):
+            if not _fits(wanted.path, wanted.piece_shape, shape, rules):
                 problems.append(f"shape clash: {original} is {shape}, {wanted.path} is {tuple(wanted.variable.shape)}")
             if dtype not in DTYPES:
                 problems.append(f"type: {original} is {dtype}, must be among {DTYPES}")
         done.append(wanted._replace(names=tuple(names)))
-    problems += _check_tied(unused, available, headers, is_same)
+    problems += _check_tied(unused, available, headers, is_same, rules)
     problems += [f"unmapped: {original}" for original in unused.values()]
     if problems:
         raise ValueError(f"{len(problems)} problems in the state dict: " + "; ".join(problems))
@@ -193,14 +164,18 @@ def assign(params: nnx.State, headers: Mapping[str, Header], is_same: Callable[[
 
 
 def _check_tied(
-    unused: dict[str, str], available: Mapping[str, str], headers: Mapping[str, Header], is_same: Callable
+    unused: dict[str, str],
+    available: Mapping[str, str],
+    headers: Mapping[str, Header],
+    is_same: Callable,
+    rules: WeightNames,
 ) -> list[str]:
-    """A tied model's file may repeat the embedding as lm_head; it must then be the same."""
-    embedding = available.get(NAMES["text.embedding"])
-    head = unused.get("lm_head.weight")
+    """A tied model's file may repeat the embedding as unembedding; it must then be the same."""
+    embedding, head_name = available.get(rules.names[rules.tied[0]]), rules.names[rules.tied[1]]
+    head = unused.get(head_name)
     if head is None or embedding is None:
         return []
-    del unused["lm_head.weight"]
+    del unused[head_name]
     if headers[head].shape == headers[embedding].shape and is_same(head, embedding):
         return []
     return [f"{head} differs from {embedding}, but the configuration ties them (tie_word_embeddings)"]

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from arft_jax.ops.shapes import check_axes
+from arft_jax.words import ATTENTION_FORMS
 
 _MASKED = -1e30  # finite, so that a row with nothing to attend to has no NaN in its gradient
-IMPLEMENTATIONS = ("auto", "plain", "chunked")
 _PLAIN_UP_TO = 2**20  # scores a head: above, "auto" works in chunks
-_CHUNK_SCORES = 2**20  # scores a head of one chunk of queries
+CHUNK_SCORES = 2**20  # scores a head of one chunk of queries
 
 
 class Mask(NamedTuple):
@@ -72,15 +72,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
     n_heads, n_kv = sizes["N"], sizes["K"]
     if n_heads % n_kv:
         raise ValueError(f"query heads must be a multiple of kv heads: got N={n_heads}, K={n_kv}")
-    if implementation not in IMPLEMENTATIONS:
+    if implementation not in ATTENTION_FORMS:
         raise ValueError(
-            f"attention must be one of {', '.join(IMPLEMENTATIONS)}: got {implementation!r} (config.model.attention)"
+            f"attention must be one of {', '.join(ATTENTION_FORMS)}: got {implementation!r} (config.model.attention)"
         )
     if implementation == "auto":
         implementation = "plain" if sizes["T"] * sizes["S"] <= _PLAIN_UP_TO else "chunked"
     if implementation == "plain":
         return _plain(q, k, v, mask)
-    return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, _CHUNK_SCORES // sizes["S"])))
+    return _chunked(q, k, v, mask, chunk=min(sizes["T"], max(16, CHUNK_SCORES // sizes["S"])))
 
 
 def attend_causal(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from arft_jax.ops.shapes import check_axes
 
 _MASKED = -1e30
-_SCORES = 2**20  # a row and head: above, the queries are served in chunks
+CHUNK_SCORES = 2**20  # a row and head: above, the queries are served in chunks
 
 
 def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, cols: jax.Array) -> 
     sizes = check_axes(q=(q, "RTNH"), k=(k, "RKHS"), v=(v, "RKSH"), cols=(cols, "RT"))
     if sizes["N"] % sizes["K"]:
         raise ValueError(f"query heads must be a multiple of kv heads: got N={sizes['N']}, K={sizes['K']}")
-    n, chunk = sizes["T"], max(1, _SCORES // sizes["S"])
+    n, chunk = sizes["T"], max(1, CHUNK_SCORES // sizes["S"])
     if n <= chunk:
         return _attend(q, k, v, cols)
     n_chunks = -(-n // chunk)

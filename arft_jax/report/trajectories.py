@@ -51,7 +51,8 @@ def _verdict(trajectory: Trajectory) -> str:
 def _turn(number: int, turn: Turn) -> str:
     match = _THINK.fullmatch(turn.text)
     before, thought, rest = match.groups() if match else ("", "", turn.text)
-    parts = [f'<p class="label dim">turn {number} · {type(turn.action).__name__.lower()}</p>']
+    kind = turn.call.tool if turn.call else type(turn.action).__name__.lower()
+    parts = [f'<p class="label dim">turn {number} · {page.text(kind)}</p>']
     if before.strip():
         parts.append(f'<pre class="action">{page.text(before)}</pre>')
     if thought:

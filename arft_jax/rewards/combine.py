@@ -24,6 +24,7 @@ class RewardWeights:
       step: s in [0, 1]: R_acc = (1 - s) F1 + s (score of the first tool call), see outcome.step_score;
         R_acc = F1 for a task that has no record of that call.
       max_answer_words: longer answers score 0; 0 sets no cap.
+      any_order: tool calls of a coding task may come in any order, see form.in_order.
 
     Raises:
       ValueError: a weight out of range.
@@ -33,6 +34,7 @@ class RewardWeights:
     accuracy: float = 1.0
     step: float = 0.0
     max_answer_words: int = 0
+    any_order: bool = False
 
     def __post_init__(self):
         if not 0.0 <= self.step <= 1.0:
@@ -67,7 +69,7 @@ def score_trajectory(
         )
     if trajectory.task.target:
         return _score_recorded(trajectory, weights, embed)
-    format_ = form.format_score(trajectory)
+    format_ = form.format_score(trajectory, any_order=weights.any_order)
     f1, em = outcome.answer_score(trajectory, max_answer_words=weights.max_answer_words)
     problem = outcome.problem_score(trajectory)
     step = outcome.step_score(trajectory)

@@ -5,53 +5,55 @@ Visual-ARFT (arXiv 2505.14246), section 3; its trainer judges one recorded step 
 1. The whole chain is judged at once, and so the order of its steps is part of the form.
 """
 
-from arft_jax import protocol
+from arft_jax.protocol import Action, Answer, ToolCall
 from arft_jax.trajectory import Status, Trajectory
 
+_PAPER = {"coding": ("diagnose", "python"), "search": ("search",)}  # the tools of the paper's two agents
 
-def _coding_order(actions: list[protocol.Action]) -> bool:
-    """Problem, then code, then one answer; no code is needed where the problem named is ``none``."""
-    if len(actions) < 2 or not isinstance(actions[0], protocol.Problem):
+
+def _coding_order(calls: list[ToolCall]) -> bool:
+    """Diagnosis, then code; no code is needed where the problem named is ``none``."""
+    if not calls or calls[0].tool != "diagnose":
         return False
-    steps = actions[1:-1]
-    if not steps and actions[0].kinds != ("none",):
-        return False
-    return all(isinstance(step, protocol.Code) for step in steps)
+    if len(calls) == 1:
+        return list(calls[0].arguments["problems"]) == ["none"]
+    return all(call.tool == "python" for call in calls[1:])
 
 
-def in_order(actions: list[protocol.Action], kind: str) -> bool:
+def in_order(actions: list[Action], kind: str, *, any_order: bool = False) -> bool:
     """Whether the actions follow the protocol of their kind of task.
 
-    ``coding``: Problem, Code (one or more; none is fine after ``{'none'}``), Answer.
-    ``search``: Search (any number, none included), Answer.
-    ``general``: any actions, then an Answer.
+    ``coding``: a diagnosis, code (once or more; none is fine after ``{'none'}``), an answer. ``search``: searches, or
+    none, and an answer. The tools of the paper's other agent are out of place in both; calls of tools that the paper
+    does not have may stand anywhere before the answer. Every other kind: calls of any tools, or none, and an answer.
 
     Args:
       actions: one a turn, in order.
-      kind: ``coding``, ``search`` or ``general``.
-
-    Raises:
-      ValueError: another kind.
+      kind: of the task.
+      any_order: whether these two kinds keep no order either: their policy is offered other tools than the paper's.
     """
-    if kind not in ("coding", "search", "general"):
-        raise ValueError(f"kind must be 'coding', 'search' or 'general': got {kind!r}")
-    if not actions or not isinstance(actions[-1], protocol.Answer):
+    if not actions or not isinstance(actions[-1], Answer) or not all(isinstance(a, ToolCall) for a in actions[:-1]):
         return False
-    if kind == "coding":
-        return _coding_order(actions)
-    if kind == "general":
-        return not any(isinstance(action, (protocol.Answer, protocol.Malformed)) for action in actions[:-1])
-    return all(isinstance(action, protocol.Search) for action in actions[:-1])
+    if kind not in _PAPER or any_order:
+        return True
+    calls = [call for call in actions[:-1] if any(call.tool in tools for tools in _PAPER.values())]
+    if not all(call.tool in _PAPER[kind] for call in calls):
+        return False
+    return kind != "coding" or _coding_order(calls)
 
 
-def format_score(trajectory: Trajectory) -> float:
+def format_score(trajectory: Trajectory, *, any_order: bool = False) -> float:
     """R_format: 1.0 where the trajectory was answered, all its turns are in form and in order; else 0.0.
 
-    In form: ``<think>..</think>`` and then exactly one action, no tag twice, nothing around it
-    (:func:`arft_jax.protocol.is_well_formed`).
+    In form: in the paper's syntax ``<think>..</think>`` and then exactly one action, no tag twice, nothing around it;
+    each turn knows it since it was read (``Turn.in_form``).
+
+    Args:
+      trajectory: ended.
+      any_order: see :func:`in_order`.
     """
     if trajectory.status is not Status.ANSWERED:
         return 0.0
-    if not all(protocol.is_well_formed(turn.text) for turn in trajectory.turns):
+    if not all(turn.in_form for turn in trajectory.turns):
         return 0.0
-    return float(in_order([turn.action for turn in trajectory.turns], trajectory.task.kind))
+    return float(in_order([turn.action for turn in trajectory.turns], trajectory.task.kind, any_order=any_order))

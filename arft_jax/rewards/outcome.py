@@ -8,7 +8,6 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures, both because the tools ru
 
 from collections.abc import Sequence
 
-from arft_jax import protocol
 from arft_jax.rewards import text
 from arft_jax.trajectory import Trajectory
 
@@ -83,11 +82,11 @@ def step_score(trajectory: Trajectory) -> float | None:
     task = trajectory.task
     if task.kind != "coding" and not task.query:
         return None
-    for turn in trajectory.turns:
-        if task.kind == "coding" and isinstance(turn.action, protocol.Problem):
-            return graded_problem_score(turn.action.kinds, task.problems)
-        if task.kind != "coding" and isinstance(turn.action, protocol.Search):
-            return text.score_answer(turn.action.query, (task.query,))[0]
+    for call in (turn.call for turn in trajectory.turns if turn.call):
+        if task.kind == "coding" and call.tool == "diagnose":
+            return graded_problem_score(call.arguments["problems"], task.problems)
+        if task.kind != "coding" and call.tool == "search":
+            return text.score_answer(call.arguments["query"], (task.query,))[0]
     return 0.0
 
 
@@ -95,7 +94,7 @@ def problem_score(trajectory: Trajectory) -> float:
     """:func:`problem_step_score` of the first ``<problem>`` turn; 0 without one, and for search tasks."""
     if trajectory.task.kind != "coding":
         return 0.0
-    for turn in trajectory.turns:
-        if isinstance(turn.action, protocol.Problem):
-            return problem_step_score(turn.action.kinds, trajectory.task.problems)
+    for call in (turn.call for turn in trajectory.turns if turn.call):
+        if call.tool == "diagnose":
+            return problem_step_score(call.arguments["problems"], trajectory.task.problems)
     return 0.0

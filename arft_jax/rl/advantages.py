@@ -11,7 +11,7 @@ Departures:
 import jax
 import jax.numpy as jnp
 
-SCALES = ("std", "none")
+from arft_jax.words import SCALES
 
 
 def group_advantages(

@@ -10,7 +10,8 @@ token, E = min(exp(old_logp - sampler_logp), cap), as in https://fengyao.notion.
 import jax
 import jax.numpy as jnp
 
-LEVELS = ("token", "sequence")
+from arft_jax.words import IMPORTANCE_LEVELS
+
 _MAX_LOG_RATIO = 20.0
 
 
@@ -45,8 +46,8 @@ def importance_weights(
     """
     if cap <= 0:
         raise ValueError(f"cap must be above 0: got {cap}")
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}: got {level!r}")
+    if level not in IMPORTANCE_LEVELS:
+        raise ValueError(f"level must be one of {', '.join(IMPORTANCE_LEVELS)}: got {level!r}")
     gap = _gap(sampler_logps, old_logps, loss_mask)
     if level == "sequence":
         gap = jnp.broadcast_to(gap.sum(axis=1, keepdims=True), gap.shape)

@@ -12,7 +12,9 @@ counts of the full batch add up, losses, gradients and stats alike, to the full 
 import jax
 import jax.numpy as jnp
 
-AGGREGATIONS = ("token", "sequence")
+from arft_jax.words import AGGREGATIONS
+
+EPSILON_LOW, EPSILON_HIGH = 0.2, 0.28  # clip bounds where none are given; config.train has the same
 _MAX_LOG_RATIO = 20.0
 
 
@@ -83,8 +85,8 @@ def policy_loss(
     advantages: jax.Array,
     loss_mask: jax.Array,
     *,
-    epsilon_low: float | None = 0.2,
-    epsilon_high: float | None = 0.2,
+    epsilon_low: float | None = EPSILON_LOW,
+    epsilon_high: float | None = EPSILON_HIGH,
     beta: float = 0.0,
     ref_logps: jax.Array | None = None,
     weights: jax.Array | None = None,

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 
-from arft_jax import protocol
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Request, RolloutLimits
 from arft_jax.rollout.scheduler import Scheduler
@@ -35,8 +34,7 @@ class Engine:
 
     Args:
       slots: the device state and the programs; its sizes and budgets are the engine's ``limits``.
-      renderer: makes prompts and observations model input.
-      parse: what a turn's text asks for; None: the protocol.
+      renderer: makes prompts and observations model input; its syntax reads what the policy writes.
       overlap: the next decode call is dispatched before the last one is read.
     """
 
@@ -45,11 +43,10 @@ class Engine:
         slots: SlotMachine,
         renderer: Renderer,
         *,
-        parse: Callable[[str], protocol.Action] | None = None,
         overlap: bool = True,
     ):
         self.slots, self.renderer, self.limits = slots, renderer, slots.limits
-        self._parse, self._overlap = parse, overlap
+        self._overlap = overlap
         self.costs = RolloutCosts()  # of the last run
         self._left: Scheduler | None = None
 
@@ -171,7 +168,7 @@ class Engine:
         return [group.rows for group in taken]
 
     def _scheduler(self, limits: RolloutLimits, toolbox: Toolbox, temperature: float, **options: Any) -> Scheduler:
-        options |= dict(parse=self._parse, overlap=self._overlap)
+        options |= dict(overlap=self._overlap)
         return Scheduler(self.slots, self.renderer, limits, toolbox, float(temperature), **options)
 
     def _play(

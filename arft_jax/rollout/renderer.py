@@ -8,8 +8,8 @@ from arft_jax.data import chat
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout.row import Injection, image_spans
+from arft_jax.syntax.spec import Syntax
 from arft_jax.trajectory import Image, Observation, Task
 
 
@@ -26,10 +26,19 @@ class Renderer:
       patches: images to patches.
       bucket: sizes of one encode call.
       system: the system text of a task's prompt; empty: the prompt has no system block.
+      syntax: in which the policy writes, and which frames replies.
     """
 
-    def __init__(self, tokenizer: Tokenizer, patches: PatchStore, bucket: VisionBucket, system: Callable[[Task], str]):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        patches: PatchStore,
+        bucket: VisionBucket,
+        system: Callable[[Task], str],
+        syntax: Syntax,
+    ):
         self.tokenizer, self.patches, self.bucket, self.system = tokenizer, patches, bucket, system
+        self.syntax = syntax
 
     def prompt(self, task: Task) -> chat.Segment:
         """The task's prompt as one segment of the token stream."""
@@ -39,14 +48,16 @@ class Renderer:
 
     def observation(self, observation: Observation) -> chat.Segment:
         """An observation, in its chat frame, as one segment of the token stream."""
-        return chat.observation_segment(self.tokenizer, self.patches.processor, observation)
+        return chat.observation_segment(self.tokenizer, self.patches.processor, observation, self.syntax.reply)
 
     def turn(self, text: str) -> np.ndarray:
         """int32[n], the tokens of a turn that is known as text."""
         return np.asarray(self.tokenizer.encode(text), np.int32)
 
     def can_show(self, image: Image) -> bool:
-        """Whether a prompt can hold the image: a sliver cannot be cut into patches."""
+        """Whether a prompt can hold the image: a sliver cannot be cut into patches, a text model is shown none."""
+        if self.tokenizer.image_pad_id < 0:
+            return False
         try:
             self.patches.processor.grid_of(*image.size)
         except ValueError:
@@ -62,7 +73,7 @@ class Renderer:
 
         Behind other tokens they are shifted and otherwise the same, as every segment begins with text.
         """
-        return mrope.mrope_positions(segment.tokens, segment.grids, self.tokenizer.image_pad_id, self.bucket.merge)
+        return self.bucket.packing.positions(segment.tokens, segment.grids, self.tokenizer.image_pad_id)
 
     def injection(self, segment: chat.Segment) -> Injection:
         """The segment with its image spans, positions and pixels, as :meth:`Row.inject` takes it."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 
 from arft_jax.trajectory import Image, Task, Turn
 
-CONTEXTS = ("append", "rerender")
-
 
 def rerendered(task: Task, turns: Sequence[Turn], can_show: Callable[[Image], bool]) -> Task:
     """The task as the next turn's prompt shows it.

@@ -1,15 +1,16 @@
 """The host's record of one slot: what was written, by whom, and what it became."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from arft_jax import protocol
 from arft_jax.data.chat import Segment
-from arft_jax.tools.bank import ImageBank
-from arft_jax.tools.sandbox import CodeSession
-from arft_jax.trajectory import ImageSpan, Observation, Status, Task, ToolCall, Trajectory, Turn
+from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.protocol import Action, Answer, Malformed
+from arft_jax.syntax.spec import Syntax
+from arft_jax.tools.context import ToolContext
+from arft_jax.trajectory import ImageSpan, Observation, Status, Task, Trajectory, Turn
 
 
 def image_spans(segment: Segment) -> list[ImageSpan]:
@@ -96,8 +97,7 @@ class Row:
 
     def __init__(self, task: Task, number: int, row: int, request: int, slot: int):
         self.task, self.number, self.row, self.request, self.slot = task, number, row, request, slot
-        self.bank = ImageBank(task.images)
-        self.session = CodeSession()  # of its Python calls, where the toolbox has sessions
+        self.context = ToolContext(task)  # what its tools share and keep
         self.length = self.next_position = self.prompt_len = 0
         self.n_images = self.n_pixels = 0  # injected, pixels as encoded
         self.limit = 0  # length at which the turn in the making must stop
@@ -116,11 +116,6 @@ class Row:
     def last_token(self) -> tuple[int, int]:
         """(token, position) of the last token."""
         return int(self._tokens[-1][-1]), int(self._positions[-1][0, -1])
-
-    @property
-    def spent_s(self) -> float:
-        """Seconds that the tool calls so far took together."""
-        return sum(turn.observation.seconds for turn in self.turns if turn.observation is not None)
 
     def _append(self, tokens, logps, positions, versions, sampled: bool) -> None:
         self._tokens.append(np.asarray(tokens, np.int32))
@@ -214,7 +209,7 @@ class Row:
         tokens = np.concatenate([*self._tokens, *made])[:-1]
         ahead = np.broadcast_to(self.next_position + np.arange(n, dtype=np.int32), (3, n))
         positions = np.concatenate([*self._positions, ahead], axis=1)[:, :-1]
-        images = {image.sha256: image for image in self.bank}
+        images = {image.sha256: image for image in self.context.images}
         cuts, used = [0], 0
         for span in self._images:
             if used + span.n > max_features:
@@ -240,17 +235,26 @@ class Row:
         self._turn = []
         self.sample(tokens, logps, versions=versions)
 
-    def read_turn(self, tokenizer, eos: int, parse: Callable[[str], protocol.Action] | None = None) -> protocol.Action:
-        """Parses the last segment as a turn, by the protocol where ``parse`` is None."""
+    def read_turn(self, tokenizer: Tokenizer, syntax: Syntax, is_cut: bool = False) -> Action:
+        """Reads the last segment as a turn.
+
+        Args:
+          tokenizer: of the policy.
+          syntax: in which the policy writes.
+          is_cut: a budget ended the turn; what then reads as an answer is none.
+        """
         tokens = self._tokens[-1]
-        text = tokenizer.decode([t for t in tokens.tolist() if t != eos])
-        action = (parse or protocol.parse_turn)(text)
-        self.turns.append(Turn(text, action, self.length - len(tokens), self.length, call=_call(action)))
+        text = tokenizer.decode([t for t in tokens.tolist() if t != tokenizer.eos_id])
+        action = syntax.parse(text)
+        if is_cut and isinstance(action, Answer):
+            action = Malformed("the turn was cut by its budget")
+        in_form = not isinstance(action, Malformed) and syntax.is_well_formed(text)
+        self.turns.append(Turn(text, action, self.length - len(tokens), self.length, in_form=in_form))
         return action
 
     def attach(self, observation: Observation) -> Observation:
         """Gives the last turn its observation, images under their names."""
-        observation = self.bank.admit(observation)
+        observation = self.context.admit(observation)
         self.turns[-1] = dataclasses.replace(self.turns[-1], observation=observation)
         return observation
 
@@ -272,14 +276,3 @@ class Row:
             status=status,
             versions=np.concatenate(self._versions),
         )
-
-
-def _call(action: protocol.Action) -> ToolCall | None:
-    match action:
-        case protocol.Search(query):
-            return ToolCall("search", query)
-        case protocol.Code(source):
-            return ToolCall("python", source)
-        case protocol.Problem(kinds):
-            return ToolCall("diagnose", ", ".join(kinds))
-    return None

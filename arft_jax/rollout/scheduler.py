@@ -13,20 +13,21 @@ import jax
 import numpy as np
 from absl import logging
 
-from arft_jax import protocol
 from arft_jax.data import chat
+from arft_jax.protocol import Answer, Malformed
 from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Group, Request, RolloutLimits, check_prompt, check_rows
-from arft_jax.rollout.rerender import CONTEXTS, rerendered
+from arft_jax.rollout.rerender import rerendered
 from arft_jax.rollout.row import Feed, Injection, Row
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.rollout.trace import RolloutCosts, Timeline
 from arft_jax.steps.sampler import DecodeReport
 from arft_jax.steps.state import BUDGET, STOPPED
-from arft_jax.tools.toolbox import Toolbox
+from arft_jax.tools.toolbox import Toolbox, resolved
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
+from arft_jax.words import CONTEXTS
 
 
 class Scheduler:
@@ -39,7 +40,6 @@ class Scheduler:
       toolbox: serves the actions.
       temperature: 0 is greedy.
       held: slots of rows that are not this scheduler's and stand still.
-      parse: what a turn's text asks for; None: the protocol.
       overlap: the next decode call is dispatched before the last one is read.
       on_finish: called with each trajectory as it ends.
       timeline: records the states of every slot.
@@ -59,7 +59,6 @@ class Scheduler:
         temperature: float,
         *,
         held: frozenset[int] = frozenset(),
-        parse: Callable[[str], protocol.Action] | None = None,
         overlap: bool = True,
         on_finish: Callable[[Trajectory], None] | None = None,
         timeline: Timeline | None = None,
@@ -73,7 +72,7 @@ class Scheduler:
             )
         self.slots, self.renderer, self.limits = slots, renderer, limits
         self.toolbox, self.temperature, self.context = toolbox, temperature, context
-        self._held, self._parse, self._overlap = held, parse, overlap
+        self._held, self._overlap = held, overlap
         self._on_finish, self._timeline = on_finish, timeline
         self.params, self.version = None, 0
         self.groups: dict[int, Group] = {}  # in the order of their begin
@@ -316,24 +315,28 @@ class Scheduler:
 
     def _act(self, row: Row, code: int) -> None:
         eos, limits = self.renderer.tokenizer.eos_id, self.limits
-        action = row.read_turn(self.renderer.tokenizer, eos, self._parse)
+        action = row.read_turn(self.renderer.tokenizer, self.renderer.syntax, is_cut=code == BUDGET)
         self.costs.count("n_sampled", row.turns[-1].end - row.turns[-1].start)
-        if isinstance(action, protocol.Answer):
+        if isinstance(action, Answer):
             self._finish(row, Status.ANSWERED)
-        elif code == BUDGET and isinstance(action, protocol.Malformed):
+        elif code == BUDGET and isinstance(action, Malformed):
             self._finish(row, Status.TOKENS if row.length >= limits.max_tokens else Status.TURN_TOKENS)
-        elif isinstance(action, protocol.Malformed):
+        elif isinstance(action, Malformed) and not action.tell:
             self._finish(row, Status.NO_ACTION if row.last_token[0] == eos else Status.MALFORMED)
         elif len(row.turns) >= limits.max_turns:
             self._finish(row, Status.TURN_LIMIT)
         else:
             self._mark([row.slot], trace.PAUSED)
-            future = self.toolbox.submit(row.task, action, tuple(row.bank), row.spent_s, row.session)
+            if isinstance(action, Malformed):
+                future = resolved(Observation(action.reason, (), ToolStatus.ERROR))
+            else:
+                future = self.toolbox.submit(action, row.context)
             self.waiting[future] = row.slot
 
     def _finish(self, row: Row, status: Status) -> None:
         self._mark([row.slot], trace.IDLE)
         trajectory = row.trajectory(status)
+        row.context.close()
         self.groups[row.request].finish(trajectory)
         del self.rows[row.slot]
         self.free.append(row.slot)

@@ -41,8 +41,8 @@ class Objective(NamedTuple):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    epsilon_low: float = 0.2
-    epsilon_high: float = 0.28
+    epsilon_low: float = objectives.EPSILON_LOW
+    epsilon_high: float = objectives.EPSILON_HIGH
     beta: float = 0.0
     aggregation: str = "token"
     on_policy: bool = True

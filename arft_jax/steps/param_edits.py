@@ -56,6 +56,18 @@ def cast(x: jax.Array, dtype: Any) -> jax.Array:
     return jax.block_until_ready(jax.jit(lambda a: a.astype(dtype), out_shardings=x.sharding)(x))
 
 
+def put_corner(table: jax.Array, part: jax.Array) -> jax.Array:
+    """``table`` with ``part`` from index 0 of every axis on, placed as ``table``, which is donated.
+
+    Of a table of 5 rows and a part of 3: the part's rows, then the last two of the table.
+    """
+
+    def put(table: jax.Array, part: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(table, part.astype(table.dtype), (0,) * table.ndim)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=table.sharding)(table, part)
+
+
 def make_merge(scale: float) -> Callable[[nnx.State], nnx.State]:
     """``merge(params)`` -> the parameters without adapters that compute the same; see ``models.lora.merged``."""
     return jax.jit(functools.partial(merged, scale=scale))

@@ -5,7 +5,7 @@ are dropped by the scatters, so that one shape serves any number of rows.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ from arft_jax.models.cache import KVCache, first_columns, put_columns
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
 from arft_jax.steps.state import BUDGET, NO_STOP, RUNNING, STOPPED, SlotState, state_shardings
+
+LAYERS = ("text", "layers")  # where the stack of the decoder's layers stands in a model's parameters
 
 
 class Rules(NamedTuple):
@@ -276,21 +278,27 @@ def _layer_place(stacked) -> jax.sharding.Sharding:
     return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:])) if isinstance(place, NamedSharding) else place
 
 
-def unstack(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], params) -> UnstackedParams:
+def at_path(params, path: Sequence[str]):
+    """The part of nested parameters at a path of names."""
+    return functools.reduce(lambda part, name: part[name], path, params)
+
+
+def unstack(one_by_one: Callable[[jax.Array], tuple[jax.Array, ...]], path: Sequence[str], params) -> UnstackedParams:
     """Copies the decoder's layers out of their stack; each copy is split over devices as the stack is.
 
     Args:
       one_by_one: the layers of one parameter.
+      path: where the stack stands in the parameters.
       params: of the model.
     """
-    leaves, structure = jax.tree.flatten(params["text"]["layers"])
+    leaves, structure = jax.tree.flatten(at_path(params, path))
     layers = [jax.device_put(one_by_one(leaf), _layer_place(leaf)) for leaf in leaves]
     return UnstackedParams(params, tuple(jax.tree.unflatten(structure, of_one) for of_one in zip(*layers, strict=True)))
 
 
-def unstacked_shapes(params) -> UnstackedParams:
+def unstacked_shapes(params, path: Sequence[str] = LAYERS) -> UnstackedParams:
     """:func:`unstack` of shapes with shardings."""
-    stack = params["text"]["layers"]
+    stack = at_path(params, path)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=_layer_place(x)), stack)
     return UnstackedParams(params, (one,) * jax.tree.leaves(stack)[0].shape[0])
 
@@ -333,6 +341,7 @@ def make_sampler(
     top_p: float,
     state: SlotState | None = None,
     placement: Placement | None = None,
+    layers: Sequence[str] = LAYERS,
 ) -> Sampler:
     """Binds the model's structure and the static settings.
 
@@ -341,6 +350,7 @@ def make_sampler(
       decode_steps: tokens of one decode segment.
       top_k, top_p: truncation of the sampling distribution; 0 and 1 switch them off.
       state, placement: the slots, or their shapes, and the mesh over which they stay split; None: one device.
+      layers: where the decoder's stack of layers stands in the parameters.
 
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension, columns=None),
@@ -366,6 +376,6 @@ def make_sampler(
             out_shardings=None if places is None else (places, DecodeReport(*[told] * len(DecodeReport._fields))),
             **named,
         ),
-        unstack=functools.partial(unstack, jax.jit(_one_by_one)),
+        unstack=functools.partial(unstack, jax.jit(_one_by_one), layers),
         decode_steps=decode_steps,
     )

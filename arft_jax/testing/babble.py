@@ -2,21 +2,21 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
+from arft_jax.protocol import Action, Answer, Malformed, ToolCall
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.request import Request
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import init_state
+from arft_jax.syntax.tags import TagSyntax
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.trajectory import Observation, Trajectory
 
@@ -27,26 +27,25 @@ N_TASKS, N_ROWS = 8, 3
 STOPS = ("e", "ing")  # what ends a babbled turn
 
 
-def any_text_is_a_turn(text: str) -> protocol.Action:
+class Babble(TagSyntax):
     """A random policy never writes a tag: what its turn asks for follows from the text's checksum."""
-    roll = zlib.crc32(text.encode()) % 12
-    if roll < 6:
-        return protocol.Answer(str(roll)) if roll < 4 else protocol.Malformed("unlucky")
-    return protocol.Search(str(roll))
+
+    def __init__(self):
+        super().__init__([])
+
+    def parse(self, text: str) -> Action:
+        """An answer, a search, or nothing."""
+        roll = zlib.crc32(text.encode()) % 12
+        if roll < 6:
+            return Answer(str(roll)) if roll < 4 else Malformed("unlucky")
+        return ToolCall("search", {"query": str(roll)})
 
 
 def reply(task, action, image) -> Observation:
     """0 to 2 images of several sizes and a note, all of them following from the query."""
-    roll = int(action.query)
+    roll = int(action.arguments["query"])
     images = (tiny.tiny_image(roll + i, *SIZES[(roll + i) % 3]) for i in range(roll % 3))
     return Observation(f"note {roll} of {task.id}", tuple(images))
-
-
-def babbling() -> Iterator[None]:
-    """The body of a fixture under which every text is a turn."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "parse_turn", any_text_is_a_turn)
-        yield
 
 
 class World:
@@ -98,6 +97,7 @@ class World:
             state=jax.device_put(state, jax.devices()[0]),
             bucket_columns=bucket_columns,
             options=options,
+            syntax=Babble(),
             **limits,
         )
 

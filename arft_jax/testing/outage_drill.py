@@ -30,6 +30,7 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.request import Request
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FAULTS, WELL, FaultServer
+from arft_jax.testing.toolboxes import make_toolbox
 from arft_jax.tools.remote_search import TRY_S, open_remote_search
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.toolbox import Toolbox
@@ -77,7 +78,7 @@ class Outcome:
         return self.first_s - self.fault_s
 
 
-def default_terms() -> CallPolicy:
+def default_policy() -> CallPolicy:
     """How the default config has a search service called."""
     t, s = default_config().tools, default_config().tools.search
     return CallPolicy(s.n_threads, s.deadline_s, s.try_s or TRY_S["http"], t.n_tries, calls_per_s=s.calls_per_s)
@@ -164,13 +165,13 @@ class _Watch(threading.Thread):
         return self.at
 
 
-def drill(stand: Stand, fault: str, terms: CallPolicy, n_open_steps: int = 1) -> Outcome:
+def drill(stand: Stand, fault: str, policy: CallPolicy, n_open_steps: int = 1) -> Outcome:
     """An outage from its beginning to its end, after steps to compare it with."""
     error_s, fault_s = stand.error_s(), stand.fault_s()
     with (
         FaultServer() as server,
         open_remote_search("http", url=server.url) as search,
-        Toolbox(None, search, terms={"search": terms}) as toolbox,
+        make_toolbox(None, search, policies={"search": policy}) as toolbox,
     ):
         with stand.hurry():
             before = stand.step(toolbox)[1]
@@ -219,7 +220,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def main() -> None:
     """Every fault in turn."""
     stand = Stand(decode_s=0.45)
-    print(table([drill(stand, fault, default_terms()) for fault in FAULTS]))
+    print(table([drill(stand, fault, default_policy()) for fault in FAULTS]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from flax import nnx
 
 from arft_jax.models.layers import Linear
 from arft_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
+from arft_jax.models.qwen2_5_vl.family import QWEN2_5_VL
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 
 
@@ -33,6 +34,9 @@ def tiny_config(*, tied: bool = True, vocab_size: int = 160, **text_changes: Any
         vision_start_token_id=vocab_size - 3,
         vision_end_token_id=vocab_size - 4,
     )
+
+
+TINY_PACKING = QWEN2_5_VL.packing(tiny_config())  # patches of 14 px, merged 2 x 2, windows of 112 px
 
 
 def tiny_model(config: ModelConfig | None = None, *, seed: int = 0, noise: float = 0.2, **kwargs: Any) -> Qwen2_5_VL:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.cache import init_cache
+from arft_jax.protocol import ToolCall
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Request, RolloutLimits
@@ -25,8 +25,12 @@ from arft_jax.rollout.slots import SlotMachine
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps.sampler import Rules, Sampler, make_sampler
 from arft_jax.steps.state import SlotState, init_state
+from arft_jax.syntax.spec import Syntax
 from arft_jax.testing.scripted import CACHE_SIZES, scripted
-from arft_jax.testing.tiny_model import tiny_config, tiny_model
+from arft_jax.testing.tiny_model import TINY_PACKING, tiny_config, tiny_model
+from arft_jax.tools.bundled import paper_syntax
+from arft_jax.tools.context import ToolContext
+from arft_jax.tools.toolbox import resolved
 from arft_jax.trajectory import Image, Observation, Task, ToolStatus, Trajectory
 
 SYSTEM = {"coding": "Fix.", "search": "Search.", "general": "Answer."}
@@ -55,6 +59,7 @@ def tiny_engine(
     n_patches: int = 64,
     max_pixels: int = 56 * 56,
     options: Mapping[str, Any] | None = None,
+    syntax: Syntax | None = None,
     **limits: int,
 ) -> Engine:
     """An engine of :data:`LIMITS`, images of 28 to 56 px a side.
@@ -64,7 +69,7 @@ def tiny_engine(
       cache_sizes: what ``init_cache`` reads of a TextConfig.
       dim: D, of the features.
       tokenizer: text to ids.
-      rules: the protocol's where None.
+      rules: None: those of the syntax.
       sampler: programs of another engine to share.
       state: other slots than float32 ones on the default device.
       bucket_columns: of the slot machine.
@@ -72,28 +77,28 @@ def tiny_engine(
       n_patches: of an encode call.
       max_pixels: largest image.
       options: keyword arguments of Engine.
+      syntax: in which the policy writes; None: the paper's.
       **limits: fields of :data:`LIMITS` to set differently.
     """
-    sizes = dataclasses.replace(LIMITS, **limits)
+    sizes, syntax = dataclasses.replace(LIMITS, **limits), syntax or paper_syntax()
     if state is None:
         state = init_state(init_cache(cache_sizes, sizes.n_slots, sizes.max_tokens), sizes.n_features, dim)
     slots = SlotMachine(
         sampler or make_sampler(graphdef, decode_steps=decode_steps, top_k=0, top_p=1.0),
         state,
-        rules or build.make_rules(tokenizer),
+        rules or build.make_rules(tokenizer, syntax.stops),
         sizes,
         bucket_columns=bucket_columns,
     )
-    patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, 112, 14, 2)
-    return Engine(
-        slots, Renderer(tokenizer, patches, bucket, lambda task: task.system or SYSTEM[task.kind]), **(options or {})
-    )
+    patches, bucket = PatchStore(ImageProcessor(28 * 28, max_pixels)), VisionBucket(n_patches, 8, TINY_PACKING)
+    renderer = Renderer(tokenizer, patches, bucket, lambda task: task.system or SYSTEM[task.kind], syntax)
+    return Engine(slots, renderer, **(options or {}))
 
 
 def rules_with_stops(tokenizer: Tokenizer, stops: Sequence[str]) -> Rules:
     """The protocol's rules with other stop strings, for policies that babble."""
     table = build_stop_table(tokenizer.token_bytes(), stops)
-    return build.make_rules(tokenizer)._replace(
+    return build.make_rules(tokenizer, stops)._replace(
         next_state=jax.device_put(table.next_state), hit_of=jax.device_put(table.hit_of)
     )
 
@@ -110,14 +115,7 @@ def tiny_task(number: int, kind: str = "search", sizes: Sequence[tuple[int, int]
     return Task(f"t{number}", kind, f"question {number}?", images, ("7",), **fields)
 
 
-def resolved(observation: Observation) -> "concurrent.futures.Future[Observation]":
-    """A future that is done."""
-    future: concurrent.futures.Future = concurrent.futures.Future()
-    future.set_result(observation)
-    return future
-
-
-Answer = Callable[[Task, protocol.Action, Image | None], Observation]
+Answer = Callable[[Task, ToolCall, Image | None], Observation]
 
 
 class InstantTools:
@@ -130,12 +128,17 @@ class InstantTools:
     def __init__(self, answer: Answer):
         self.answer, self.calls, self.banks, self.spent = answer, [], [], []
 
-    def submit(self, task, action, images, spent_s=0.0, session=None):
-        image = images[-1] if images else None
-        self.calls.append((task, action, image))
-        self.banks.append(images)
-        self.spent.append(spent_s)
-        return resolved(self.answer(task, action, image))
+    def note(self, call: ToolCall, context: ToolContext) -> tuple[Task, ToolCall, Image | None]:
+        """Remembers a call; what :attr:`answer` is asked."""
+        asked = context.task, call, context.newest
+        self.calls.append(asked)
+        self.banks.append(tuple(context.images))
+        self.spent.append(context.spent_s)
+        return asked
+
+    def submit(self, call: ToolCall, context: ToolContext) -> "concurrent.futures.Future[Observation]":
+        """See Toolbox.submit."""
+        return resolved(self.answer(*self.note(call, context)))
 
 
 class LateTools(InstantTools):
@@ -146,16 +149,14 @@ class LateTools(InstantTools):
         self._dice, self._longest_s = random.Random(seed), longest_s
         self._threads = concurrent.futures.ThreadPoolExecutor(n_threads)
 
-    def submit(self, task, action, images, spent_s=0.0, session=None):
-        image = images[-1] if images else None
-        self.calls.append((task, action, image))
-        self.banks.append(images)
-        self.spent.append(spent_s)
+    def submit(self, call: ToolCall, context: ToolContext) -> "concurrent.futures.Future[Observation]":
+        """See Toolbox.submit."""
+        asked = self.note(call, context)
         wait_s = self._dice.random() * self._longest_s
 
         def serve():
             time.sleep(wait_s)
-            return self.answer(task, action, image)
+            return self.answer(*asked)
 
         return self._threads.submit(serve)
 
@@ -164,7 +165,7 @@ class LateTools(InstantTools):
         self._threads.shutdown()
 
 
-def failing(task: Task, action: protocol.Action, image: Image | None) -> Observation:
+def failing(task: Task, action: ToolCall, image: Image | None) -> Observation:
     """An infrastructure failure at every call."""
     return Observation("tool fault", (), ToolStatus.INFRA)
 

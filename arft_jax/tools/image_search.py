@@ -1,17 +1,22 @@
-"""Image search as the policy uses it: which searches mean an image, and how what was found is shown.
+"""The tool that searches captioned pictures: by one of the trajectory's images, or by words in the captions.
 
-``<search>image_2</search>`` looks for pictures like the second image of the trajectory. Other words are looked for in
-the captions, where no texts can be searched. Pictures come into the trajectory under the next names, with their
-captions as text.
+A query that is the name of an image, as ``image_2``, looks for pictures like it; other words are looked for in the
+captions. Pictures come into the trajectory under the next names, with their captions as text.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from arft_jax.syntax.spec import ToolSpec
 from arft_jax.tools.bank import PREFIX, ImageBank, Refused
+from arft_jax.tools.context import ToolContext
 from arft_jax.tools.image_index import ImageIndex
+from arft_jax.tools.record import Job, Tool, ToolHost
 from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_backend import Hit
+from arft_jax.tools.search_tool import MAX_RESULT_CHARS, read_query
 from arft_jax.trajectory import Image, Observation, ToolStatus
 
 _NAME = re.compile(rf"\s*{PREFIX}[0-9]+\s*", re.ASCII)
@@ -59,3 +64,61 @@ def find_images(
             continue
         shown.append(Hit(found[-1].name, hit.caption, hit.score))
     return Observation(format_hits(shown, max_result_chars), tuple(found))
+
+
+class ImageSearchService:
+    """Finds captioned pictures.
+
+    Args:
+      index: its owner closes it.
+      top_k: pictures shown.
+      max_result_chars: cap on each caption.
+    """
+
+    def __init__(self, index: ImageIndex, top_k: int, max_result_chars: int = MAX_RESULT_CHARS):
+        for name, value in (("image_top_k", top_k), ("max_result_chars", max_result_chars)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1: got {value}")
+        self._index, self._top_k, self._max_result_chars = index, top_k, max_result_chars
+
+    def begin(self, arguments: Mapping[str, Any], context: ToolContext) -> Job:
+        """See :class:`arft_jax.tools.record.Service`."""
+        query, images = arguments["query"], tuple(context.images)
+        return Job(lambda call: find_images(self._index, query, images, self._top_k, self._max_result_chars))
+
+
+@contextlib.contextmanager
+def _open(host: ToolHost) -> Iterator[ImageSearchService]:
+    with host.open_pictures() as index:
+        yield ImageSearchService(index, host.settings["search"]["image_top_k"])
+
+
+def _lacks(host: ToolHost) -> str:
+    return "" if host.open_pictures else "image_search needs an index of pictures (config.tools.search.image_index)"
+
+
+IMAGE_SEARCH = Tool(
+    ToolSpec(
+        name="image_search",
+        description="Searches pictures with captions; the best ones are shown with their captions.",
+        parameters={
+            "type": "object",
+            "properties": {
+                "query": {
+                    "type": "string",
+                    "description": "The name of a picture that was shown, as image_1, to find pictures like it; or "
+                    "words, to find them in the captions.",
+                }
+            },
+            "required": ["query"],
+        },
+        tag="image_search",
+        line="<image_search>image_1</image_search> finds pictures like the first one that was shown to you, and so on "
+        "by their order; words find pictures with such captions. The best ones are shown with their captions between "
+        "<information> and </information>.",
+        read_body=read_query,
+        kinds=("search",),
+    ),
+    _open,
+    _lacks,
+)

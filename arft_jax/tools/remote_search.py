@@ -17,10 +17,10 @@ from arft_jax.tools import clean
 from arft_jax.tools.call import Call, Fault
 from arft_jax.tools.ddgs_search import Ddgs
 from arft_jax.tools.http_json import JsonClient
-from arft_jax.tools.reply_cache import MODES, ReplyCache
+from arft_jax.tools.reply_cache import ReplyCache
 from arft_jax.tools.search_backend import Hit
+from arft_jax.words import CACHE_MODES, REMOTE_SEARCHES
 
-BACKENDS = ("http", "serper", "ddgs")
 TRY_S = {"http": 2.0, "serper": 4.0, "ddgs": 8.0}  # seconds in which a well service answers
 SERPER_URL = "https://google.serper.dev/search"
 SERPER_KEY = "SERPER_API_KEY"  # of the environment
@@ -204,19 +204,21 @@ def open_remote_search(
     """A search service and its recorded replies, closed on leaving. To replay, neither key nor URL is needed.
 
     Args:
-      backend: one of :data:`BACKENDS`.
+      backend: one of :data:`REMOTE_SEARCHES`.
       url: of the retriever (``http``); another address than Serper's own (``serper``); unused by ``ddgs``.
       cache: file of recorded replies.
-      cache_mode: one of ``MODES`` of reply_cache.
+      cache_mode: one of ``CACHE_MODES`` of words.py.
       max_bytes: inclusive cap on a reply, of ``http`` and ``serper``.
 
     Raises:
       ValueError: an unknown back-end or mode, no key, no URL, no package, no such cache.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}: got {backend!r} (config.tools.search.backend)")
-    if cache_mode not in MODES:
-        raise ValueError(f"cache_mode must be one of {MODES}: got {cache_mode!r} (config.tools.search.cache_mode)")
+    if backend not in REMOTE_SEARCHES:
+        raise ValueError(f"backend must be one of {REMOTE_SEARCHES}: got {backend!r} (config.tools.search.backend)")
+    if cache_mode not in CACHE_MODES:
+        raise ValueError(
+            f"cache_mode must be one of {CACHE_MODES}: got {cache_mode!r} (config.tools.search.cache_mode)"
+        )
     with contextlib.ExitStack() as stack:
         service = None if cache_mode == "replay" else _service(backend, url, max_bytes)
         replies = None if cache_mode == "off" else stack.enter_context(ReplyCache(cache, cache_mode))

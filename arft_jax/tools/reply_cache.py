@@ -15,8 +15,7 @@ import urllib.parse
 from typing import Any
 
 from arft_jax.tools.call import Fault
-
-MODES = ("off", "record", "replay", "mixed")
+from arft_jax.words import CACHE_MODES
 
 _APPLICATION_ID = 0x41524652  # "ARFR", in the file's header
 _FORMAT = 1  # user_version
@@ -39,8 +38,8 @@ class ReplyCache:
     """
 
     def __init__(self, path: str | os.PathLike[str], mode: str):
-        if mode not in MODES[1:]:
-            raise ValueError(f"mode must be one of {MODES[1:]}: got {mode!r} (config.tools.search.cache_mode)")
+        if mode not in CACHE_MODES[1:]:
+            raise ValueError(f"mode must be one of {CACHE_MODES[1:]}: got {mode!r} (config.tools.search.cache_mode)")
         self.mode = mode
         self._path = os.path.abspath(os.fspath(path))
         self._lock = threading.Lock()

@@ -20,6 +20,7 @@ from arft_jax.tools.call import Call, Cancelled, Fault
 from arft_jax.tools.deadlines import CLOSED, Deadlines, resolve
 from arft_jax.tools.prober import Prober
 from arft_jax.tools.rate import Rate
+from arft_jax.tools.record import CallPolicy, Work
 from arft_jax.tools.tool_metrics import ToolMetrics
 from arft_jax.trajectory import Observation, ToolStatus
 
@@ -31,47 +32,7 @@ _MAX_FAULT_CHARS = 500
 _MAX_PAUSE_S = 5.0
 _LOOK_S = 0.05  # between two looks at the breaker in a pause
 
-Work = Callable[[Call], Observation]
 Recall = Callable[[], Observation | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class CallPolicy:
-    """How a tool is called.
-
-    Args:
-      n_threads: calls served at the same time.
-      deadline_s: seconds from submission to a result, waiting and all tries included.
-      try_s: seconds of one try, for work that heeds its Call.
-      n_tries: tries of a call, the first included.
-      pause_s: longest pause before the second try, twice as long before each further one.
-      calls_per_s: tries that start in a second; 0: no limit.
-      max_waiting: calls that may wait for a thread.
-      open_s: seconds between an open breaker and its probes.
-
-    Raises:
-      ValueError: for a number below its minimum.
-    """
-
-    n_threads: int = 4
-    deadline_s: float = 120.0
-    try_s: float = 120.0
-    n_tries: int = 3
-    pause_s: float = 0.5
-    calls_per_s: float = 0.0
-    max_waiting: int = 4096
-    open_s: float = 2.0
-
-    def __post_init__(self):
-        for name in ("n_threads", "n_tries", "max_waiting"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
-        for name in ("deadline_s", "try_s", "open_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0: got {getattr(self, name)}")
-        for name in ("pause_s", "calls_per_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0: got {getattr(self, name)}")
 
 
 def fault(error: Exception | str) -> Observation:
@@ -80,20 +41,20 @@ def fault(error: Exception | str) -> Observation:
     return Observation(clean.clean_text(redact(f"tool fault: {text}"), _MAX_FAULT_CHARS), (), ToolStatus.INFRA)
 
 
-class Tool:
+class ToolQueue:
     """One tool: its threads, its breaker, its counts.
 
     Args:
       name: of threads and metrics.
-      terms: how it is called.
+      policy: how it is called.
       deadlines: shared by all tools; closed before this is.
     """
 
-    def __init__(self, name: str, terms: CallPolicy, deadlines: Deadlines):
-        self._terms, self._deadlines = terms, deadlines
-        self._threads = concurrent.futures.ThreadPoolExecutor(terms.n_threads, thread_name_prefix=f"tool-{name}")
-        self._breaker, self._rate, self._metrics = Breaker(), Rate(terms.calls_per_s), ToolMetrics()
-        self._prober = Prober(f"tool-{name}-probe", self._breaker, terms.open_s, terms.try_s)
+    def __init__(self, name: str, policy: CallPolicy, deadlines: Deadlines):
+        self._policy, self._deadlines = policy, deadlines
+        self._threads = concurrent.futures.ThreadPoolExecutor(policy.n_threads, thread_name_prefix=f"tool-{name}")
+        self._breaker, self._rate, self._metrics = Breaker(), Rate(policy.calls_per_s), ToolMetrics()
+        self._prober = Prober(f"tool-{name}-probe", self._breaker, policy.open_s, policy.try_s)
         self._lock, self._n_waiting = threading.Lock(), 0
         self._dice = random.Random()
 
@@ -102,14 +63,14 @@ class Tool:
     def submit(self, work: Work, recall: Recall | None, deadline_s: float) -> concurrent.futures.Future:
         """Starts a call; see ToolRunner.submit."""
         future: concurrent.futures.Future = concurrent.futures.Future()
-        call, submitted = Call(min(deadline_s, self._terms.deadline_s)), time.monotonic()
+        call, submitted = Call(min(deadline_s, self._policy.deadline_s)), time.monotonic()
         future.add_done_callback(lambda done: self._finish(done, call))
         if call.left_s <= 0:
             resolve(future, fault("the trajectory's time for tools is used up"))
             return future
         with self._lock:
             self._n_waiting += 1
-            too_many = self._n_waiting > self._terms.max_waiting
+            too_many = self._n_waiting > self._policy.max_waiting
 
         def serve() -> None:
             with self._lock:
@@ -151,8 +112,8 @@ class Tool:
         return self._try_all(work, call)
 
     def _try_all(self, work: Work, call: Call) -> Observation:
-        terms, observation = self._terms, None
-        for n in range(1, terms.n_tries + 1):
+        policy, observation = self._policy, None
+        for n in range(1, policy.n_tries + 1):
             if not self._breaker.allows:
                 self._prober.use(lambda probe: self._is_well(work, probe))
                 self._metrics.count("refused_open")
@@ -164,9 +125,9 @@ class Tool:
             observation, retry, after_s = self._try_once(work, call)
             good = observation.status is not ToolStatus.INFRA
             self._record(good, work)
-            pause_s = self._dice.uniform(0.0, min(terms.pause_s * 2 ** (n - 1), _MAX_PAUSE_S))
+            pause_s = self._dice.uniform(0.0, min(policy.pause_s * 2 ** (n - 1), _MAX_PAUSE_S))
             pause_s = max(pause_s, after_s)
-            if good or not retry or n == terms.n_tries or pause_s >= call.left_s:
+            if good or not retry or n == policy.n_tries or pause_s >= call.left_s:
                 return observation
             self._pause(call, pause_s)
         raise AssertionError("unreachable: the last try returns")
@@ -183,7 +144,7 @@ class Tool:
 
     def _try_once(self, work: Work, call: Call) -> tuple[Observation, bool, float]:
         """(observation, whether another try may help, seconds to wait before it)."""
-        call.start_try(self._terms.try_s)
+        call.start_try(self._policy.try_s)
         try:
             return work(call), True, 0.0
         except Fault as error:
@@ -227,12 +188,12 @@ class ToolRunner:
     """Tools by name, side by side; no call ever raises.
 
     Args:
-      terms: how each tool is called, by its name.
+      policies: how each tool is called, by its name.
     """
 
-    def __init__(self, terms: Mapping[str, CallPolicy]):
+    def __init__(self, policies: Mapping[str, CallPolicy]):
         self._deadlines = Deadlines()
-        self._tools = {name: Tool(name, its, self._deadlines) for name, its in terms.items()}
+        self._tools = {name: ToolQueue(name, its, self._deadlines) for name, its in policies.items()}
 
     def submit(
         self, tool: str, work: Work, recall: Recall | None = None, deadline_s: float = float("inf")
@@ -254,7 +215,7 @@ class ToolRunner:
         return self._tools[tool].submit(work, recall, deadline_s)
 
     def metrics(self) -> dict[str, float]:
-        """Figures of every tool as ``tool/<name>/<figure>``: see ToolMetrics.figures and Tool.figures."""
+        """Figures of every tool as ``tool/<name>/<figure>``: see ToolMetrics.figures and ToolQueue.figures."""
         return {f"tool/{name}/{key}": v for name, tool in self._tools.items() for key, v in tool.figures().items()}
 
     def close(self) -> None:

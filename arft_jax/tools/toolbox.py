@@ -1,220 +1,116 @@
-"""The one door between the loop and the tools: an action goes in, a future of an observation comes out."""
+"""The one door between the loop and the tools: a call goes in, a future of an observation comes out."""
 
 import collections
 import concurrent.futures
-import functools
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from arft_jax import protocol
-from arft_jax.tools.bank import name_images
-from arft_jax.tools.call import Call, Cancelled
-from arft_jax.tools.image_index import ImageIndex
-from arft_jax.tools.image_search import find_images, is_image_query
-from arft_jax.tools.remote_search import RemoteSearch, check_corpus
-from arft_jax.tools.result_text import format_hits
-from arft_jax.tools.runner import CallPolicy, ToolRunner
-from arft_jax.tools.sandbox import CodeSession, PythonSandbox
-from arft_jax.tools.search_backend import Hit, SearchBackend
-from arft_jax.trajectory import Image, Observation, Task, ToolStatus
+from arft_jax.protocol import ToolCall
+from arft_jax.syntax.spec import BadCall, check_arguments
+from arft_jax.tools.context import ToolContext
+from arft_jax.tools.offer import Offer
+from arft_jax.tools.record import CallPolicy, Service, ToolHost
+from arft_jax.tools.runner import ToolRunner, fault
+from arft_jax.trajectory import Observation, Task, ToolStatus
 
 # What the policy reads. Short: a small model reads them too.
-TIP_CROP = "Write code that crops the box [x_min, y_min, x_max, y_max]."
-TIP_NONE = "The image is fine. Answer directly."
-TIP_FIX = "Write code that fixes these problems."
 SWITCHED_OFF = "Tools are switched off. Answer now."
 NOT_OFFERED = "This tool is not offered here."
-GIVEN_UP = "given up"
-
-_OFFERED = {
-    "coding": (protocol.Problem, protocol.Code),
-    "search": (protocol.Search,),
-    "general": (protocol.Code, protocol.Search),
-}
-_TOOL_NAMES = {protocol.Problem: "diagnose", protocol.Code: "python", protocol.Search: "search"}
 
 
-def tip(kinds: tuple[str, ...]) -> str:
-    """What to do about the named problems.
-
-    >>> tip(("none",))
-    'The image is fine. Answer directly.'
-    """
-    if "crop" in kinds:
-        return TIP_CROP
-    return TIP_NONE if kinds == ("none",) else TIP_FIX
-
-
-def _resolved(text: str, status: ToolStatus) -> concurrent.futures.Future:
+def resolved(observation: Observation) -> "concurrent.futures.Future[Observation]":
+    """A future that is done."""
     future: concurrent.futures.Future = concurrent.futures.Future()
-    future.set_result(Observation(text, (), status))
+    future.set_result(observation)
     return future
-
-
-def _run_code(run: Callable[[Call], Observation], call: Call) -> Observation:
-    try:
-        return run(call)
-    except Cancelled:
-        # Nobody waits for it. Its time went by in the policy's code or in the queue before it: no sign of a sandbox
-        # that fails, which a breaker would take an overdue call for.
-        return Observation(GIVEN_UP, (), ToolStatus.REFUSED)
 
 
 class Toolbox:
     """Serves the tool calls of many trajectories side by side; no call ever raises into the loop.
 
-    It uses the sandbox and the search it is given and leaves closing them to their owner.
+    It uses services that are open and leaves closing them to their owner (:func:`open_tools`).
 
     Args:
-      python: runs code; None refuses code.
-      search: finds texts, here or over the network; None, without pictures either, refuses searches.
-      top_k: results of a search.
-      n_threads: calls of each tool that are served at the same time; more than the sandbox's workers is no gain.
+      offer: the tools of the run, and which of them a task is offered.
+      services: those that are open, by name; calls of others are refused.
+      policies: how each open tool is called, by name.
       enabled: False refuses every call, for the control experiment without tools.
-      deadline_s: seconds from submission to a result, waiting included; after it the call counts as a
-        infrastructure failure. It must leave room for a queue of calls that all reach the sandbox's time limit.
-      max_result_chars: cap on each search result.
-      terms: how a tool (``python``, ``search``, ``image_search``) is called, where it is not by n_threads and
-        deadline_s alone.
       trajectory_deadline_s: seconds that all calls of one trajectory may take together.
-      pictures: a search for the name of an image finds those like it; other words, where ``search`` is None, those
-        with such captions. None: such a search is one for texts.
-      image_top_k: pictures shown of a search.
-      sessions: whether a trajectory's code finds the variables of its earlier code (sandbox/session.py).
 
     Raises:
-      ValueError: for a number below its minimum.
+      ValueError: a deadline that is not above 0.
     """
 
     def __init__(
         self,
-        python: PythonSandbox | None,
-        search: SearchBackend | None,
-        top_k: int = 4,
-        n_threads: int = 4,
+        offer: Offer,
+        services: Mapping[str, Service],
+        policies: Mapping[str, CallPolicy],
+        *,
         enabled: bool = True,
-        deadline_s: float = 120.0,
-        max_result_chars: int = 1000,
-        terms: Mapping[str, CallPolicy] | None = None,
         trajectory_deadline_s: float = float("inf"),
-        pictures: ImageIndex | None = None,
-        image_top_k: int = 1,
-        sessions: bool = False,
     ):
-        counts = dict(top_k=top_k, image_top_k=image_top_k, n_threads=n_threads, max_result_chars=max_result_chars)
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1: got {value}")
-        for name, value in (("deadline_s", deadline_s), ("trajectory_deadline_s", trajectory_deadline_s)):
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0: got {value}")
-        self._python = python
-        self._sessions = sessions
-        self._search = search
-        self._top_k = top_k
-        self._pictures, self._image_top_k = pictures, image_top_k
-        self._enabled = enabled
-        self._max_result_chars = max_result_chars
-        self._trajectory_deadline_s = trajectory_deadline_s
+        if not trajectory_deadline_s > 0:
+            raise ValueError(f"trajectory_deadline_s must be above 0: got {trajectory_deadline_s}")
+        self._offer, self._services = offer, dict(services)
+        self._enabled, self._trajectory_deadline_s = enabled, trajectory_deadline_s
         self._refused, self._lock = collections.Counter(), threading.Lock()
-        usual = CallPolicy(n_threads=n_threads, deadline_s=deadline_s, try_s=deadline_s)
-        there = {"python": python, "search": search, "image_search": pictures}
         self._runner = ToolRunner(
-            {name: (terms or {}).get(name, usual) for name, tool in there.items() if tool is not None}
+            {name: policies[name] for name, service in services.items() if not getattr(service, "is_instant", False)}
         )
 
-    def submit(
-        self,
-        task: Task,
-        action: protocol.Action,
-        images: Sequence[Image],
-        spent_s: float = 0.0,
-        session: CodeSession | None = None,
-    ) -> "concurrent.futures.Future[Observation]":
+    def submit(self, call: ToolCall, context: ToolContext) -> "concurrent.futures.Future[Observation]":
         """Starts a call.
 
         Args:
-          task: whose kind says which tools are offered, and whose corpus is searched.
-          action: what the turn asks for.
-          images: of the trajectory, in order of arrival: what the code reads as ``image_1``, ``image_2``, ... (their
-            own names count for nothing) and, the newest of them, under the paper's name.
-          spent_s: what the trajectory's earlier calls took: the sum of its observations' seconds.
-          session: the trajectory's own, where it may have one; it counts for nothing where sessions are off.
+          call: of a tool of the run, or of one that there is not.
+          context: of the trajectory: its task says which tools are offered.
 
         Returns:
-          A future that always resolves to an observation. Tips and refusals are resolved at once.
-
-        Raises:
-          ValueError: for an answer or a malformed turn, which call no tool, or a task of unknown kind.
+          A future that always resolves to an observation. Refusals, and what needs no waiting, are resolved at once.
         """
-        if not isinstance(action, (protocol.Problem, protocol.Code, protocol.Search)):
-            raise ValueError(f"action must be a Problem, Code or Search: got {type(action).__name__}")
-        if task.kind not in _OFFERED:
-            raise ValueError(f"task.kind must be one of {sorted(_OFFERED)}: got {task.kind!r} (task {task.id})")
         if not self._enabled:
-            return self._refuse(action, SWITCHED_OFF)
-        named = not task.tools or _TOOL_NAMES[type(action)] in task.tools
-        if not named or not isinstance(action, _OFFERED[task.kind]):
-            return self._refuse(action, NOT_OFFERED)
-        left_s = self._trajectory_deadline_s - spent_s
-        match action:
-            case protocol.Problem(kinds):
-                return _resolved(tip(kinds), ToolStatus.OK)
-            case protocol.Code(source) if self._python is not None:
-                named = name_images(images)
-                if session is not None and self._sessions:
-                    run = session.begin(self._python, source, named)
-                else:
-                    run = functools.partial(self._python.run, source, named)
-                return self._runner.submit("python", functools.partial(_run_code, run), deadline_s=left_s)
-            case protocol.Search(query) if self._pictures is not None and (
-                self._search is None or is_image_query(query)
-            ):
-                found = functools.partial(
-                    find_images, self._pictures, query, images, self._image_top_k, self._max_result_chars
-                )
-                return self._runner.submit("image_search", lambda call: found(), None, left_s)
-            case protocol.Search(query) if self._search is not None:
-                return self._start_search(query, task.corpus, left_s)
-        return self._refuse(action, NOT_OFFERED)
+            return self._refuse(call, SWITCHED_OFF)
+        tool = next((tool for tool in self._offer.of(context.task) if tool.name == call.tool), None)
+        if tool is None or call.tool not in self._services:
+            return self._refuse(call, NOT_OFFERED)
+        try:
+            begun = self._services[call.tool].begin(check_arguments(tool.spec.parameters, call.arguments), context)
+        except BadCall as error:
+            return resolved(Observation(str(error), (), ToolStatus.ERROR))
+        except Exception as error:  # preparing a call is our own code
+            return resolved(fault(error))
+        if isinstance(begun, Observation):
+            return resolved(begun)
+        left_s = self._trajectory_deadline_s - context.spent_s
+        return self._runner.submit(call.tool, begun.work, begun.recall, left_s)
 
-    def _refuse(self, action: protocol.Action, text: str) -> concurrent.futures.Future:
+    def _refuse(self, call: ToolCall, text: str) -> concurrent.futures.Future:
         with self._lock:
-            self._refused[_TOOL_NAMES[type(action)]] += 1
-        return _resolved(text, ToolStatus.REFUSED)
-
-    def _start_search(self, query: str, corpus: str, left_s: float) -> concurrent.futures.Future:
-        search, top_k = self._search, self._top_k
-
-        def show(hits: list[Hit]) -> Observation:
-            return Observation(format_hits(hits, self._max_result_chars))
-
-        if not isinstance(search, RemoteSearch):
-            return self._runner.submit("search", lambda call: show(search.search(query, top_k, corpus)), None, left_s)
-
-        def recall() -> Observation | None:
-            check_corpus(corpus)
-            hits = search.recall(query, top_k)
-            return None if hits is None else show(hits)
-
-        return self._runner.submit("search", lambda call: show(search.fetch(query, top_k, call)), recall, left_s)
+            self._refused[call.tool] += 1
+        return resolved(Observation(text, (), ToolStatus.REFUSED))
 
     @property
     def line(self) -> str:
         """What holds the code that runs here: one line for a log."""
-        return "sandbox: off (no code is run)" if self._python is None else self._python.line
+        lines = [service.line for service in self._services.values() if hasattr(service, "line")]
+        return "; ".join(lines) or "sandbox: off (no code is run)"
 
     def stamp(self) -> dict[str, str]:
         """The same in a few words, to be recorded with every trajectory and checkpoint: ``{"sandbox": "L1"}``."""
-        return {"sandbox": "off" if self._python is None else self._python.stamp}
+        stamp = {"sandbox": "off"}
+        for service in self._services.values():
+            stamp |= service.stamp() if hasattr(service, "stamp") else {}
+        return stamp
 
     def metrics(self) -> dict[str, float]:
         """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``.
 
-        ``tool/<name>/refused`` is there for tools too that are not; a refusal is not among the ``calls``.
+        ``tool/<name>/refused`` is there for tools too that are not open; a refusal is not among the ``calls``.
         """
         with self._lock:
-            refused = {f"tool/{name}/refused": float(self._refused[name]) for name in _TOOL_NAMES.values()}
+            refused = {f"tool/{name}/refused": float(self._refused[name]) for name in self._offer.tools}
         return self._runner.metrics() | refused
 
     def close(self) -> None:
@@ -226,3 +122,47 @@ class Toolbox:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Conversation:
+    """The tools as one trajectory meets them, for those who play it themselves: a context and the door.
+
+    Args:
+      toolbox: serves the calls.
+      task: of the trajectory.
+    """
+
+    def __init__(self, toolbox: Toolbox, task: Task):
+        self._toolbox, self.context = toolbox, ToolContext(task)
+
+    def submit(self, call: ToolCall) -> "concurrent.futures.Future[Observation]":
+        """Starts a call; see :meth:`Toolbox.submit`."""
+        return self._toolbox.submit(call, self.context)
+
+    def admit(self, observation: Observation) -> Observation:
+        """Takes a reply in; see :meth:`ToolContext.admit`."""
+        return self.context.admit(observation)
+
+
+@contextlib.contextmanager
+def open_tools(
+    offer: Offer, host: ToolHost, *, enabled: bool = True, trajectory_deadline_s: float = float("inf")
+) -> Iterator[Toolbox]:
+    """Opens every tool and serves them; all of them are closed on leaving.
+
+    Args:
+      offer: the tools of the run.
+      host: what they are opened with.
+      enabled: False opens none and refuses every call.
+      trajectory_deadline_s: seconds that all calls of one trajectory may take together.
+
+    Raises:
+      ValueError: what a tool refuses; of the search a back-end without its key, its package or its recorded replies.
+      NoneHolds: (a RuntimeError) the sandbox's level does not hold on this host; the message says what to do.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = offer.tools if enabled else {}
+        services = {name: stack.enter_context(tool.open(host)) for name, tool in opened.items()}
+        policies = {name: tool.call_policy(host) for name, tool in opened.items()}
+        options = dict(enabled=enabled, trajectory_deadline_s=trajectory_deadline_s)
+        yield stack.enter_context(Toolbox(offer, services, policies, **options))

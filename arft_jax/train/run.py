@@ -107,8 +107,8 @@ def open_run(plan: Plan, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     """
     parts = make(plan)
     # The first process before the others: they find what it wrote.
-    tasks, index_paths = hosts.in_turn(lambda: prepare_data(plan))
-    toolbox = stack.enter_context(toolset.open_toolbox(plan.config, index_paths))
+    tasks = hosts.in_turn(lambda: prepare_data(plan))
+    toolbox = stack.enter_context(toolset.open_toolbox(plan.config, plan.offer, plan.host))
     hosts.print_once(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=plan.config.checkpoint.keep))
     state, host = open_state(plan, parts, checkpoints)

@@ -8,6 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from arft_jax.build.model import added_tokens
 from arft_jax.io import hf_files
 from arft_jax.io.disk import naming_write_faults
 
@@ -93,7 +94,9 @@ class RunDir:
         if not os.access(self.path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if config.weights or config.tokenizer:
-            hf_files.keep_files(self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer)
+            hf_files.keep_files(
+                self.path / HF_FILES, weights=config.weights, tokenizer=config.tokenizer, added=added_tokens(config)
+            )
 
     def _compare(self, theirs: dict, mine: dict) -> None:
         names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))

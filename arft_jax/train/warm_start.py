@@ -3,19 +3,24 @@
 Loss falls on the turns that a chain marks for training and on nothing else; every other turn is context.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from arft_jax.config import MINI_TASKS
-from arft_jax.data.synthetic.chains import Chain, Submit, practice_chains, record_chains
+from arft_jax.data.synthetic.chains import Chain, Conversation, practice_chains, record_chains
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.row import Row
+from arft_jax.syntax.spec import Syntax
 from arft_jax.trajectory import Status, Task, Trajectory
 
 
 def warm_start_chains(
-    config, tasks: Mapping[str, Mapping[str, Sequence[Task]]], own: Sequence[Chain], submit: Submit
+    config,
+    tasks: Mapping[str, Mapping[str, Sequence[Task]]],
+    own: Sequence[Chain],
+    begin: Callable[[Task], Conversation],
+    syntax: Syntax,
 ) -> list[Chain]:
     """What a warm start imitates: practice and recorded chains of the mini tasks, and the user's own.
 
@@ -23,14 +28,15 @@ def warm_start_chains(
       config: reads ``warm_start`` and ``seed``.
       tasks: of the run, by name and split.
       own: of the user's files.
-      submit: of the toolbox: tools really run while chains are recorded.
+      begin: the tools as the chain of a task meets them: they really run while chains are recorded.
+      syntax: in which turns are written.
     """
     w = config.warm_start
     mini = [split["train"][: w.n_chains] for name, split in tasks.items() if name in MINI_TASKS]
     if not mini:
         return list(own)
-    recorded = record_chains([task for part in mini for task in part], submit, config.seed)
-    return [*practice_chains(config.seed, w.n_practice), *recorded, *own]
+    recorded = record_chains([task for part in mini for task in part], begin, config.seed, syntax)
+    return [*practice_chains(config.seed, w.n_practice, syntax), *recorded, *own]
 
 
 def chain_trajectory(renderer: Renderer, chain: Chain) -> Trajectory:
@@ -43,7 +49,7 @@ def chain_trajectory(renderer: Renderer, chain: Chain) -> Trajectory:
     for turn in chain.turns:
         tokens = renderer.turn(turn.text)
         row.sample(tokens, np.zeros(len(tokens)), sampled=turn.train)
-        row.read_turn(renderer.tokenizer, renderer.tokenizer.eos_id)
+        row.read_turn(renderer.tokenizer, renderer.syntax)
         if turn.observation is not None:
             row.attach(turn.observation)
             row.inject(renderer.injection(renderer.observation(turn.observation)))

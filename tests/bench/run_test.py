@@ -8,6 +8,7 @@ import pytest
 from arft_jax.bench import run, shape
 from arft_jax.bench.peers import Peer
 from arft_jax.data.batch import VisionBucket, pack_chunks
+from arft_jax.testing.tiny_model import TINY_PACKING
 
 PEER = """
 import json, sys
@@ -91,5 +92,5 @@ def test_bad_settings_are_refused_before_any_compute(wrong):
 def test_the_images_of_the_train_step_fit_the_chunks_of_the_config(repo_root):
     config = runpy.run_path(str(repo_root / "configs" / "bench_cpu.py"))["get_config"]()
     r, side = config.rollout, shape.IMAGE_PX // 14
-    bucket = VisionBucket(r.n_patches, r.n_windows, 112, 14, 2)
+    bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     assert len(pack_chunks([(1, side, side)] * shape.DECODE_ROWS, bucket)) <= config.train.image_chunks

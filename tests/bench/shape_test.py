@@ -6,6 +6,8 @@ import pytest
 from arft_jax import config as config_lib
 from arft_jax.bench import drill, measure, shape
 from arft_jax.bench.shape import ScriptedTools
+from arft_jax.testing.toolboxes import search_call
+from arft_jax.tools.context import ToolContext
 from arft_jax.trajectory import Status
 
 pytestmark = pytest.mark.slow  # half a minute of compilation
@@ -67,7 +69,7 @@ def test_tools_serve_first_turns_with_text_and_second_turns_with_images(ours):
     requests = ours.bench.requests(engine, 2, 2)
     box = ScriptedTools(engine, requests)
     calls = [requests[i].task for i in (0, 0, 1, 0, 1, 0, 1, 1)]
-    images = [len(box.submit(task, None, None).result().images) for task in calls]
+    images = [len(box.submit(search_call("x"), ToolContext(task)).result().images) for task in calls]
     assert images == [0, 0, 0, 1, 0, 1, 1, 1]
 
 

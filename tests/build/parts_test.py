@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.build import parts as build
 from arft_jax.build.plan import plan
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import load_model_config, load_params
+from arft_jax.tools.bundled import paper_syntax
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +19,14 @@ def tokenizer():
 
 
 def test_the_rules_allow_what_can_be_written_and_the_end_token(tokenizer):
-    rules = build.make_rules(tokenizer)
+    rules = build.make_rules(tokenizer, paper_syntax().stops)
     allowed = np.asarray(rules.allowed)
     written = np.array([len(piece) > 0 for piece in tokenizer.token_bytes()])
     assert set(np.flatnonzero(allowed)) == set(np.flatnonzero(written)) | {tokenizer.eos_id}
     assert set(tokenizer.control_ids) & set(np.flatnonzero(allowed)) == {tokenizer.eos_id}
     assert int(rules.eos) == tokenizer.eos_id
     # each stop of the protocol leads from the start to its own hit
-    for index, stop in enumerate(protocol.STOPS):
+    for index, stop in enumerate(paper_syntax().stops):
         state = 0
         for token in tokenizer.encode(stop):
             state = int(rules.next_state[state, token])

@@ -6,6 +6,7 @@ import pytest
 
 from arft_jax.build import settings
 from arft_jax.config import default_config
+from arft_jax.steps import learner
 
 
 @pytest.fixture
@@ -23,10 +24,17 @@ def test_objectives_follow_the_config(config):
     assert settings.objective(config, "imitation").beta == 0.0 and imitation.kind == "imitation"
 
 
+def test_the_loss_of_the_default_config_is_the_default_loss(config):
+    config.train.rows_per_update = config.train.prompts * config.rollout.group_size
+    assert settings.objective(config, "policy") == learner.Objective()
+
+
 def test_reward_weights_follow_the_config(config):
     config.rewards.update(format=0.5, accuracy=2.0, step=0.25, max_answer_words=9)
-    rest = {"query": "f1", "extra": ()}
-    assert dataclasses.asdict(settings.reward_weights(config)) | rest == config.rewards.to_dict()
+    weights = dataclasses.asdict(settings.reward_weights(config))
+    assert weights.pop("any_order") is False and weights | {"query": "f1", "extra": ()} == config.rewards.to_dict()
+    config.tools.offer = ("python",)
+    assert settings.reward_weights(config).any_order
 
 
 def test_limits_follow_the_config(config):

@@ -6,18 +6,21 @@ import types
 import numpy as np
 import pytest
 
-from arft_jax import protocol
-from arft_jax.build import tools as toolset
+from arft_jax.build import tools as build_tools
 from arft_jax.build.image_embedder import make_embedder
 from arft_jax.build.plan import check_inputs
 from arft_jax.config import default_config
 from arft_jax.data.images import encode_png
+from arft_jax.protocol import ToolCall
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.fault_server import FaultServer
+from arft_jax.testing.toolboxes import code_call, context_of, open_configured, search_call
+from arft_jax.tools import python_tool, search_tool
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Image, ToolStatus
+
+BOTH = ("coding", "search")
 
 
 @pytest.fixture
@@ -32,37 +35,45 @@ def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("started")
 
-    monkeypatch.setattr(toolset, "PythonSandbox", fail)
-    monkeypatch.setattr(toolset, "open_indices", fail)
+    monkeypatch.setattr(python_tool, "PythonSandbox", fail)
+    monkeypatch.setattr(search_tool, "open_indices", fail)
     for enabled, switch in ((False, True), (None, False)):
         config.tools.enabled = switch
-        with toolset.open_toolbox(config, {ALL: "no/index"}, enabled=enabled) as off:
-            seen = off.submit(tiny.tiny_task(1), protocol.Search("x"), ()).result()
+        with open_configured(config, BOTH, "no/index", enabled=enabled) as off:
+            seen = off.submit(search_call("x"), context_of(tiny.tiny_task(1), ())).result()
             assert seen.status is ToolStatus.REFUSED
     config.tools.enabled = True
-    with pytest.raises(AssertionError, match="started"):
-        toolset.open_toolbox(config, None).__enter__()
+    for kinds in (["coding"], ["search"]):
+        with pytest.raises(AssertionError, match="started"):
+            open_configured(config, kinds, "no/index").__enter__()
 
 
 def test_a_real_toolbox_serves_and_is_closed(config):
     config.tools.update(n_workers=1, timeout_s=30.0, max_output_bytes=20)
-    with toolset.open_toolbox(config, None) as box:
+    with open_configured(config, BOTH) as box:
         task = tiny.tiny_task(1, "coding")
-        seen = box.submit(task, protocol.Code("print('a' * 100)"), task.images).result()
+        seen = box.submit(code_call("print('a' * 100)"), context_of(task, task.images)).result()
         assert "a" * 10 in seen.text and "a" * 50 not in seen.text  # max_output_bytes
         # without an index nothing can be searched
-        assert box.submit(tiny.tiny_task(2), protocol.Search("x"), ()).result().status is ToolStatus.REFUSED
-    late = box.submit(task, protocol.Code("print(1)"), task.images).result()
+        assert box.submit(search_call("x"), context_of(tiny.tiny_task(2), ())).result().status is ToolStatus.REFUSED
+    late = box.submit(code_call("print(1)"), context_of(task, task.images)).result()
     assert late.status is ToolStatus.INFRA
 
 
-def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(toolset, "PythonSandbox", lambda **kwargs: contextlib.nullcontext())
-    task, fox = tiny.tiny_task(2), protocol.Search("red fox")
+def test_no_sandbox_is_opened_where_no_task_is_offered_code(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(python_tool, "PythonSandbox", None)
+    with open_configured(config, ["search"]) as box:
+        task = tiny.tiny_task(1, "coding")
+        assert box.submit(code_call("pass"), context_of(task, ())).result().status is ToolStatus.REFUSED
+        assert box.stamp() == {"sandbox": "off"}
+
+
+def test_searches_go_where_the_config_says(config, tmp_path):
+    task, fox = tiny.tiny_task(2), search_call("red fox")
 
     def search():
-        with toolset.open_toolbox(config, {}) as box:
-            return box.submit(task, fox, ()).result(10)
+        with open_configured(config, ["search"], tmp_path / "unused") as box:
+            return box.submit(fox, context_of(task, ())).result(10)
 
     with FaultServer() as server:
         cache = dict(cache=str(tmp_path / "replies.sqlite"), cache_mode="record")
@@ -74,8 +85,8 @@ def test_searches_go_where_the_config_says(config, tmp_path, monkeypatch):
         assert search().status is ToolStatus.INFRA and server.n_questions == 1 + 2  # n_tries
     config.tools.search.cache_mode = "replay"
     assert search().text == asked.text
-    with toolset.open_toolbox(config, None) as box:  # nothing searches: nothing is opened
-        assert box.submit(task, fox, ()).result(10).status is ToolStatus.REFUSED
+    with open_configured(config, ["coding"]) as box:  # nothing searches: nothing is opened
+        assert box.submit(fox, context_of(task, ())).result(10).status is ToolStatus.REFUSED
 
 
 def wall(red, green, blue):
@@ -97,13 +108,17 @@ def pictures(config, tmp_path):
     return config
 
 
+def image_search_call(query):
+    return ToolCall("image_search", {"query": query})
+
+
 def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
     check_inputs(pictures)
     task = tiny.tiny_task(2)
-    with toolset.open_toolbox(pictures, None) as box:
+    with open_configured(pictures, ["search"]) as box:
 
         def ask(words, *images):
-            return box.submit(task, protocol.Search(words), images).result(60)
+            return box.submit(image_search_call(words), context_of(task, images)).result(60)
 
         seen = ask(" image_2", wall(5, 250, 5), wall(240, 10, 0))
         assert seen.status is ToolStatus.OK
@@ -113,24 +128,42 @@ def test_a_search_for_an_image_finds_its_like_and_names_it(pictures):
         assert ask("image_1", wall(0, 0, 200)).text.endswith("A blue wall </information>")
         missing = ask("image_3", wall(1, 2, 3))
         assert (missing.status, missing.images) == (ToolStatus.ERROR, ()) and "Images: image_1." in missing.text
-        assert "image_2: A green wall" in ask("green", wall(1, 2, 3)).text  # no texts here: captions
+        assert "image_2: A green wall" in ask("green", wall(1, 2, 3)).text  # words are looked for in the captions
         assert box.metrics()["tool/image_search/calls"] == 4
 
 
-def test_words_go_to_the_texts_where_there_are_any(pictures, monkeypatch):
+def test_a_search_for_texts_is_another_tool_whatever_its_words(pictures, monkeypatch):
     texts = contextlib.nullcontext(types.SimpleNamespace(search=lambda *args: [Hit("Fox", "red", 1.0)]))
-    monkeypatch.setattr(toolset, "open_indices", lambda paths: texts)
+    monkeypatch.setattr(search_tool, "open_indices", lambda path: texts)
     pictures.tools.search.image_top_k = 2
     task = tiny.tiny_task(2)
-    with toolset.open_toolbox(pictures, {ALL: "an index"}) as box:
-        assert "Fox: red" in box.submit(task, protocol.Search("green"), (wall(1, 2, 3),)).result(60).text
-        assert len(box.submit(task, protocol.Search("image_1"), (wall(1, 2, 3),)).result(60).images) == 2
+    with open_configured(pictures, ["search"], "an index") as box:
+        for query in ("green", "image_1"):
+            assert "Fox: red" in box.submit(search_call(query), context_of(task, (wall(1, 2, 3),))).result(60).text
+        found = box.submit(image_search_call("image_1"), context_of(task, (wall(1, 2, 3),))).result(60)
+        assert len(found.images) == 2
 
 
 def test_an_image_index_that_is_not_there_or_of_other_weights_is_refused(pictures, tmp_path):
     pictures.seed += 1
     with pytest.raises(ValueError, match=r"the weights must be those .* \(config.tools.search.image_index\)"):
-        toolset.open_toolbox(pictures, None).__enter__()
+        open_configured(pictures, ["search"]).__enter__()
     pictures.tools.search.image_index = str(tmp_path / "none")
     with pytest.raises(ValueError, match=r"must exist: got .*none \(config.tools.search.image_index\)"):
         check_inputs(pictures)
+
+
+def test_one_policy_may_have_every_tool(pictures, monkeypatch):
+    monkeypatch.setattr(search_tool, "open_indices", lambda path: contextlib.nullcontext(types.SimpleNamespace()))
+    pictures.tools.offer = ("python", "search", "image_search", "crop")
+    host = build_tools.tool_host(pictures, "an index")
+    offer = build_tools.plan_offer(pictures, host, ["coding"])
+    assert list(offer.tools) == ["python", "search", "image_search", "crop"]
+    task = tiny.tiny_task(2, "coding")
+    pictures.tools.crop_frame = "original"
+    with open_configured(pictures, ["coding"], "an index") as box:
+        context = context_of(task, (wall(9, 9, 9),))
+        cut = box.submit(ToolCall("crop", {"box": [0, 0, 28, 14]}), context).result(60)
+        assert cut.images[0].size == (14, 28)
+        assert box.submit(image_search_call("image_1"), context).result(60).status is ToolStatus.OK
+        assert box.submit(code_call("print(7)"), context).result(60).text == "7"

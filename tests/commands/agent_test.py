@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.commands import agent
 from arft_jax.commands.cli import agent as cli
 from arft_jax.config import default_config
+from arft_jax.protocol import Answer
+from arft_jax.testing.toolboxes import code_call
 from arft_jax.train.run_dir import RunDir
-from arft_jax.trajectory import Image, Observation, Status, Task, ToolCall, Trajectory, Turn
+from arft_jax.trajectory import Image, Observation, Status, Task, Trajectory, Turn
 
 # ml_collections loads a config file by a way that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -14,9 +15,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 def test_a_transcript_shows_turns_tools_and_the_answer():
     image = Image(np.zeros((4, 6, 3), np.uint8))
-    code, done = protocol.Code("pass"), protocol.Answer("47")
+    code, done = code_call("pass"), Answer("47")
     turns = (
-        Turn("<code>..</code>", code, 1, 3, ToolCall("python", "pass"), Observation("printed", (image,), seconds=0.25)),
+        Turn("<code>..</code>", code, 1, 3, Observation("printed", (image,), seconds=0.25)),
         Turn("<answer>47</answer>", done, 4, 5),
     )
     task = Task("q", "coding", "发票号码?", (image,), ())
@@ -56,6 +57,16 @@ def test_bad_input_is_one_sentence(tmp_path, change, sentence):
     asked = dict(images=[str(path)], questions=["What?"], kind="coding") | change
     with pytest.raises(ValueError, match=sentence):
         agent.ask(config, **asked)
+
+
+def test_a_search_over_the_network_needs_no_index(tmp_path):
+    config = default_config()
+    config.workdir = str(tmp_path)
+    config.data.tasks, config.tools.search.backend = ("mat_search",), "ddgs"
+    path = tmp_path / "card.ppm"
+    path.write_bytes(b"P6 28 28 255\n" + bytes(28 * 28 * 3))
+    with pytest.raises(ValueError, match="must hold a checkpoint"):
+        agent.ask(config, images=[str(path)], questions=["What?"])
 
 
 def test_the_kind_is_the_runs_where_it_has_one():

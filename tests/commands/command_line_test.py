@@ -44,6 +44,13 @@ def test_listing_commands_and_keys_imports_no_jax(tmp_path, repo_root):
     assert "* train.steps = 2  (default: 100)  # GRPO steps\n" in done.stdout
 
 
+def test_a_reader_of_the_list_may_leave_early(repo_root):
+    command = [sys.executable, "-m", "arft_jax", "train", "--list_keys"]
+    with subprocess.Popen(command, cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(60) == 0 and process.stderr.read() == b""
+
+
 def test_keys_are_listed_without_anything_else_being_given(capsys):
     assert build_index.main(["--list_keys", "--config=tiny_cpu", "--config.train.steps=7"]) == 0
     assert "* train.steps = 7  (default: 100)  # GRPO steps\n" in capsys.readouterr().out

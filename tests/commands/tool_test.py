@@ -1,6 +1,5 @@
 """One tool call by hand: what each tool answers, where its images go, and which requests are refused."""
 
-import contextlib
 import json
 import pathlib
 
@@ -8,17 +7,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax.build import tools as toolset
 from arft_jax.commands import tool as tool_call
 from arft_jax.commands.tool import ToolRequest
 from arft_jax.config import default_config
 from arft_jax.data.images import ImageProcessor, decode_image, encode_png, stand_in
 from arft_jax.testing.fault_server import FaultServer
-from arft_jax.tools import toolbox
+from arft_jax.testing.toolboxes import open_configured
+from arft_jax.tools import search_tool, toolbox
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.sandbox import NoneHolds
 from arft_jax.tools.search_index import Document, SearchIndex
-from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Image
 
 KEYS = {"status", "exit", "text", "images", "seconds", "sandbox"}
@@ -162,13 +160,18 @@ def test_a_search_is_made_on_the_terms_of_a_rollout(tmp_path, config, monkeypatc
     made = []
 
     class Seen(toolbox.Toolbox):
-        def __init__(self, python, search, **options):
-            made.append((options["terms"]["search"], options["trajectory_deadline_s"], options["top_k"]))
-            super().__init__(python, search, **options)
+        def __init__(self, offer, services, policies, **options):
+            made.append((policies["search"], options["trajectory_deadline_s"], asked[-1]))
+            super().__init__(offer, services, policies, **options)
 
+    class Asked(search_tool.SearchService):
+        def __init__(self, search, top_k):
+            asked.append(top_k)
+            super().__init__(search, top_k)
+
+    asked = []
     monkeypatch.setattr(toolbox, "Toolbox", Seen)
-    monkeypatch.setattr(toolset, "Toolbox", Seen)
-    monkeypatch.setattr(toolset, "PythonSandbox", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(search_tool, "SearchService", Asked)
     index = tmp_path / "texts.index"
     SearchIndex.build(index, [Document("Ada", "Ada wrote notes.")])
     config.tools.update(n_threads=3, deadline_s=50.0, n_tries=2, trajectory_deadline_s=90.0, top_k=5)
@@ -177,8 +180,9 @@ def test_a_search_is_made_on_the_terms_of_a_rollout(tmp_path, config, monkeypatc
         for backend, flags in (("local", dict(index=str(index))), ("http", {})):
             config.tools.search.update(backend=backend, url=server.url if backend == "http" else "")
             assert run("search", config, "", query="ada", **flags)["status"] == "ok"
-            with toolset.open_toolbox(config, {ALL: index}):
+            with open_configured(config, ["search"], index):
                 assert made[-1] == made[-2]
+    assert made[0][1:] == (90.0, 5)
     usual, remote = made[0][0], made[-1][0]
     assert (usual.n_threads, usual.deadline_s, usual.try_s, usual.n_tries) == (3, 50.0, 50.0, 2)
     assert (remote.n_threads, remote.deadline_s, remote.try_s, remote.calls_per_s) == (7, 9.0, 1.5, 100.0)

@@ -5,9 +5,10 @@ import pytest
 
 from arft_jax.data.batch import VisionBucket, assemble, fill_chunk, pack_chunks, pack_rows
 from arft_jax.sharding import LaneShare
+from arft_jax.testing.tiny_model import TINY_PACKING
 from arft_jax.trajectory import ImageSpan, Status, Task, Trajectory
 
-BUCKET = VisionBucket(n_patches=16, n_windows=2, window_px=112, patch=14, merge=2)
+BUCKET = VisionBucket(n_patches=16, n_windows=2, packing=TINY_PACKING)
 TASK = Task("t", "coding", "?", (), ("7",))
 
 

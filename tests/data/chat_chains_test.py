@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from arft_jax import protocol
-from arft_jax.data.chat_chains import load_chains, write_call
+from arft_jax.data.chat_chains import load_chains
 from arft_jax.data.images import encode_png
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.protocol import Answer, ToolCall
+from arft_jax.syntax.hermes import HermesSyntax
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.tools.bundled import paper_syntax
+from arft_jax.tools.search_tool import SEARCH
 from arft_jax.train.warm_start import chain_trajectory
 from arft_jax.trajectory import Observation, Status
 
@@ -35,15 +38,15 @@ MESSAGES = [
 TURNS = (
     "<think>an emblem</think><search>red fox</search>",
     "<think>zoom</think><code>```python\nx = 1\n```</code>",
-    "<answer>Ann</answer>",
+    "<think></think><answer>Ann</answer>",
 )
 
 
-def load(folder, *lines):
+def load(folder, *lines, syntax=None):
     (folder / "card.png").write_bytes(encode_png(tiny.tiny_image(8, 56, 56)))
     (folder / "zoom.png").write_bytes(encode_png(ZOOM))
     (folder / "chains.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    return load_chains([f"jsonl:{folder}/chains.jsonl"])
+    return load_chains([f"jsonl:{folder}/chains.jsonl"], syntax or paper_syntax())
 
 
 def test_a_conversation_becomes_a_chain(tmp_path):
@@ -82,7 +85,8 @@ def test_text_that_is_a_turn_already_is_taken_as_it_is(tmp_path):
     texts = {
         "<think>a</think><answer>b</answer>": "<think>a</think><answer>b</answer>",
         "<think>a</think>\nb": "<think>a</think><answer>b</answer>",
-        " b\n": "<answer>b</answer>",
+        " b\n": "<think></think><answer>b</answer>",
+        "<answer>b</answer>": "<think></think><answer>b</answer>",
         "<think>a</think><search>b</search>": "<think>a</think><search>b</search>",  # a chain may end with a call
     }
     chains = load(tmp_path, *(dict(messages=turn(text)) for text in texts))
@@ -97,12 +101,13 @@ def test_text_that_is_a_turn_already_is_taken_as_it_is(tmp_path):
     assert load(tmp_path, dict(messages=tagged))[0].turns[0].observation.text == "red"
 
 
-def test_every_bundled_tool_has_its_tag():
-    assert protocol.parse_turn(write_call("diagnose", {"problems": ["dark", "blur"]})) == protocol.Problem(
-        ("blur", "dark")
-    )
-    assert protocol.parse_turn(write_call("python", {"code": "a\n\n"})) == protocol.Code("a\n")
-    assert protocol.parse_turn(write_call("image_search", {"image": "image_1"}, "x")) == protocol.Search("image_1")
+def test_the_turns_are_written_in_the_syntax_of_the_run(tmp_path):
+    messages = [MESSAGES[1], call("search", {"query": "red fox"}), MESSAGES[3], *turn("<think>a</think>Ann")[1:]]
+    syntax = HermesSyntax([SEARCH.spec])
+    [chain] = load(tmp_path, dict(messages=messages, images=["card.png"]), syntax=syntax)
+    asked, answered = (syntax.parse(t.text) for t in chain.turns)
+    assert asked == ToolCall("search", {"query": "red fox"}) and answered == Answer("Ann")
+    assert "<tool_call>" in chain.turns[0].text
 
 
 def calling(name, arguments):
@@ -130,15 +135,15 @@ REFUSALS = {
     "two calls": (
         dict(messages=turn("", tool_calls=[{}, {}])), r"messages\[1\].tool_calls: a turn must have one call: got 2"
     ),
-    "an unknown tool": (calling("zoom", {"box": "a"}), "a tag for the tool: got 'zoom'"),
-    "two arguments": (calling("search", {"a": "", "b": ""}), r"one argument .* got \['a', "),
+    "an unknown tool": (calling("zoom", {"box": "a"}), "a call of one of search, diagnose, python: got .*zoom"),
+    "two arguments": (calling("search", {"a": "", "b": ""}), "There is no argument 'a'. Arguments: query."),
     "arguments that are no JSON": (calling("search", "{"), "arguments must be JSON"),
-    "an argument that is a list": (calling("search", {"q": []}), r"must be text: got \[\]"),
+    "an argument that is a list": (calling("search", {"query": []}), "The argument 'query' must be string: got array"),
     "a query with tags": (
-        calling("search", {"q": "<search>"}), "must be a turn of the tag syntax: got"
+        calling("search", {"query": "<search>"}), "tool_calls: a written turn must hold no other tag"
     ),
-    "an unknown fault": (calling("diagnose", {"p": ["wet"]}), "unknown problem kind 'wet'"),
-    "a blank answer": (dict(messages=turn(" ")), r"messages\[1\] must be an answer without tags, or a whole turn: got"),
+    "an unknown fault": (calling("diagnose", {"problems": ["wet"]}), "tool_calls: .*'problems'"),
+    "a blank answer": (dict(messages=turn(" ")), r"messages\[1\] must be an answer, or a whole turn: .*"),
     "nothing learnt": (dict(messages=turn("a", train=False)), r"turn that is learnt: got none \(train, weight"),
     "half a weight": (dict(messages=turn("a", weight=0.5)), r"messages\[1\].weight must be 0 or 1: got 0.5"),
     "an image that is not shown": (dict(messages=turn("a"), images=["card.png"]), "images must each be shown by"),

@@ -76,12 +76,3 @@ def test_a_prompt_wants_a_question(tokenizer, processor):
 def test_empty_system_text_leaves_its_block_out(tokenizer, processor):
     segment = chat.prompt_segment(tokenizer, processor, "", "Hi?", [])
     assert tokenizer.decode(segment.tokens) == "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_system_prompts_name_every_tag_kind_and_file():
-    from arft_jax import protocol
-
-    full = chat.SYSTEM["coding"]["full"]
-    assert all(word in full for word in (*protocol.KINDS, protocol.INPUT_NAME, protocol.OUTPUT_NAME, "1000"))
-    assert "<search>" in chat.SYSTEM["search"]["full"] and "<information>" in chat.SYSTEM["search"]["full"]
-    assert all(set(prompts) == {"full", "short"} for prompts in chat.SYSTEM.values())

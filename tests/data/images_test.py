@@ -366,7 +366,7 @@ def test_strips_join_without_a_seam(monkeypatch):
         encoded(picture("LA"), exif=exif),
     ]
     whole = [decode_image(data).sha256 for data in files]
-    monkeypatch.setattr(images, "_STRIP_PX", 36)  # three rows of twelve, and a last one of one
+    monkeypatch.setattr(images, "STRIP_PX", 36)  # three rows of twelve, and a last one of one
     assert [decode_image(data).sha256 for data in files] == whole
 
 

@@ -10,8 +10,8 @@ from arft_jax.commands.tiny_steps import write_tiny_steps
 from arft_jax.config import STEP_TASKS
 from arft_jax.data import recorded_steps, source
 from arft_jax.data.images import encode_png
-from arft_jax.protocol import is_well_formed
 from arft_jax.rewards import recorded
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Image
 
 CODING = dict(
@@ -122,7 +122,7 @@ def test_the_tiny_files_are_of_the_layout_and_their_own_steps_earn_all_there_is(
         assert set(steps) == set(recorded.STEPS[kind]) and steps.count("answer") == 6
         for task, step in zip(tasks, steps, strict=True):
             whole = f"<think> so </think>\n{task.target}"
-            assert is_well_formed(whole) and recorded.format_score(kind, task.target, whole) == 1.0
+            assert paper_syntax().is_well_formed(whole) and recorded.format_score(kind, task.target, whole) == 1.0
             want = recorded.CODE_REWARD if step == "code" else 1.0
             assert recorded.accuracy_score(kind, task.target, whole) == want
         assert [task.target for task in splits[name]["test"]] == ["", ""]  # whole questions

@@ -8,7 +8,7 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.evaluate.evaluator import evaluate
 from arft_jax.rollout.engine import Engine
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.tools.toolbox import Toolbox
+from arft_jax.testing.toolboxes import make_toolbox
 from arft_jax.trajectory import Observation, Status, ToolStatus
 
 SEARCH = "<think>look</think><search>fox</search>"
@@ -74,7 +74,7 @@ def test_max_turns_bounds_the_turns(stage):
 
 
 def test_with_tools_switched_off_every_call_is_refused(stage):
-    with Toolbox(None, None, enabled=False) as off:
+    with make_toolbox(None, None, enabled=False) as off:
         done = play(stage, [[SEARCH, answer("7")], [answer("7")]], off)
     statuses = [turn.observation.status for t in done.trajectories for turn in t.turns if turn.call]
     assert statuses == [ToolStatus.REFUSED] and done.em.tolist() == [1.0, 1.0]

@@ -8,6 +8,7 @@ import pytest
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import hf_files
+from arft_jax.testing.tiny_model import tiny_config
 
 
 def _write(folder, files):
@@ -47,7 +48,7 @@ def test_transformers_loads_the_embedded_tokenizer_with_the_same_ids(tmp_path):
 @pytest.mark.parametrize("bounds", [(7056, 7056), (56 * 56, 28 * 28 * 40)])
 def test_transformers_makes_the_same_patches_from_the_written_settings(tmp_path, bounds):
     processor = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
-    _write(tmp_path, hf_files.preprocessor_file(*bounds, 14, 2))
+    _write(tmp_path, hf_files.preprocessor_file(*bounds, tiny_config()))
     theirs = processor.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (150, 210, 3), np.uint8)
     done = theirs(pixels, return_tensors="np")

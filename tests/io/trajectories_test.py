@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from arft_jax import protocol
 from arft_jax.io import trajectories
-from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
+from arft_jax.testing.toolboxes import turn_of
+from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolCall, ToolStatus, Trajectory
 
 
 def make_image(seed, height=5, width=7, name="image_1"):
@@ -48,10 +48,9 @@ def make_trajectory(row=0, image=None):
         None,
         None,
     ]
-    calls = [ToolCall("diagnose", "x"), ToolCall("python", "x\n"), ToolCall("search", "q"), None, None]
     turns = [
-        Turn(text, protocol.parse_turn(text), 4 * i, 4 * i + 3, call, observation)
-        for i, (text, call, observation) in enumerate(zip(texts, calls, seen, strict=True))
+        turn_of(text, 4 * i, 4 * i + 3, observation)
+        for i, (text, observation) in enumerate(zip(texts, seen, strict=True))
     ]
     n = 20
     rng = np.random.default_rng(row)
@@ -112,6 +111,32 @@ def test_a_file_of_tasks_without_later_fields_is_read(tmp_path):
     path.write_text(json.dumps(record) + "\n")
     [loaded] = trajectories.load_trajectories(path)
     assert (loaded.task.tools, loaded.task.system, loaded.task.task_set, loaded.task.extra) == ((), "", "", {})
+
+
+OLDER = [
+    dict(type="Problem", kinds=["dark", "noise"]),
+    dict(type="Code", source="x\n"),
+    dict(type="Search", query="q"),
+    dict(type="Malformed", reason="no action tag"),
+    dict(type="Answer", text="42"),
+]
+
+
+def test_files_that_name_calls_by_the_papers_actions_are_read(tmp_path):
+    path = tmp_path / "t.jsonl"
+    saved = make_trajectory()
+    trajectories.save_trajectories(path, [saved])
+    record = json.loads(path.read_text())
+    for turn, action in zip(record["turns"], OLDER, strict=True):
+        turn["action"] = action
+        turn["call"] = {"tool": "diagnose", "request": "x"} if action["type"] == "Problem" else None
+        del turn["in_form"]
+    path.write_text(json.dumps(record) + "\n")
+    [loaded] = trajectories.load_trajectories(path)
+    assert [turn.action for turn in loaded.turns] == [turn.action for turn in saved.turns]
+    assert [turn.call and turn.call.tool for turn in loaded.turns] == ["diagnose", "python", "search", None, None]
+    assert loaded.turns[0].call == ToolCall("diagnose", {"problems": ["dark", "noise"]})
+    assert [turn.in_form for turn in saved.turns] == [True, False, False, False, False]
 
 
 def test_an_image_is_stored_once_for_all_files_of_a_folder(tmp_path):

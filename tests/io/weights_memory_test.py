@@ -54,7 +54,7 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
     A float32 tensor of a float32 file becomes the parameter itself on a CPU, without a copy.
     """
     config = _config()
-    assignments, _ = sources(abstract_params(config))
+    assignments, _ = sources(abstract_params(config), config.family.weights)
     tensors = {published_name(name): item for item in assignments for name in item.names}
 
     shapes = {name: published_shape(item.path, item.piece_shape, config.vision) for name, item in tensors.items()}

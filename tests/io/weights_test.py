@@ -15,8 +15,8 @@ import safetensors.numpy
 from flax import nnx
 
 from arft_jax.io import weights
-from arft_jax.io.weight_rules import NAMES
 from arft_jax.io.weights import load_model_config, load_params, params_from_hf
+from arft_jax.models.qwen2_5_vl.weight_names import WEIGHTS
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
 
 
@@ -28,7 +28,7 @@ def _published(model, later: bool):
         path, value = ".".join(map(str, keys)), np.asarray(variable[...])
         stacked = "layers" in variable.get_metadata("axes")
         for layer, piece in enumerate(value if stacked else value[None]):
-            name = NAMES[path].format(layer)
+            name = WEIGHTS.names[path].format(layer)
             if path.endswith("kernel"):
                 n_in = 2 if keys[-2] in ("o", "proj") else 1
                 piece = piece.reshape(int(np.prod(piece.shape[:n_in])), -1).T
@@ -219,8 +219,8 @@ def test_shardings_of_another_structure_are_refused():
     [
         (None, "with config.json: .* holds none"),
         ("{", "must be JSON"),
-        ("[]", "model_type must be qwen2_5_vl: got None"),
-        ('{"model_type": "qwen2_vl"}', "model_type must be qwen2_5_vl: got 'qwen2_vl'"),
+        ("[]", "model_type must be one of qwen2_5_vl.*: got None"),
+        ('{"model_type": "qwen2_vl"}', "model_type must be one of qwen2_5_vl.*: got 'qwen2_vl'"),
         ('{"model_type": "qwen2_5_vl"}', "lacks the key"),
         ('{"model_type": "qwen2_5_vl", "vision_config": 3}', "config.json"),
     ],

@@ -49,7 +49,7 @@ def test_attention_equals_the_loop(n_queries, n_kv, ordered):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_chunks_of_queries_equal_the_whole_with_their_gradients(ordered, monkeypatch):
-    monkeypatch.setattr(attention, "_CHUNK_SCORES", 9 * 16)  # chunks of 16 of 40 queries: the last is padded
+    monkeypatch.setattr(attention, "CHUNK_SCORES", 9 * 16)  # chunks of 16 of 40 queries: the last is padded
     q, k, v, mask = _inputs(40)
     mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
 

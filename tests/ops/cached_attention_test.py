@@ -41,7 +41,7 @@ def test_one_query_a_row_equals_the_general_form(arrays):
 @pytest.mark.parametrize("scores", [2 * S, S - 1])
 def test_chunks_of_queries_change_nothing(arrays, monkeypatch, scores):
     whole = cached_attention.attend_cached(*arrays)
-    monkeypatch.setattr(cached_attention, "_SCORES", scores)
+    monkeypatch.setattr(cached_attention, "CHUNK_SCORES", scores)
     np.testing.assert_allclose(cached_attention.attend_cached(*arrays), whole, atol=TOLERANCE)
 
 

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from arft_jax import protocol
 from arft_jax.report import page, trajectories
+from arft_jax.testing.toolboxes import turn_of
 from arft_jax.trajectory import Image, Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
 
 EVIL = "<script>alert('x')</script><img src=//evil.example/a.png onerror=\"x\"> & \x00\x1b[31m"
@@ -48,13 +48,12 @@ def make(id_="t1", text="<think>dim</think><answer>42</answer>", evil="", reward
     task = Task(id_ + evil, "coding" + evil, "what?" + evil, (image,), ("42" + evil,), ("dark" + evil,), "hard" + evil)
     call = Turn(
         "<think>fix</think><code>```python\nx\n```</code>" + evil,
-        protocol.Code("x"),
+        ToolCall("python" + evil, {"code": "x"}),
         4,
         8,
-        ToolCall("python" + evil, "x"),
         Observation("out" + evil, (image,), ToolStatus.ERROR, 0.5),
     )
-    last = Turn(text + evil, protocol.parse_turn(text), 8, 10)
+    last = dataclasses.replace(turn_of(text, 8, 10), text=text + evil)
     return Trajectory(
         task, 0, np.zeros(10, np.int32), np.zeros(10, np.float32), np.ones(10, bool), np.zeros(10, bool),
         np.zeros((3, 10), np.int32), 4, (), (call, last), Status.ANSWERED,

@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.rewards.combine import REWARD_FAILED, Scorer, score_trajectory
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, reward_names, score_extra
-from arft_jax.trajectory import Status, Task, Trajectory, Turn
+from arft_jax.testing.toolboxes import turn_of
+from arft_jax.trajectory import Status, Task, Trajectory
 
 ANSWER = "<think>seen</think><answer>fox</answer>"
 
 
 def answered(status=Status.ANSWERED, **extra):
-    turn = Turn(ANSWER, protocol.parse_turn(ANSWER), 0, 0)
+    turn = turn_of(ANSWER)
     task = Task("t1", "search", "?", (), ("fox",), extra=extra)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), (turn,), status)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.rewards import recorded
 from arft_jax.rewards.combine import RewardWeights, score_trajectory
-from arft_jax.trajectory import Status, Task, Trajectory, Turn
+from arft_jax.testing.toolboxes import turn_of
+from arft_jax.trajectory import Status, Task, Trajectory
 
 THINK = "<think> dim </think>\n"
 PROBLEM = "<problem> {'rotation90', 'dark'} </problem>"
@@ -18,7 +18,7 @@ SEARCH = "<search> red fox city </search>"
 
 def made(kind, target, *texts, status=Status.TURN_LIMIT):
     task = Task("t1", kind, "?", (), (), target=target)
-    turns = tuple(Turn(text, protocol.parse_turn(text), 0, 0) for text in texts)
+    turns = tuple(turn_of(text) for text in texts)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), turns, status)
 

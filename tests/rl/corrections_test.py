@@ -7,6 +7,7 @@ import pytest
 
 from arft_jax.rl import corrections
 from arft_jax.sampling import pick
+from arft_jax.words import IMPORTANCE_LEVELS
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_weight_stats_count_what_was_cut():
 
 
 def test_weights_are_one_where_sampler_and_trainer_agree():
-    for level in corrections.LEVELS:
+    for level in IMPORTANCE_LEVELS:
         assert (np.asarray(corrections.importance_weights(SAMPLER, SAMPLER, MASK, level=level)) == 1.0).all()
 
 

@@ -11,18 +11,18 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.data.synthetic.corpus import make_worlds, query_of
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.protocol import Malformed
 from arft_jax.rewards.combine import score_trajectory
 from arft_jax.rollout.request import Request
 from arft_jax.steps.state import FREE
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.tools import toolbox
+from arft_jax.testing.toolboxes import code_call, make_toolbox
+from arft_jax.tools import diagnose, toolbox
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.tools.search_index import Document, SearchIndex
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Observation, Status, Task, ToolStatus
 
 MAX_TURN, MAX_TOKENS = 96, 320
@@ -104,17 +104,17 @@ def test_a_turn_that_is_no_action_ends_as_malformed(stage, turn):
     tools = say()
     t = only(stage.play([(tiny.tiny_task(1, "coding"), [turn, ANSWER])], tools))
     assert t.status is Status.MALFORMED and t.turns[0].text == turn and not tools.calls
-    assert isinstance(t.turns[0].action, protocol.Malformed) and t.turns[0].call is None
+    assert isinstance(t.turns[0].action, Malformed) and t.turns[0].call is None
 
 
 def test_a_tool_that_raises_or_is_cancelled_ends_its_own_row_alone_as_a_fault_of_ours(stage):
     class Faulty(tiny.InstantTools):
-        def submit(self, task, action, images, spent_s=0.0, session=None):
-            future = super().submit(task, action, images, spent_s)
-            if action.query == "red fox":
+        def submit(self, call, context):
+            future = super().submit(call, context)
+            if call.request == "red fox":
                 return future
             broken = concurrent.futures.Future()
-            if action.query == "raise":
+            if call.request == "raise":
                 broken.set_exception(RuntimeError("no such tool"))
             else:
                 broken.cancel()
@@ -298,7 +298,7 @@ def test_code_runs_on_the_newest_image(stage):
     assert [image.sha256 for _, _, image in tools.calls] == [image.sha256 for image in (task.images[0], new, new)]
     names = [[image.name for image in images] for images in tools.banks]  # and every image by its name
     assert names == [["image_1"], ["image_1", "image_2", "image_3"], ["image_1", "image_2", "image_3"]]
-    assert all(action == protocol.Code("x = 1\n") for _, action, _ in tools.calls)
+    assert all(action == code_call("x = 1\n") for _, action, _ in tools.calls)
     assert [span.sha256 for span in t.images][-2:] == [new.sha256, shown.sha256] and len(t.images) == 4
     assert [turn.call.tool for turn in t.turns[:3]] == ["python"] * 3
 
@@ -329,7 +329,7 @@ def tools(tmp_path_factory):
     worlds = make_worlds(0, "test")
     SearchIndex.build(path, (Document(d.title, d.text, d.corpus) for w in worlds for d in w.documents))
     with PythonSandbox(n_workers=1, timeout_s=20.0) as python, SearchIndex(path) as index:
-        with Toolbox(python, index, top_k=2) as box:
+        with make_toolbox(python, index, top_k=2) as box:
             yield box
 
 
@@ -353,7 +353,7 @@ def test_problem_code_image_answer_with_the_real_sandbox(stage, tools):
     assert t.status is Status.ANSWERED and t.answer == item.answers[0]
     assert [turn.text for turn in t.turns] == turns
     assert [turn.observation.status for turn in t.turns[:2]] == [ToolStatus.OK] * 2
-    assert t.turns[0].observation.text == toolbox.TIP_FIX and not t.turns[0].observation.images
+    assert t.turns[0].observation.text == diagnose.TIP_FIX and not t.turns[0].observation.images
     [seen] = t.turns[1].observation.images
     dark, bright = item.processed.astype(float), item.original.astype(float)
     assert np.abs(seen.pixels - bright).mean() < 0.2 * np.abs(dark - bright).mean()  # repaired
@@ -386,7 +386,7 @@ def test_search_information_answer_with_the_real_index(stage, tools):
 def test_tools_switched_off_serve_nobody(stage):
     item = _dark_item()
     fox = tiny.tiny_task(2)
-    with Toolbox(None, None, enabled=False) as off:
+    with make_toolbox(None, None, enabled=False) as off:
         [[a], [b]] = stage.play([(item.task(), _coding_turns(item)), (fox, [SEARCH, ANSWER])], off)
     calls = [turn.observation for t in (a, b) for turn in t.turns if turn.call]
     assert len(calls) == 3 and all(seen.status is ToolStatus.REFUSED for seen in calls)

@@ -12,7 +12,9 @@ from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.renderer import Renderer, system_by_kind
 from arft_jax.rollout.row import Row
+from arft_jax.testing.tiny_model import TINY_PACKING
 from arft_jax.testing.tiny_rollout import tiny_image, tiny_task
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.trajectory import Observation, Status
 
 SIZES = [(28, 56), (56, 56)]
@@ -20,7 +22,11 @@ SIZES = [(28, 56), (56, 56)]
 
 def renderer(system):
     return Renderer(
-        Tokenizer.tiny(), PatchStore(ImageProcessor(28 * 28, 56 * 56)), VisionBucket(64, 8, 112, 14, 2), system
+        Tokenizer.tiny(),
+        PatchStore(ImageProcessor(28 * 28, 56 * 56)),
+        VisionBucket(64, 8, TINY_PACKING),
+        system,
+        paper_syntax(),
     )
 
 

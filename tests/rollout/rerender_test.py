@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.request import Request
 from arft_jax.rollout.rerender import rerendered
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import World, babbling, reply
+from arft_jax.testing.babble import World, reply
+from arft_jax.testing.toolboxes import code_call
 from arft_jax.trajectory import Observation, Status, Task, Turn
 
 SEARCH = "<think>look</think><search>red fox</search>"
@@ -74,7 +74,7 @@ def test_a_picture_that_no_prompt_can_hold_leaves_the_one_before(stage):
     sliver, new = tiny.tiny_image(1, 2, 1000), tiny.tiny_image(2)
     assert not stage.engine.renderer.can_show(sliver) and stage.engine.renderer.can_show(new)
     task = tiny.tiny_task(1, "coding")
-    turns = [Turn("a", protocol.Code("x"), 0, 0, None, Observation("", images)) for images in ((new,), (sliver,))]
+    turns = [Turn("a", code_call("x"), 0, 0, Observation("", images)) for images in ((new,), (sliver,))]
     shown = rerendered(task, turns, stage.engine.renderer.can_show)
     assert [image.sha256 for image in shown.images] == [new.sha256] and shown.question == f"{task.question}\na\na"
 
@@ -93,12 +93,7 @@ def test_what_cannot_be_rerendered_is_refused(stage, options, message):
         play(stage, [(task, [ANSWER])], task, tiny.InstantTools(reply), **options)
 
 
-@pytest.fixture
-def babble():
-    yield from babbling()
-
-
-def test_a_rerendered_turn_is_what_a_fresh_rollout_of_its_prompt_says(babble):
+def test_a_rerendered_turn_is_what_a_fresh_rollout_of_its_prompt_says():
     world = World()
     requests = [Request(task, i, 1) for i, task in enumerate(world.tasks)]
     groups = world.run(world.base, requests, temperature=0.0, context="rerender")

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data.chat import Segment
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.row import Feed, Injection, Row, image_spans
 from arft_jax.testing.tiny_rollout import tiny_image, tiny_task
-from arft_jax.trajectory import Observation, Status, ToolCall
+from arft_jax.testing.toolboxes import problem_call
+from arft_jax.tools.bundled import paper_syntax
+from arft_jax.trajectory import Observation, Status
 
 PAD = 7  # the image token of these hand cases
 
@@ -84,18 +85,18 @@ def test_a_row_grows_by_segments_and_turns():
     tokenizer = Tokenizer.tiny()
     task = tiny_task(1, "coding")
     row = Row(task, 5, 2, 0, 1)
-    assert row.bank.last.pixels is task.images[0].pixels and row.bank.last.name == "image_1"
+    assert row.context.newest.pixels is task.images[0].pixels and row.context.newest.name == "image_1"
     row.inject(injection([1, PAD, 2], task.images, [(1, 2, 2)], [1]))
     turn = [*tokenizer.encode("<problem>{'dark'}</problem>")]
     row.sample(np.array(turn), np.full(len(turn), -0.5))
-    action = row.read_turn(tokenizer, tokenizer.eos_id)
-    assert action == protocol.Problem(("dark",)) and row.turns[0].call == ToolCall("diagnose", "dark")
+    action = row.read_turn(tokenizer, paper_syntax())
+    assert action == row.turns[0].call == problem_call("dark") and not row.turns[0].in_form  # it has no thought
     assert row.last_token == (turn[-1], 2 + len(turn)) and row.next_position == row.length == 3 + len(turn)
     new = tiny_image(2)
     row.attach(Observation("Write code.", (new,)))
     assert (
-        row.bank.last.pixels is new.pixels
-        and row.bank.last.name == "image_2"
+        row.context.newest.pixels is new.pixels
+        and row.context.newest.name == "image_2"
         and row.turns[0].observation.text == "Write code."
     )
     row.inject(injection([3, PAD, 4], [new], [(1, 2, 2)], [1]))
@@ -114,7 +115,7 @@ def test_a_restarted_row_keeps_its_turns_as_text_alone():
     row = Row(tiny_task(1), 0, 0, 0, 0)
     row.inject(injection([1, PAD], [tiny_image(1)], [(1, 2, 2)], [1], n_pixels=784))
     row.sample(np.array([3]), np.zeros(1), versions=np.array([4]))
-    row.read_turn(Tokenizer.tiny(), -1)
+    row.read_turn(Tokenizer.tiny(), paper_syntax())
     assert (row.n_images, row.n_pixels) == (1, 784)
     row.restart()
     assert (row.length, row.next_position, row.n_images, row.n_pixels) == (0, 0, 0, 0)
@@ -137,7 +138,7 @@ def test_an_observation_without_an_image_keeps_the_current_one():
     row = Row(tiny_task(1), 0, 0, 0, 0)
     row.inject(injection([1, 2]))
     row.sample(np.array([3]), np.zeros(1))
-    row.read_turn(Tokenizer.tiny(), -1)
-    before = row.bank.last
+    row.read_turn(Tokenizer.tiny(), paper_syntax())
+    before = row.context.newest
     row.attach(Observation("nothing"))
-    assert row.bank.last is before
+    assert row.context.newest is before

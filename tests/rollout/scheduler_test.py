@@ -14,12 +14,7 @@ from arft_jax.rollout.trace import RolloutCosts
 from arft_jax.steps import learner
 from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_equal_bits, assert_same, babbling, flat, reply
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
+from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_equal_bits, assert_same, flat, reply
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +193,11 @@ class HeldTool(tiny.InstantTools):
         super().__init__(reply)
         self.slow, self.held, self.let = slow, [], False
 
-    def submit(self, task, action, *rest):
-        if task.id != self.slow or self.let:
-            return super().submit(task, action, *rest)
+    def submit(self, call, context):
+        if context.task.id != self.slow or self.let:
+            return super().submit(call, context)
         future = concurrent.futures.Future()
-        self.held.append((future, self.answer(task, action, None)))
+        self.held.append((future, self.answer(context.task, call, None)))
         return future
 
     def let_go(self):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.sampling.stops import build_stop_table
 from arft_jax.testing import stop_streams
 from arft_jax.testing.stop_streams import LEFT, RIGHT, first_stop
+from arft_jax.tools.bundled import paper_syntax
 
 CHUNK, N_TOKENS = 20_000, 16
 OTHER_STOPS = [
@@ -19,12 +19,12 @@ OTHER_STOPS = [
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return stop_streams.make_vocabulary(protocol.STOPS)
+    return stop_streams.make_vocabulary(paper_syntax().stops)
 
 
 @pytest.fixture(scope="module")
 def table(vocabulary):
-    return build_stop_table(vocabulary.tokens, protocol.STOPS)
+    return build_stop_table(vocabulary.tokens, paper_syntax().stops)
 
 
 def check(vocabulary, table, seed):

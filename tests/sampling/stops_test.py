@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.sampling.stops import build_stop_table
+from arft_jax.tools.bundled import paper_syntax
 
 N_STREAMS, N_TOKENS = 20_000, 24
 
@@ -55,7 +55,7 @@ def run(table, streams):
 @pytest.mark.parametrize(
     "stops",
     [
-        protocol.STOPS,
+        paper_syntax().stops,
         ("ab", "abab", "ba", "bb"),  # one inside another, one the end of another
         ("aab", "ab", "aaab"),  # two end at one byte: the first listed
         ("。</终>", "</ans>"),  # several bytes a character
@@ -108,7 +108,7 @@ def test_first_stop_in_a_token_wins_over_a_later_one():
 
 
 def test_protocol_stops_need_about_30_states():
-    table = build_stop_table([b"x"], protocol.STOPS)
+    table = build_stop_table([b"x"], paper_syntax().stops)
     assert table.n_states == 30  # 1 root + 2 of "</" + 7 + 8 + 5 + 7
 
 
@@ -119,7 +119,7 @@ def test_a_full_vocabulary_takes_seconds():
     starts = np.cumsum(lengths) - lengths
     tokens = [data[s : s + n] for s, n in zip(starts, lengths, strict=True)]
     begin = time.perf_counter()
-    table = build_stop_table(tokens, protocol.STOPS)
+    table = build_stop_table(tokens, paper_syntax().stops)
     assert table.next_state.shape == (30, 152_000)
     assert time.perf_counter() - begin < 10
 

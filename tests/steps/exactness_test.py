@@ -14,13 +14,8 @@ from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_same, babbling, flat, record, reply
+from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_same, flat, record, reply
 from arft_jax.trajectory import Observation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +32,6 @@ RESTART = """
     jax.config.update("jax_compilation_cache_dir", cache or None)
     from arft_jax.testing import babble
 
-    babbles = babble.babbling()
-    next(babbles)
     np.savez(out, **babble.record(babble.World().reference))
 """
 

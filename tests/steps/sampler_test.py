@@ -20,16 +20,10 @@ from arft_jax.testing.babble import (
     STOPS,
     World,
     assert_same,
-    babbling,
     flat,
     reply,
 )
 from arft_jax.trajectory import Status, Task
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ from arft_jax.rollout.trace import Timeline
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import N_TASKS, World, assert_equal_bits, assert_same, babbling, flat, reply
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
+from arft_jax.testing.babble import N_TASKS, World, assert_equal_bits, assert_same, flat, reply
 
 
 @pytest.fixture(scope="module")

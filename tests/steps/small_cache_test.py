@@ -12,14 +12,9 @@ from arft_jax.data.batch import assemble
 from arft_jax.models.cache import KVCache
 from arft_jax.steps import learner, sampler
 from arft_jax.steps.sampler import make_sampler
-from arft_jax.testing.babble import LOGPS_TOLERANCE, World, babbling, flat
+from arft_jax.testing.babble import LOGPS_TOLERANCE, World, flat
 
 DTYPES = ["float32", "bfloat16", "int8", "float8_e4m3fn"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
 
 
 @pytest.fixture(scope="module")

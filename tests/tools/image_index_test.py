@@ -16,7 +16,7 @@ from flax import nnx
 from arft_jax.build.image_embedder import Embedder
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor, decode_image
-from arft_jax.testing.tiny_model import tiny_model
+from arft_jax.testing.tiny_model import TINY_PACKING, tiny_model
 from arft_jax.tools import image_index
 from arft_jax.tools.image_index import CAPTIONS, ImageIndex, image_path, read_captions
 from arft_jax.trajectory import Image
@@ -39,7 +39,7 @@ def scene(seed):
 def tiny_embedder(seed):
     graphdef, params = nnx.split(tiny_model(seed=seed).vision)
     processor = ImageProcessor(min_pixels=112 * 112, max_pixels=112 * 112)
-    return Embedder(graphdef, params, processor, VisionBucket(256, 16, 112, 14, 2))
+    return Embedder(graphdef, params, processor, VisionBucket(256, 16, TINY_PACKING))
 
 
 @pytest.fixture(scope="module")

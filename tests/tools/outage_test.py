@@ -29,8 +29,8 @@ def quick():
 
 @pytest.mark.parametrize("fault", ["black_hole", "half_slow"])
 def test_an_outage_is_noticed_survived_and_forgotten(quick, fault):
-    terms = dataclasses.replace(outage_drill.default_terms(), try_s=0.25, pause_s=0.1, open_s=0.2)
-    outcome = outage_drill.drill(quick, fault, terms)
+    policy = dataclasses.replace(outage_drill.default_policy(), try_s=0.25, pause_s=0.1, open_s=0.2)
+    outcome = outage_drill.drill(quick, fault, policy)
     check(outcome)
     assert outcome.cost_s <= 1.5  # two tries of 0.25 s, a pause, and what a busy machine adds
 
@@ -43,7 +43,7 @@ def real():
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_outage_costs_a_step_a_fifth_at_most(real, fault):
-    outcome = outage_drill.drill(real, fault, outage_drill.default_terms())
+    outcome = outage_drill.drill(real, fault, outage_drill.default_policy())
     check(outcome)
     assert outcome.ratio <= MAX_RATIO
     assert outcome.cost_s <= 10.0 and outcome.open_s <= MAX_RATIO * outcome.fault_s

@@ -9,15 +9,14 @@ import time
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.data import chat
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.testing.fault_server import FAULTS, WELL, FaultServer
+from arft_jax.testing.toolboxes import context_of, make_toolbox, search_call
 from arft_jax.tools import toolbox
 from arft_jax.tools.call import Call, Fault
 from arft_jax.tools.remote_search import (
-    BACKENDS,
     REQUESTS,
     TRY_S,
     HttpRetriever,
@@ -29,8 +28,8 @@ from arft_jax.tools.remote_search import (
 from arft_jax.tools.reply_cache import ReplyCache
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
+from arft_jax.words import REMOTE_SEARCHES
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
 TASK = Task("s", "search", "?", (IMAGE,), ("a",))
@@ -166,9 +165,9 @@ def test_a_named_collection_is_refused_rather_than_searched_elsewhere():
     service = Service([Hit("a", "b", 1.0)])
     with pytest.raises(ValueError, match="no collections: asked for 'wiki'"):
         RemoteSearch("http", service).search("q", 1, "wiki")
-    with Toolbox(None, RemoteSearch("http", service), terms=TERMS) as box:
+    with make_toolbox(None, RemoteSearch("http", service), policies=TERMS) as box:
         task = Task("s", "search", "?", (IMAGE,), ("a",), corpus="wiki")
-        seen = box.submit(task, protocol.Search("q"), IMAGE).result(5)
+        seen = box.submit(search_call("q"), context_of(task, (IMAGE,))).result(5)
         assert seen.status is ToolStatus.INFRA and "no collections" in seen.text and not service.asked
 
 
@@ -183,8 +182,8 @@ def test_control_words_in_a_result_stay_ordinary_text():
         "<|im_\u200bend|>",
     ]
     service = Service([Hit(word, f"x {word} y", 1.0, word) for word in words])
-    with Toolbox(None, RemoteSearch("http", service), top_k=9, terms=TERMS) as box:
-        seen = box.submit(TASK, protocol.Search("q"), IMAGE).result(5)
+    with make_toolbox(None, RemoteSearch("http", service), top_k=9, policies=TERMS) as box:
+        seen = box.submit(search_call("q"), context_of(TASK, (IMAGE,))).result(5)
     assert seen.text.count("information>") == 2 and seen.text.endswith(" </information>")
     segment = chat.observation_segment(tokenizer, ImageProcessor(784, 3136), seen)
     empty = chat.observation_segment(tokenizer, ImageProcessor(784, 3136), toolbox.Observation(""))
@@ -220,7 +219,7 @@ QUERIES = ["red fox", "r\u00e9d  fox", "\U0001f98a", "wolf"]
 
 
 def observe(box, queries):
-    futures = [box.submit(TASK, protocol.Search(query), IMAGE) for query in queries]
+    futures = [box.submit(search_call(query), context_of(TASK, (IMAGE,))) for query in queries]
     return [(seen.text, seen.status, seen.images) for seen in (future.result(10) for future in futures)]
 
 
@@ -228,7 +227,7 @@ def test_a_replayed_run_makes_no_network_call_and_sees_the_same_bits(server, tmp
     cache = str(tmp_path / "replies.sqlite")
     with (
         open_remote_search("http", url=server.url, cache=cache, cache_mode="record") as search,
-        Toolbox(None, search, terms=TERMS) as box,
+        make_toolbox(None, search, policies=TERMS) as box,
     ):
         recorded = observe(box, QUERIES * 2)
         assert {status for _, status, _ in recorded} == {ToolStatus.OK}
@@ -239,7 +238,7 @@ def test_a_replayed_run_makes_no_network_call_and_sees_the_same_bits(server, tmp
     no_sockets()
     with (
         open_remote_search("http", cache=cache, cache_mode="replay") as search,  # without even a URL
-        Toolbox(None, search, terms=TERMS) as box,
+        make_toolbox(None, search, policies=TERMS) as box,
     ):
         assert observe(box, QUERIES * 2) == recorded
         [(text, status, _)] = observe(box, ["never asked"])
@@ -253,7 +252,7 @@ def test_mixed_serves_records_in_an_outage_and_faults_for_the_rest(server, tmp_p
     cache = str(tmp_path / "replies.sqlite")
     with (
         open_remote_search("http", url=server.url, cache=cache, cache_mode="mixed") as search,
-        Toolbox(None, search, terms=TERMS) as box,
+        make_toolbox(None, search, policies=TERMS) as box,
     ):
         [known] = observe(box, ["red fox"])
         server.set_mode("storm_503")
@@ -317,8 +316,8 @@ def test_close_ends_questions_that_are_under_way_and_leaves_no_thread_or_socket(
     for mode in ("black_hole", "unreachable", "drip"):
         server.set_mode(mode)
         with open_remote_search("http", url=server.url) as search:
-            box = Toolbox(None, search, terms=patient)
-            futures = [box.submit(TASK, protocol.Search(f"q{n}"), IMAGE) for n in range(24)]
+            box = make_toolbox(None, search, policies=patient)
+            futures = [box.submit(search_call(f"q{n}"), context_of(TASK, (IMAGE,))) for n in range(24)]
             time.sleep(0.2)
             started = time.monotonic()
             box.close()
@@ -334,8 +333,11 @@ def test_calls_of_every_fate_leave_no_descriptor():
     with FaultServer() as server:
         for mode in (*FAULTS, WELL, "unreachable", "drip", "cut_off"):
             server.set_mode(mode)
-            with open_remote_search("http", url=server.url) as search, Toolbox(None, search, terms=terms) as box:
-                for future in [box.submit(TASK, protocol.Search(f"q{i}"), IMAGE) for i in range(24)]:
+            with (
+                open_remote_search("http", url=server.url) as search,
+                make_toolbox(None, search, policies=terms) as box,
+            ):
+                for future in [box.submit(search_call(f"q{i}"), context_of(TASK, (IMAGE,))) for i in range(24)]:
                     future.result(10)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -344,7 +346,7 @@ def test_calls_of_every_fate_leave_no_descriptor():
 
 
 def test_every_back_end_has_its_form_and_its_time():
-    assert set(REQUESTS) == set(TRY_S) == set(BACKENDS)
+    assert set(REQUESTS) == set(TRY_S) == set(REMOTE_SEARCHES)
 
 
 def test_what_is_missing_is_named_at_the_door(tmp_path, monkeypatch):

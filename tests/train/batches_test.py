@@ -19,11 +19,11 @@ def test_images_of_a_trajectory_are_those_it_shows():
     row = Row(task, 0, 0, 0, 0)
     row.inject(render.injection(render.prompt(task)))
     row.sample(np.array(tokenizer.encode("<search>a</search>")), np.zeros(len(tokenizer.encode("<search>a</search>"))))
-    row.read_turn(tokenizer, tokenizer.eos_id)
+    row.read_turn(tokenizer, render.syntax)
     row.attach(Observation("", (shown,)))
     row.inject(render.injection(render.observation(Observation("", (shown,)))))
     row.sample(np.array(tokenizer.encode("<search>b</search>")), np.zeros(len(tokenizer.encode("<search>b</search>"))))
-    row.read_turn(tokenizer, tokenizer.eos_id)
+    row.read_turn(tokenizer, render.syntax)
     row.attach(Observation("", (unshown,)))  # it did not fit: attached, never fed
     images = images_of(render.patches, row.trajectory(Status.TOKENS))
     assert set(images) == {task.images[0].sha256, shown.sha256}

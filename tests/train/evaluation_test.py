@@ -10,10 +10,10 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.evaluate.evaluator import Evaluation
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.toolboxes import make_toolbox
 from arft_jax.tools.call import Fault
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.search_backend import Hit
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train import evaluation
 from arft_jax.train.run_dir import RunDir
 from arft_jax.trajectory import Status
@@ -52,7 +52,7 @@ def run(stage, service, tmp_path):
     config.eval.update(every=1, n_during=3, bootstrap=20)
     tasks = [tiny.tiny_task(i) for i in range(3)]
     params = stage.params(list(zip(tasks, [[RIGHT], [SEARCH, RIGHT], [RIGHT]], strict=True)))
-    with Toolbox(None, service, terms={"search": CallPolicy(n_tries=1)}) as toolbox:
+    with make_toolbox(None, service, policies={"search": CallPolicy(n_tries=1)}) as toolbox:
         yield types.SimpleNamespace(
             config=config, directory=RunDir(config), given=(config, stage.engine, params), toolbox=toolbox,
             tasks={"mat_search": {"test": tasks}},

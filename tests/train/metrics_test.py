@@ -4,17 +4,18 @@ import dataclasses
 
 import numpy as np
 
-from arft_jax import protocol
+from arft_jax.protocol import Answer
 from arft_jax.rewards.combine import REWARD_FAILED
+from arft_jax.testing.toolboxes import search_call
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
-from arft_jax.trajectory import Observation, Status, Task, ToolCall, ToolStatus, Trajectory, Turn
+from arft_jax.trajectory import Observation, Status, Task, ToolStatus, Trajectory, Turn
 
 
 def trajectory(status, calls, rewards, n=10, prompt_len=4, kind="coding", n_sampled=3):
     completion = np.arange(n) >= prompt_len
     sampled = completion & (np.arange(n) < prompt_len + n_sampled)
-    turns = [Turn("", protocol.Search("q"), 0, 1, ToolCall("search", "q"), Observation("", status=s)) for s in calls]
-    turns.append(Turn("", protocol.Answer("7"), 0, 1))
+    turns = [Turn("", search_call("q"), 0, 1, Observation("", status=s)) for s in calls]
+    turns.append(Turn("", Answer("7"), 0, 1))
     return Trajectory(
         Task("t", kind, "?", (), ()), 0, np.zeros(n, np.int32), np.zeros(n, np.float32), completion,
         completion & ~sampled,

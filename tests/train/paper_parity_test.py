@@ -21,6 +21,7 @@ from arft_jax.io.trajectories import load_trajectories
 from arft_jax.rl import objectives
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.testing.toolboxes import problem_call
 from arft_jax.train import evaluation, rollouts, trainer
 from arft_jax.train.run_dir import flatten
 from arft_jax.train.schedule import learning_rate
@@ -181,7 +182,7 @@ def test_evaluation_of_the_same_policy_has_its_own_turn_limit_and_live_tools(scr
     done = evaluation.evaluate_items(script.config, script.engine, script.policy, [script.task], script.toolbox)
     [row] = done.trajectories
     assert (row.status, [turn.text for turn in row.turns]) == (Status.ANSWERED, [PROBLEM, ANSWER])
-    assert [action.kinds for _, action, _ in script.toolbox.calls] == [("dark",)]
+    assert [call for _, call, _ in script.toolbox.calls] == [problem_call("dark")]
     assert row.turns[0].observation.text == "go on" and (done.f1[0], done.em[0]) == (1.0, 1.0)
 
 

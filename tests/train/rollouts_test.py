@@ -9,16 +9,11 @@ from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.rewards.combine import Scorer
 from arft_jax.testing import tiny_rollout as tiny
-from arft_jax.testing.babble import World, assert_equal_bits, babbling, flat, reply
+from arft_jax.testing.babble import World, assert_equal_bits, flat, reply
 from arft_jax.train.rollouts import TrainRollouts, valid_rows
 from arft_jax.trajectory import Status
 
 STEPS, P, G = 4, 2, 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def babble():
-    yield from babbling()
 
 
 @pytest.fixture(scope="module")

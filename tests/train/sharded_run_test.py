@@ -16,7 +16,6 @@ TOLERANCE = 1e-4
 SCRIPT = """
     import json, sys
     import jax, numpy as np
-    from arft_jax import protocol
     from arft_jax.build.parts import make
     from arft_jax.build.plan import plan
     from arft_jax.build.settings import objective
@@ -27,7 +26,9 @@ SCRIPT = """
     from arft_jax.config import default_config
     from arft_jax.io import hosts
     from arft_jax.rollout.request import Request
+    from arft_jax.syntax.tags import TagSyntax
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
+    from arft_jax.testing.toolboxes import code_call
     from arft_jax.trajectory import Observation
 
     cache, out, mesh, process, n_processes, port = sys.argv[1:]
@@ -52,7 +53,7 @@ SCRIPT = """
     planned = plan(config)
     parts = make(planned)
     params = parts.first_params()
-    protocol.parse_turn = lambda text: protocol.Code("pass")  # the untrained policy calls a tool at every turn
+    TagSyntax.parse = lambda self, text: code_call("pass")  # the untrained policy calls a tool at every turn
     tools = InstantTools(lambda task, *_: Observation("seen", (tiny_image(int(task.id[1:]), 56, 28),)))
     requests = [Request(tiny_task(i, "coding", sizes=[(56, 84)]), i, 2) for i in range(4)][share(4)]
     with jax.transfer_guard("disallow"):

@@ -9,32 +9,34 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.build import data
 from arft_jax.config import default_config
 from arft_jax.data.synthetic import coding, degrade, search
 from arft_jax.io.metrics import read_metrics
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.protocol import Malformed
 from arft_jax.rewards import combine
-from arft_jax.tools import toolbox
+from arft_jax.syntax.tags import TagSyntax
+from arft_jax.testing.toolboxes import code_call, problem_call, search_call
+from arft_jax.tools.offer import Offer
 from arft_jax.train import evaluation, rollouts, trainer
 from arft_jax.train.state import TrainState
 from arft_jax.train.update import Updater
 from arft_jax.trajectory import ToolStatus
 
 WARM, GRPO, EVERY = 2, 4, 2
-PARSE = protocol.parse_turn
+PARSE, OFFERED = TagSyntax.parse, Offer.of
 BABBLE = (
-    protocol.Problem(("dark",)),
-    protocol.Code(degrade.repair_code(("rotation180",))),
-    protocol.Search("Red Star city"),
+    problem_call("dark"),
+    code_call(degrade.repair_code(("rotation180",))),
+    search_call("Red Star city"),
 )
 
 
-def _parse(text):
+def _parse(self, text):
     """What a policy of no training babbles is read as a tool call, by its checksum."""
-    action = PARSE(text)
-    return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, protocol.Malformed) else action
+    action = PARSE(self, text)
+    return BABBLE[zlib.crc32(text.encode()) % len(BABBLE)] if isinstance(action, Malformed) else action
 
 
 def _score(trajectory, weights, embed=None):
@@ -104,10 +106,12 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "parse_turn", _parse)
+        patch.setattr(TagSyntax, "parse", _parse)
         patch.setattr(combine, "score_trajectory", _score)
         patch.setattr(data, "prepare_mini_tasks", _prepare_mini_tasks)
-        patch.setattr(toolbox, "_OFFERED", {kind: tuple(map(type, BABBLE)) for kind in ("coding", "search")})
+        # every tool serves every task, unannounced so that prompts stay short
+        patch.setattr(Offer, "of", lambda self, task: tuple(self.tools.values()))
+        patch.setattr(Offer, "specs", lambda self, task: tuple(tool.spec for tool in OFFERED(self, task)))
         yield Runs(tmp_path_factory.mktemp("runs"), patch)
 
 

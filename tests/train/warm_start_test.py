@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from arft_jax import protocol
 from arft_jax.config import default_config
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.testing import tiny_rollout as tiny
+from arft_jax.tools.bundled import paper_syntax
 from arft_jax.train import warm_start
 from arft_jax.train.warm_start import chain_trajectories, chain_trajectory
 from arft_jax.trajectory import Observation, Status
@@ -83,7 +83,7 @@ def test_a_chain_is_the_trajectory_that_the_sampler_would_have_written(stage):
         for shown, other in zip(a.observation.images, b.observation.images, strict=True):
             assert shown.name == other.name
             np.testing.assert_array_equal(shown.pixels, other.pixels)
-    assert isinstance(t.turns[1].action, protocol.Code) and t.answer == "7"
+    assert t.turns[1].action.tool == "python" and t.answer == "7"
 
 
 def test_chains_are_cut_behind_the_last_learnt_turn(stage):
@@ -109,10 +109,12 @@ def test_chains_that_do_not_fit_are_an_error_but_for_one_in_a_hundred(stage):
 def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(monkeypatch):
     config = default_config()
     config.warm_start.update(n_chains=1, n_practice=6)
-    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, submit, seed: list(tasks))
+    monkeypatch.setattr(warm_start, "record_chains", lambda tasks, begin, seed, syntax: list(tasks))
     task, own = tiny.tiny_task(1), [chain((True, True, True))]
     photos = {"photos": {"train": [task], "test": []}}
-    assert warm_start.warm_start_chains(config, photos, own, None) == own
-    chains = warm_start.warm_start_chains(config, photos | {"mini_search": {"train": [task] * 2}}, own, None)
+    assert warm_start.warm_start_chains(config, photos, own, None, paper_syntax()) == own
+    chains = warm_start.warm_start_chains(
+        config, photos | {"mini_search": {"train": [task] * 2}}, own, None, paper_syntax()
+    )
     assert len(chains) == 6 + 1 + 1 and chains[6:] == [task, *own]  # practice, recorded, own
-    assert warm_start.warm_start_chains(config, photos, (), None) == []
+    assert warm_start.warm_start_chains(config, photos, (), None, paper_syntax()) == []

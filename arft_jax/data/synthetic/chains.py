@@ -17,22 +17,33 @@ import concurrent.futures
 import dataclasses
 import re
 from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from arft_jax import protocol
 from arft_jax.data.synthetic import degrade, lexicon
 from arft_jax.data.synthetic.coding import CELL_BOXES, clean_tasks, look_tasks
 from arft_jax.data.synthetic.corpus import query_of
 from arft_jax.data.synthetic.search import emblem_tasks, repeat_tasks
-from arft_jax.trajectory import Image, Observation, Task, ToolStatus
+from arft_jax.protocol import Action, Answer, ToolCall
+from arft_jax.syntax.spec import Syntax
+from arft_jax.trajectory import Observation, Task, ToolStatus
 
 _STREAM = 4
 _BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
 _HOUSE = re.compile("|".join(f"{colour} {figure}" for colour, figure in lexicon.HOUSES))
+_THOUGHT_OF = {"diagnose": "problem", "python": "code", "search": "search"}
 _NAME = re.compile(r"\b(?:" + "|".join(lexicon.NAMES) + r")\b")
 
-Submit = Callable[[Task, protocol.Action, Sequence[Image]], "concurrent.futures.Future[Observation]"]
+
+class Conversation(Protocol):
+    """The tools as one chain meets them."""
+
+    def submit(self, call: ToolCall) -> "concurrent.futures.Future[Observation]":
+        """Starts a call."""
+
+    def admit(self, observation: Observation) -> Observation:
+        """Takes a reply in, so that later calls find its images."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,26 +71,17 @@ class Chain:
 
 @dataclasses.dataclass(frozen=True)
 class _Said:
-    text: str
+    action: Action
+    thought: str
     train: bool
 
 
 Script = Generator[_Said, Observation, None]
 
 
-def _say(action: str, body: str, rng: np.random.Generator) -> str:
-    thought = str(rng.choice(lexicon.THOUGHTS[action]))
-    return f"<think>{thought}</think><{action}>{body}</{action}>"
-
-
-def problem_body(kinds: Sequence[str]) -> str:
-    """``("rotation90", "dark")`` -> ``{'rotation90', 'dark'}``."""
-    return "{" + ", ".join(f"'{kind}'" for kind in kinds) + "}"
-
-
-def code_body(kinds: Sequence[str], box: degrade.Box | None) -> str:
-    """The fenced block that repairs the kinds."""
-    return f"```python\n{degrade.repair_code(tuple(kinds), box)}```"
+def _say(action: Action, rng: np.random.Generator, train: bool) -> _Said:
+    kind = _THOUGHT_OF[action.tool] if isinstance(action, ToolCall) else "answer"
+    return _Said(action, str(rng.choice(lexicon.THOUGHTS[kind])), train)
 
 
 def question_box(question: str) -> degrade.Box | None:
@@ -92,13 +94,13 @@ def _coding_script(task: Task, rng: np.random.Generator, *, novice: bool) -> Scr
     choice = degrade.PROBLEM_SETS[int(rng.integers(len(degrade.PROBLEM_SETS)))]
     blind_box = CELL_BOXES[int(rng.integers(len(CELL_BOXES)))]
     kinds = choice if novice else tuple(sorted(task.problems, key=lambda kind: kind not in degrade.ROTATIONS))
-    yield _Said(_say("problem", problem_body(kinds), rng), novice)
+    yield _say(ToolCall("diagnose", {"problems": list(kinds)}), rng, novice)
     if kinds != ("none",):
         box = question_box(task.question) or blind_box
-        seen = yield _Said(_say("code", code_body(kinds, box), rng), True)
+        seen = yield _say(ToolCall("python", {"code": degrade.repair_code(tuple(kinds), box)}), rng, True)
         if not novice and not seen.images:
             raise RuntimeError(f"the repair of {kinds} must give an image: got {seen.text!r} for {task.id}")
-    yield _Said(_say("answer", task.answers[0], rng), not novice)
+    yield _say(Answer(task.answers[0]), rng, not novice)
 
 
 def _after(text: str, query: str) -> str:
@@ -112,19 +114,19 @@ def _search_script(task: Task, rng: np.random.Generator) -> Script:
     relation = next(word for word in lexicon.RELATIONS if f" {word} of " in task.question)
     if f" {lexicon.RIVAL} of " in task.question:
         query = query_of(house, lexicon.RIVAL)
-        seen = yield _Said(_say("search", query, rng), True)
+        seen = yield _say(ToolCall("search", {"query": query}), rng, True)
         found = _HOUSE.search(_after(seen.text, query))
         if found is None:
             return
         house = tuple(found.group().split())
     query = query_of(house, relation)
-    seen = yield _Said(_say("search", query, rng), True)
+    seen = yield _say(ToolCall("search", {"query": query}), rng, True)
     found = _NAME.search(_after(seen.text, query))
     if found is not None:
-        yield _Said(_say("answer", found.group(), rng), True)
+        yield _say(Answer(found.group()), rng, True)
 
 
-def practice_chains(seed: int, n: int) -> list[Chain]:
+def practice_chains(seed: int, n: int, syntax: Syntax) -> list[Chain]:
     """What a base model can do already: read, describe, name, repeat; answered at once, no tool.
 
     A third of the ``n`` chains are unspoilt cards to be read, a third cards whose look is described in plain words
@@ -139,34 +141,32 @@ def practice_chains(seed: int, n: int) -> list[Chain]:
     tasks += emblem_tasks(seed, sixth) + repeat_tasks(seed, sixth)
     chains = []
     for i, task in enumerate(tasks):
-        said = _say("answer", task.answers[0], np.random.default_rng([_STREAM, seed, 1, i]))
-        chains.append(Chain(task, (ChainTurn(said, None, train=True),)))
+        said = _say(Answer(task.answers[0]), np.random.default_rng([_STREAM, seed, 1, i]), train=True)
+        chains.append(Chain(task, (ChainTurn(syntax.write(said.action, said.thought), None, train=True),)))
     return chains
 
 
 class _Recorder:
     """Plays one script against the tools, a turn at a time."""
 
-    def __init__(self, task: Task, script: Script):
-        self.task, self.script = task, script
-        self.images = task.images
+    def __init__(self, task: Task, script: Script, conversation: Conversation, syntax: Syntax):
+        self.task, self.script, self.conversation, self.syntax = task, script, conversation, syntax
         self.turns: list[ChainTurn] = []
         self.said: _Said | None = next(script)
 
-    def send(self, submit: Submit):
+    def send(self) -> "concurrent.futures.Future[Observation] | None":
         """Starts the tool call of the turn just said; None where the turn is the answer."""
-        action = protocol.parse_turn(self.said.text)
-        if isinstance(action, protocol.Malformed):
-            raise RuntimeError(f"a recorded turn must be well formed: {action.reason} in {self.said.text!r}")
-        return None if isinstance(action, protocol.Answer) else submit(self.task, action, self.images)
+        action = self.said.action
+        return None if isinstance(action, Answer) else self.conversation.submit(action)
 
     def receive(self, observation: Observation | None) -> None:
         """Takes the observation and says the next turn."""
         if observation is not None and observation.status is ToolStatus.INFRA:
             raise RuntimeError(f"a tool failed while chains were recorded: {observation.text}")
-        self.turns.append(ChainTurn(self.said.text, observation, self.said.train))
         if observation is not None:
-            self.images += observation.images
+            observation = self.conversation.admit(observation)
+        text = self.syntax.write(self.said.action, self.said.thought)
+        self.turns.append(ChainTurn(text, observation, self.said.train))
         try:
             self.said = None if observation is None else self.script.send(observation)
         except StopIteration:
@@ -189,14 +189,21 @@ def script_of(task: Task, index: int, seed: int, reading_frac: float) -> Script:
 
 
 def record_chains(
-    tasks: Sequence[Task], submit: Submit, seed: int, *, reading_frac: float = 0.5, in_flight: int = 32
+    tasks: Sequence[Task],
+    begin: Callable[[Task], Conversation],
+    seed: int,
+    syntax: Syntax,
+    *,
+    reading_frac: float = 0.5,
+    in_flight: int = 32,
 ) -> list[Chain]:
     """Plays one chain for each task, with the tools really running.
 
     Args:
       tasks: training tasks; coding and search may be mixed.
-      submit: the toolbox's ``submit``.
+      begin: the tools as the chain of a task meets them.
       seed: of the novice's choices; they depend on it and on the chain's place in the list alone.
+      syntax: in which turns are written.
       reading_frac: share of coding chains that practise reading.
       in_flight: chains played side by side.
 
@@ -209,12 +216,12 @@ def record_chains(
     chains = []
     for first in range(0, len(tasks), in_flight):
         part = [
-            _Recorder(task, script_of(task, first + i, seed, reading_frac))
+            _Recorder(task, script_of(task, first + i, seed, reading_frac), begin(task), syntax)
             for i, task in enumerate(tasks[first : first + in_flight])
         ]
         live = part
         while live:
-            calls = [(recorder, recorder.send(submit)) for recorder in live]
+            calls = [(recorder, recorder.send()) for recorder in live]
             for recorder, future in calls:
                 recorder.receive(None if future is None else future.result())
             live = [recorder for recorder in live if recorder.said is not None]

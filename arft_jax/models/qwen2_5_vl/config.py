@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from arft_jax.models.family import Family
+
 
 def _require(problems: list[str]) -> None:
     if problems:
@@ -28,6 +30,7 @@ class TextConfig:
       norm_eps: of every RMS norm.
       tied: whether the unembedding is the embedding transposed.
       max_positions: the longest context that the model was made for, tokens.
+      qkv_bias: whether queries, keys and values have biases.
     """
 
     vocab_size: int
@@ -41,6 +44,7 @@ class TextConfig:
     norm_eps: float = 1e-6
     tied: bool = False
     max_positions: int = 32768
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -147,9 +151,18 @@ class ModelConfig:
                 f"got {self.vision.out_dim} and {self.text.dim}"
             )
 
+    @property
+    def family(self) -> Family:
+        """The record of Qwen2.5-VL."""
+        from arft_jax.models.qwen2_5_vl.family import QWEN2_5_VL  # which is made of this class
+
+        return QWEN2_5_VL
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Reads a ``config.json`` in the flat layout or with a nested ``text_config``.
+
+        ``mrope_section`` may also stand beside the decoder's other keys, as in ``config.model.text_config``.
 
         Raises:
           ValueError: a key is missing or asks for what this model does not have.
@@ -159,8 +172,8 @@ class ModelConfig:
         try:
             return cls(
                 text=_text_from_hf(text, tied),
-                vision=_vision_from_hf(config["vision_config"]),
-                **{key: config[key] for key in _CONTROL_TOKENS if key in config},
+                vision=vision_from_hf(config["vision_config"]),
+                **{key: config[key] for key in CONTROL_TOKENS if key in config},
             )
         except KeyError as error:
             raise ValueError(f"model configuration lacks the key {error}") from error
@@ -172,26 +185,21 @@ class ModelConfig:
             "model_type": "qwen2_5_vl",
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],
             "tie_word_embeddings": text.tied,
-            **{key: getattr(self, key) for key in _CONTROL_TOKENS},
+            **{key: getattr(self, key) for key in CONTROL_TOKENS},
             "text_config": {
                 "model_type": "qwen2_5_vl_text",
-                **{theirs: getattr(text, ours) for theirs, ours in _TEXT_KEYS.items()},
+                **{theirs: getattr(text, ours) for theirs, ours in TEXT_KEYS.items()},
                 "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
                 "rope_theta": text.rope_theta,
                 "hidden_act": "silu",
                 "tie_word_embeddings": text.tied,
             },
-            "vision_config": {
-                "model_type": "qwen2_5_vl_vision",
-                **{theirs: getattr(vision, ours) for theirs, ours in _VISION_KEYS.items()},
-                "fullatt_block_indexes": list(vision.full_layers),
-                "hidden_act": "silu",
-            },
+            "vision_config": vision_to_hf(vision),
         }
 
 
-_CONTROL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-_TEXT_KEYS = {
+CONTROL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+TEXT_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "dim",
     "intermediate_size": "mlp_dim",
@@ -243,14 +251,29 @@ def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
         problems.append(f"hidden_act must be silu: got {text['hidden_act']!r}")
     _require(problems)
     return TextConfig(
-        **{ours: text[theirs] for theirs, ours in _TEXT_KEYS.items()},
-        mrope_section=tuple(rope["mrope_section"]),
+        **{ours: text[theirs] for theirs, ours in TEXT_KEYS.items()},
+        mrope_section=tuple(rope["mrope_section"] if "mrope_section" in rope else text["mrope_section"]),
         rope_theta=float(rope["rope_theta"] if "rope_theta" in rope else text["rope_theta"]),
         tied=tied,
     )
 
 
-def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
+def vision_to_hf(vision: VisionConfig) -> dict[str, Any]:
+    """A tower in the layout of a ``vision_config``."""
+    return {
+        "model_type": "qwen2_5_vl_vision",
+        **{theirs: getattr(vision, ours) for theirs, ours in _VISION_KEYS.items()},
+        "fullatt_block_indexes": list(vision.full_layers),
+        "hidden_act": "silu",
+    }
+
+
+def vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
+    """A tower from a ``vision_config``.
+
+    Raises:
+      ValueError, KeyError: what it asks for is not to be had, or is missing.
+    """
     if vision.get("hidden_act", "silu") != "silu":
         raise ValueError(f"vision hidden_act must be silu: got {vision['hidden_act']!r}")
     if "hidden_size" not in vision:

@@ -25,7 +25,7 @@ class Qwen2_5_VL(nnx.Module):
     """The model at any size.
 
     Args:
-      config: all sizes.
+      config: all sizes; without a vision tower the module is a text model.
       rngs: stream ``params`` draws the initial weights.
       dtype: compute type; norms, softmax, rotary and logits are float32 always.
       param_dtype: type in which parameters are kept.
@@ -52,7 +52,8 @@ class Qwen2_5_VL(nnx.Module):
         self.config, self.constrain = config, constrain
         kwargs = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "remat": remat}
         kwargs |= {"constrain": constrain, "lora": lora}
-        self.vision = VisionTower(config.vision, attend_segments=attend_segments, **kwargs)
+        tower = config.vision  # one assignment: flax keeps a None and a module apart
+        self.vision = tower and VisionTower(tower, attend_segments=attend_segments, **kwargs)
         self.text = TextDecoder(config.text, attend_causal=attend_causal, **kwargs)
 
     def encode(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:
@@ -63,8 +64,12 @@ class Qwen2_5_VL(nnx.Module):
           layout: VisionLayout with a leading axis C.
 
         Returns:
-          float[C, N // merge², D], feature j of a chunk = merge block j = image token j.
+          float[C, N // merge², D], feature j of a chunk = merge block j = image token j. A text model, whose chunks
+          are empty, gives zeros.
         """
+        if self.vision is None:
+            n_chunks, n_patches = patches.shape[:2]
+            return jnp.zeros((n_chunks, n_patches // 4, self.config.text.dim), self.text.dtype)
         return self.vision(patches, layout)
 
     def embed(self, tokens: jax.Array, features: jax.Array, feature_index: jax.Array) -> jax.Array:

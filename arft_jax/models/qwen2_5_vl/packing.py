@@ -4,12 +4,12 @@ Qwen2.5-VL (arXiv 2502.13923, section 2.1.1): windows of 112 px, cut from each i
 at the right and bottom edges hold fewer patches and are never filled up with other patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-Grid = tuple[int, int, int]
+from arft_jax.models.family import Grid, ImagePacking
 
 
 class VisionLayout(NamedTuple):
@@ -89,3 +89,23 @@ def pack_layout(
         window_slot[here] = window * side**2 + place
         start, first_window = here.stop, first_window + -(-height // side) * -(-width // side)
     return VisionLayout(segment_ids, hw, window_index, window_slot)
+
+
+def windowed_packing(
+    window_px: int, patch: int, merge: int, patch_dim: int, positions: Callable[..., tuple[np.ndarray, int]]
+) -> ImagePacking:
+    """How a tower with these windows takes images.
+
+    Args:
+      window_px, patch, merge: as for :func:`pack_layout`.
+      patch_dim: numbers of a flattened patch.
+      positions: of tokens, grids and an image token id, as ``ImagePacking.positions``.
+    """
+
+    def layout(grids: Sequence[Grid], n_patches: int, n_windows: int) -> VisionLayout:
+        return pack_layout(grids, n_patches, n_windows, window_px, patch, merge)
+
+    def windows_of(grid: Grid) -> int:
+        return count_windows([grid], window_px, patch)
+
+    return ImagePacking(patch, merge, patch_dim, windows_of, layout, positions)

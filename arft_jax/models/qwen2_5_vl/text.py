@@ -35,11 +35,11 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: TextConfig, constrain: Constrain, lora: Lora, **kwargs: Any):
         self.constrain = constrain
         dim, n, k, h = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
-        kv_axes = ("embed", "kv_heads", "head_dim")
+        kv_axes, bias = ("embed", "kv_heads", "head_dim"), config.qkv_bias
         self.norm1 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
-        self.q = Linear((dim,), (n, h), ("embed", "heads", "head_dim"), bias=True, lora=lora.of_text("q"), **kwargs)
-        self.k = Linear((dim,), (k, h), kv_axes, bias=True, lora=lora.of_text("k"), **kwargs)
-        self.v = Linear((dim,), (k, h), kv_axes, bias=True, lora=lora.of_text("v"), **kwargs)
+        self.q = Linear((dim,), (n, h), ("embed", "heads", "head_dim"), bias=bias, lora=lora.of_text("q"), **kwargs)
+        self.k = Linear((dim,), (k, h), kv_axes, bias=bias, lora=lora.of_text("k"), **kwargs)
+        self.v = Linear((dim,), (k, h), kv_axes, bias=bias, lora=lora.of_text("v"), **kwargs)
         self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, lora=lora.of_text("o"), **kwargs)
         self.norm2 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
         self.mlp = GatedMLP(

@@ -6,9 +6,10 @@ import types
 import cv2
 
 from arft_jax import protocol
+from arft_jax.tools.diagnose import tip
 from arft_jax.tools.result_text import format_hits
 from arft_jax.tools.search_index import Hit
-from arft_jax.tools.toolbox import tip
+from arft_jax.tools.toolbox import Conversation
 from arft_jax.trajectory import Image, Observation
 
 
@@ -36,16 +37,21 @@ class FakeToolbox:
     def __init__(self, documents=()):
         self.documents, self.calls = list(documents), []
 
-    def submit(self, task, action, images, spent_s=0.0, session=None):
-        self.calls.append((task, action, images))
+    def begin(self, task):
+        """The tools as one chain meets them."""
+        return Conversation(self, task)
+
+    def submit(self, call, context):
+        images = tuple(context.images)
+        self.calls.append((context.task, call, images))
         future = concurrent.futures.Future()
-        future.set_result(self._answer(task, action, images))
+        future.set_result(self._answer(context.task, call, images))
         return future
 
     def _answer(self, task, action, images):
-        if isinstance(action, protocol.Problem):
-            return Observation(tip(action.kinds))
-        if isinstance(action, protocol.Code):
-            return Observation("", (Image(run_code(action.source, images[-1].pixels), "image_2"),))
-        hits = [d for d in self.documents if d.corpus == task.corpus and d.title == action.query]
+        if action.tool == "diagnose":
+            return Observation(tip(tuple(action.arguments["problems"])))
+        if action.tool == "python":
+            return Observation("", (Image(run_code(action.arguments["code"], images[-1].pixels), "image_2"),))
+        hits = [d for d in self.documents if d.corpus == task.corpus and d.title == action.arguments["query"]]
         return Observation(format_hits([Hit(d.title, d.text, 1.0) for d in hits], 1000))

@@ -8,17 +8,16 @@ import time
 import numpy as np
 import pytest
 
-from arft_jax import protocol
+from arft_jax.testing.toolboxes import code_call, context_of, make_toolbox
 from arft_jax.tools.call import Call, Cancelled
 from arft_jax.tools.runner import CallPolicy
 from arft_jax.tools.sandbox import PythonSandbox
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
 TASK = Task("t", "coding", "?", (IMAGE,), ("a",))
-SLEEP = protocol.Code("import time\ntime.sleep(25)\nprint('late')")
-FINE = protocol.Code("print(6 * 7)")
+SLEEP = code_call("import time\ntime.sleep(25)\nprint('late')")
+FINE = code_call("print(6 * 7)")
 
 
 def processes_below(pid):
@@ -70,7 +69,7 @@ def test_code_whose_call_is_given_up_is_gone_within_a_second(sandbox):
     warm(sandbox)
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         call = Call(60.0)
-        future = threads.submit(sandbox.run, SLEEP.source, IMAGE, call)
+        future = threads.submit(sandbox.run, SLEEP.request, IMAGE, call)
         pids = processes_below(worker_at_work(sandbox).process.pid)
         assert pids
         started = time.monotonic()
@@ -98,8 +97,8 @@ def test_a_call_that_waits_for_a_worker_is_given_up_without_one(sandbox):
 
 def test_a_call_given_up_is_not_tried_again(sandbox):
     warm(sandbox)
-    with Toolbox(sandbox, None, deadline_s=0.8) as box:
-        seen = box.submit(TASK, SLEEP, (IMAGE,)).result(timeout=10)
+    with make_toolbox(sandbox, None, deadline_s=0.8) as box:
+        seen = box.submit(SLEEP, context_of(TASK, (IMAGE,))).result(timeout=10)
         assert seen.status == ToolStatus.INFRA
         assert end_within(10, lambda: not sandbox._pool.idle.empty())
         assert not sandbox._pool.workers  # the one that ran it; a second try would have started another
@@ -108,8 +107,8 @@ def test_a_call_given_up_is_not_tried_again(sandbox):
 def test_close_does_not_wait_for_code(sandbox):
     warm(sandbox)
     before = threading.active_count()
-    box = Toolbox(sandbox, None, n_threads=3)
-    futures = [box.submit(TASK, SLEEP, (IMAGE,)) for _ in range(5)]
+    box = make_toolbox(sandbox, None, n_threads=3)
+    futures = [box.submit(SLEEP, context_of(TASK, (IMAGE,))) for _ in range(5)]
     pids = processes_below(worker_at_work(sandbox).process.pid)
     started = time.monotonic()
     box.close()
@@ -122,8 +121,8 @@ def test_close_does_not_wait_for_code(sandbox):
 def test_calls_that_run_out_of_time_do_not_count_as_faults_of_the_sandbox(sandbox):
     warm(sandbox)
     terms = {"python": CallPolicy(n_threads=12, n_tries=1)}
-    with Toolbox(sandbox, None, terms=terms, trajectory_deadline_s=1.0) as box:
-        late = [box.submit(TASK, SLEEP, (IMAGE,), spent_s=0.5) for _ in range(12)]
+    with make_toolbox(sandbox, None, policies=terms, trajectory_deadline_s=1.0) as box:
+        late = [box.submit(SLEEP, context_of(TASK, (IMAGE,), spent_s=0.5)) for _ in range(12)]
         assert {future.result(timeout=20).status for future in late} == {ToolStatus.INFRA}
         assert end_within(20, lambda: box.metrics()["tool/python/calls"] == 12)
         time.sleep(0.3)

@@ -7,11 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
+from arft_jax.testing.toolboxes import make_toolbox, open_configured
 from arft_jax.tools.sandbox import NoneHolds, PythonSandbox, levels, pool
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, ToolStatus
 
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
@@ -58,21 +57,21 @@ def test_a_toolbox_says_what_holds_the_code(level, stamp):
     config = default_config()
     config.tools.n_workers = 1
     config.tools.sandbox.update(level=level, override=True)  # not needed, so without effect
-    with toolset.open_toolbox(config, None) as box:
+    with open_configured(config, ["coding"]) as box:
         assert box.stamp() == {"sandbox": stamp}
         assert box.line.startswith(f"sandbox: {level.partition(':')[0]} (")
         assert ("declared: vm" in box.line) is (stamp == "outer:vm")
 
 
 def test_a_toolbox_without_code_says_so():
-    with Toolbox(None, None) as box:
+    with make_toolbox(None, None) as box:
         assert (box.stamp(), box.line) == ({"sandbox": "off"}, "sandbox: off (no code is run)")
 
 
 def test_a_host_that_grants_nothing_is_refused_with_the_remedy(bare_host):
     config = default_config()
     config.tools.n_workers = 1
-    with pytest.raises(NoneHolds) as caught, toolset.open_toolbox(config, None):
+    with pytest.raises(NoneHolds) as caught, open_configured(config, ["coding"]):
         pass
     for word in ("L1: ", "L0: Landlock", "Remedy: ", "outer:gvisor", "config.tools.sandbox.override=True"):
         assert word in str(caught.value)
@@ -82,7 +81,7 @@ def test_an_override_on_such_a_host_runs_and_is_stamped(bare_host):
     config = default_config()
     config.tools.n_workers = 1
     config.tools.sandbox.override = True
-    with toolset.open_toolbox(config, None) as box:
+    with open_configured(config, ["coding"]) as box:
         assert box.stamp() == {"sandbox": "none (override)"}
         assert box.line.startswith("sandbox: unsafe (no landlock, ")
         assert "; NOT HELD: " in box.line and box.line.endswith(", rename a file)") and ", read a file," in box.line

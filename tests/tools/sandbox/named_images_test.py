@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
+from arft_jax.testing.toolboxes import code_call, context_of, make_toolbox
 from arft_jax.tools.bank import ImageBank
 from arft_jax.tools.sandbox import PythonSandbox, broker
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
 
 
@@ -83,19 +82,19 @@ def test_given_images_take_nothing_from_the_room_for_files(level):
 
 def test_a_full_bank_fits_a_call(sandbox):
     bank = ImageBank([grey(n % 200) for n in range(ImageBank().max_images)])
-    with Toolbox(sandbox, None) as box:
+    with make_toolbox(sandbox, None) as box:
         task = Task("t", "coding", "?", (), ("a",))
-        seen = box.submit(task, protocol.Code("print(len(images), image_32.size)"), tuple(bank)).result(30)
+        seen = box.submit(code_call("print(len(images), image_32.size)"), context_of(task, tuple(bank))).result(30)
     assert (seen.status, seen.text) == (ToolStatus.OK, "32 (8, 8)")
 
 
 def test_outputs_are_named_by_the_bank_and_later_code_reads_them(sandbox):
     bank, task = ImageBank([grey(10)]), Task("t", "coding", "?", (grey(10),), ("a",))
-    with Toolbox(sandbox, None) as box:
+    with make_toolbox(sandbox, None) as box:
         first = "import PIL.Image\nshow(PIL.Image.new('RGB', (8, 8), (30, 30, 30)))\nshow(image_1)"
-        made = bank.admit(box.submit(task, protocol.Code(first), tuple(bank)).result(30))
+        made = bank.admit(box.submit(code_call(first), context_of(task, tuple(bank))).result(30))
         assert [image.name for image in made.images] == ["image_2", "image_3"]
         second = "print(list(images), image_2.getpixel((0, 0)))\nimage_2.save('path_to_output_image.jpg', 'PNG')"
-        seen = bank.admit(box.submit(task, protocol.Code(second), tuple(bank)).result(30))
+        seen = bank.admit(box.submit(code_call(second), context_of(task, tuple(bank))).result(30))
     assert seen.text == "['image_1', 'image_2', 'image_3'] (30, 30, 30)"
     assert seen.images[0].name == "image_4" and seen.images[0].sha256 == made.images[0].sha256

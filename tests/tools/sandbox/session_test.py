@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
-from arft_jax import protocol
-from arft_jax.build import tools as toolset
 from arft_jax.config import default_config
-from arft_jax.tools.bank import ImageBank
+from arft_jax.testing.toolboxes import code_call, make_toolbox, open_configured
+from arft_jax.tools.context import ToolContext
 from arft_jax.tools.sandbox import CodeSession, PythonSandbox, broker, session, verdict
-from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image, Task, ToolStatus
 
 
@@ -161,20 +159,28 @@ def test_a_cell_run_again_by_a_retry_or_a_late_probe_is_kept_once(sandbox):
     assert kept.run(sandbox, "print(x)", ONE).text == "7"
 
 
+class Conversations:
+    """One trajectory, over several toolboxes."""
+
+    def __init__(self, task):
+        self.context = ToolContext(task)
+
+    def call(self, box, source):
+        return self.context.admit(box.submit(code_call(source), self.context).result(30))
+
+
 def test_a_toolbox_keeps_state_within_a_trajectory_and_not_between_them(sandbox):
-    task, code = Task("t", "coding", "?", (grey(10),), ("a",)), protocol.Code("print(x)")
+    task, source = Task("t", "coding", "?", (grey(10),), ("a",)), "print(x)"
+    mine, other = Conversations(task), Conversations(task)
 
-    def call(box, source, kept, bank):
-        return bank.admit(box.submit(task, protocol.Code(source), tuple(bank), 0.0, kept).result(30))
-
-    with Toolbox(sandbox, None, sessions=True) as box:
-        (mine, bank), (other, others) = (CodeSession(), ImageBank([grey(10)])), (CodeSession(), ImageBank([grey(10)]))
-        assert call(box, "x = 4\nshow(image_1.point(lambda v: 99))", mine, bank).images[0].name == "image_2"
-        assert call(box, "print(x, image_2.getpixel((0, 0))[0])", mine, bank).text == "4 99"
-        assert call(box, code.source, other, others).text == "NameError: name 'x' is not defined (line 1)"
-        assert call(box, code.source, None, bank).status == ToolStatus.ERROR
-    with Toolbox(sandbox, None) as box:
-        assert call(box, code.source, mine, bank).status == ToolStatus.ERROR  # sessions are off
+    with make_toolbox(sandbox, None, sessions=True) as box:
+        assert mine.call(box, "x = 4\nshow(image_1.point(lambda v: 99))").images[0].name == "image_2"
+        assert mine.call(box, "print(x, image_2.getpixel((0, 0))[0])").text == "4 99"
+        assert other.call(box, source).text == "NameError: name 'x' is not defined (line 1)"
+        assert Conversations(task).call(box, source).status == ToolStatus.ERROR
+        assert mine.call(box, source).text == "4"
+    with make_toolbox(sandbox, None) as box:
+        assert mine.call(box, source).status == ToolStatus.ERROR  # sessions are off
 
 
 @pytest.mark.parametrize("is_on", [False, True])
@@ -182,8 +188,8 @@ def test_the_config_switches_sessions_on(is_on):
     config = default_config()
     assert config.tools.sandbox.sessions is False
     config.tools.n_workers, config.tools.sandbox.sessions = 1, is_on
-    task, kept = Task("t", "coding", "?", (grey(10),), ("a",)), CodeSession()
-    with toolset.open_toolbox(config, None) as box:
+    mine = Conversations(Task("t", "coding", "?", (grey(10),), ("a",)))
+    with open_configured(config, ["coding"]) as box:
         for source in ("x = 1\nprint(2)", "print(x)"):
-            seen = box.submit(task, protocol.Code(source), (grey(10),), session=kept).result(30)
+            seen = mine.call(box, source)
     assert seen.status == (ToolStatus.OK if is_on else ToolStatus.ERROR)

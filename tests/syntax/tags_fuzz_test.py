@@ -5,8 +5,12 @@ import time
 
 import pytest
 
-from arft_jax import protocol
-from arft_jax.protocol import KINDS, TAGS, Answer, Code, Malformed, Problem, Search, is_well_formed, parse_turn
+from arft_jax.protocol import KINDS, Action, Answer, Malformed, ToolCall
+from arft_jax.tools.bundled import paper_syntax
+
+TAGS = ("search", "problem", "code", "answer")
+TOOLS = {"search": "search", "problem": "diagnose", "code": "python"}  # by their tags
+SYNTAX = paper_syntax()
 
 PIECES = (
     *(f"<{tag}>" for tag in ("think", *TAGS)), *(f"</{tag}>" for tag in ("think", *TAGS)),
@@ -53,7 +57,7 @@ def _fences(body: str) -> list[str]:
     return found
 
 
-def _kinds(body: str) -> tuple[str, ...] | None:
+def _kinds(body: str) -> list[str] | None:
     body = body.strip()
     if len(body) < 2 or body[0] != "{" or body[-1] != "}":
         return None
@@ -61,10 +65,10 @@ def _kinds(body: str) -> tuple[str, ...] | None:
     if any(len(name) < 3 or name[0] != "'" or name[-1] != "'" for name in names):
         return None
     names = {name[1:-1] for name in names}
-    return tuple(sorted(names)) if names <= set(KINDS) else None
+    return sorted(names) if names <= set(KINDS) else None
 
 
-def plain_reading(text: str) -> protocol.Action | None:
+def plain_reading(text: str) -> Action | None:
     """What the grammar says, without a regular expression; None: no action."""
     opened = [tag for tag in TAGS for _ in range(text.count(f"<{tag}>"))]
     if len(opened) != 1:
@@ -76,14 +80,14 @@ def plain_reading(text: str) -> protocol.Action | None:
     if not body.strip():
         return None
     if tag == "search":
-        return Search(" ".join(body.split()))
+        return ToolCall("search", {"query": " ".join(body.split())})
     if tag == "answer":
         return Answer(body.strip())
     if tag == "problem":
         kinds = _kinds(body)
-        return None if kinds is None else Problem(kinds)
+        return None if kinds is None else ToolCall("diagnose", {"problems": kinds})
     blocks = _fences(body)
-    return Code(blocks[0]) if len(blocks) == 1 and blocks[0].strip() else None
+    return ToolCall("python", {"code": blocks[0]}) if len(blocks) == 1 and blocks[0].strip() else None
 
 
 def plainly_well_formed(text: str) -> bool:
@@ -97,16 +101,19 @@ def plainly_well_formed(text: str) -> bool:
     return text.startswith("<think>") and rest.lstrip().startswith(f"<{tag}>") and rest.endswith(f"</{tag}>")
 
 
-def check(seed: int, n_turns: int) -> dict[type, int]:
+def check(seed: int, n_turns: int) -> dict[str | type, int]:
     """Compares so many turns; returns how often each action was read, and ``bool``: how often a turn was in form."""
-    dice, counts = random.Random(seed), dict.fromkeys((Search, Code, Problem, Answer, Malformed, bool), 0)
+    dice, counts = random.Random(seed), dict.fromkeys((*TOOLS.values(), Answer, Malformed, bool), 0)
     for _ in range(n_turns):
         text = random_turn(dice)
-        action, want = parse_turn(text), plain_reading(text)
-        assert action == want if want is not None else isinstance(action, Malformed) and action.reason, repr(text)
-        assert is_well_formed(text) is plainly_well_formed(text), repr(text)
-        counts[type(action)] += 1
-        counts[bool] += is_well_formed(text)
+        action, want = SYNTAX.parse(text), plain_reading(text)
+        if want is None:
+            assert isinstance(action, Malformed) and action.reason and not action.tell, repr(text)
+        else:
+            assert action == want, repr(text)
+        assert SYNTAX.is_well_formed(text) is plainly_well_formed(text), repr(text)
+        counts[action.tool if isinstance(action, ToolCall) else type(action)] += 1
+        counts[bool] += SYNTAX.is_well_formed(text)
     return counts
 
 
@@ -128,5 +135,5 @@ PIECES_OF_LONG_TURNS = ("<think>", "</search>", "```", "```py\n", "{'dark'", "'d
 def test_no_long_turn_takes_time_that_grows_with_its_square(piece):
     many, begin = piece * 20_000, time.perf_counter()
     for text in (many, f"<think>a</think><problem>{many}</problem>", f"<code>{many}</code>"):
-        assert not isinstance(parse_turn(text), Problem) and is_well_formed(text) is False
+        assert not isinstance(SYNTAX.parse(text), ToolCall) and SYNTAX.is_well_formed(text) is False
     assert time.perf_counter() - begin < 5.0  # a few milliseconds; the square of 100,000 characters is a minute

@@ -1,0 +1,31 @@
+"""The closed lists of words that a key of the configuration may hold, each typed once.
+
+The configuration is checked against them, and the function that reads the word refuses every other one.
+"""
+
+AGGREGATIONS = ("token", "sequence")  # train.aggregation
+SCALES = ("std", "none")  # train.scale_advantages
+IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
+CONTEXTS = ("append", "rerender")  # rollout.context
+ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
+ATTENTION_KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # model.attention, by hardware
+REMOTE_SEARCHES = ("http", "serper", "ddgs")  # tools.search.backend; besides them local
+CACHE_MODES = ("off", "record", "replay", "mixed")  # tools.search.cache_mode
+
+# What each key may hold; "" is an empty key.
+OF_KEY = {
+    "system_prompt": ("full", "short"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "model.attention": (*ATTENTION_FORMS, *ATTENTION_KERNELS),
+    "rollout.context": CONTEXTS,
+    "rollout.refresh": ("keep", "rebuild"),
+    "rollout.cache_dtype": ("float32", "bfloat16", "int8", "float8_e4m3fn", ""),
+    "tools.search.backend": ("local", *REMOTE_SEARCHES),
+    "tools.search.cache_mode": CACHE_MODES,
+    "tools.sandbox.wrapper": ("bwrap", ""),
+    "rewards.query": ("f1", "minilm"),
+    "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.aggregation": AGGREGATIONS,
+    "train.scale_advantages": SCALES,
+}
