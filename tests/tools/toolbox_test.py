@@ -111,7 +111,7 @@ def test_a_general_task_is_offered_code_and_search_or_what_it_names(index):
     with make_toolbox(None, index) as box:
 
         def status(call, **fields):
-            return box.submit(call, context_of(dataclasses.replace(general, **fields))).result(timeout=10).status
+            return box.submit(call, context_of(dataclasses.replace(general, **fields), ())).result(timeout=10).status
 
         assert status(search_call("fox")) is ToolStatus.OK
         assert status(problem_call("dark")) is ToolStatus.REFUSED  # the coding agent's
