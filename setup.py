@@ -45,6 +45,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "transformers>=5.23,<6",
+        "jinja2>=3.1",  # for chat templates of transformers
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it
         "grain>=0.2.18,<0.3",

@@ -257,13 +257,14 @@ def default_config() -> ml_collections.ConfigDict:
             ),
             model=_model(),
             weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
+            chat_template="",  # hermes: tools.syntax may be hermes though the template of the weights is not
             tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
             system_prompt="full",  # full, or short for models that read little
             system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
             data=_data(),  # tasks and their images
             warm_start=_warm_start(),  # imitation of recorded chains before GRPO
             rollout=_rollout(),
-            tools=_tools(),
+            tools=_tools(),  # what the policy may call, and how calls are served
             rewards=_rewards(),  # parts of R_total
             train=_train(),
             eval=dict(  # scores on the test splits

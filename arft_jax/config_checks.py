@@ -330,6 +330,8 @@ def validate(config) -> None:
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
+    if not 0 <= config.seed < 2**29:  # a key of training holds 8 * seed in 32 bits
+        problems.append(f"seed must lie in [0, 2**29): got {config.seed} (config.seed)")
     if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
         problems.append(
             f"dtype must be bfloat16 where attention is cudnn: got {config.model.dtype!r} (config.model.dtype, "

@@ -15,6 +15,8 @@ CACHE_MODES = ("off", "record", "replay", "mixed")  # tools.search.cache_mode
 # What each key may hold; "" is an empty key.
 OF_KEY = {
     "system_prompt": ("full", "short"),
+    "chat_template": ("hermes", ""),
+    "tools.syntax": ("tags", "hermes"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.attention": (*ATTENTION_FORMS, *ATTENTION_KERNELS),

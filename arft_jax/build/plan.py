@@ -7,7 +7,7 @@ do, which is what the compile check plans with.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import ml_collections
@@ -16,7 +16,7 @@ import optax
 from arft_jax.build import data, model, search_indices, settings, tools
 from arft_jax.build import placement as layout
 from arft_jax.build.data import Tasks
-from arft_jax.build.prompts import check_prompts, set_prompts, system_text
+from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.build.rewards import make_scorer
 from arft_jax.config import task_set_name
 from arft_jax.config_checks import validate
@@ -52,7 +52,7 @@ class PolicyPlan:
       limits: of a rollout.
       host: what the tools are opened with.
       offer: the tools of the run, which of them a task is offered, and their syntax.
-      prompts: system prompts of task sets that have one of their own.
+      system: the system prompt of a task.
       placement: of training, on all devices.
       global_placement: the same devices as rollouts use them.
       local_placement: those of this process alone, on which its rollouts run.
@@ -67,14 +67,10 @@ class PolicyPlan:
     limits: RolloutLimits
     host: ToolHost
     offer: Offer
-    prompts: Mapping[str, str]
+    system: Callable[[Task], str]
     placement: Placement
     global_placement: Placement
     local_placement: Placement
-
-    def system(self, task: Task) -> str:
-        """The system prompt of a task."""
-        return system_text(self.config, self.offer, task, self.prompts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,26 +116,27 @@ def plan_policy(
     config,
     tokenizer: Tokenizer | None = None,
     devices: Sequence[jax.Device] | None = None,
-    tasks: Sequence[Task] = (),
+    own_tasks: Iterable[Task] = (),
 ) -> PolicyPlan:
     """Plans the policy of a valid config; reads the tokenizer's files and the sizes of its weights.
 
     Args:
       config: whose values :func:`arft_jax.config_checks.validate` has let through.
       tokenizer: another than the config's.
-      devices: of the run; None: all that are there. Those of one process's rollouts are this process's, or of devices
-        that are only described the first process's.
-      tasks: of the user's own files: their kinds and the tools that they ask for are offered.
+      own_tasks: of the user's own files: their kinds, and the tools that they name, say which tools there are.
+      devices: of the run, which may be only described; its rollouts are then planned as the first process's. None: all
+        devices that are there, and rollouts on this process's own.
 
     Raises:
-      ValueError: a tokenizer that is not there, sizes that no model, image processor or mesh takes.
+      ValueError: a tokenizer or a tool that is not there, sizes that no model, image processor or mesh takes.
     """
-    tokenizer = tokenizer or model.load_tokenizer(config)
+    own_tasks, tokenizer = list(own_tasks), tokenizer or model.load_tokenizer(config)
     sizes = model.model_config(config, tokenizer)
     processor = model.image_processor(config, sizes)
-    host = tools.tool_host(config, search_indices.index_paths(config), processor)
-    kinds = tools.kinds_of(config) | {task.kind for task in tasks}
-    asked = dict.fromkeys(name for task in tasks for name in task.tools)
+    host = tools.tool_host(config, search_indices.found_indices(config), processor)
+    kinds = tools.kinds_of(config, own_tasks)
+    offer = tools.plan_offer(config, host, kinds, {name for task in own_tasks for name in task.tools})
+    tools.check_template(config, tokenizer, offer)
     placement = layout.make_placement(config, devices)
     process = jax.process_index() if devices is None else placement.mesh.devices.flat[0].process_index
     global_placement, local_placement = layout.rollout_placements(config, placement, process)
@@ -152,8 +149,8 @@ def plan_policy(
         bucket=model.vision_bucket(config, sizes),
         limits=settings.rollout_limits(config),
         host=host,
-        offer=tools.plan_offer(config, host, kinds, asked),
-        prompts=set_prompts(config),
+        offer=offer,
+        system=system_texts(config, offer),
         placement=placement,
         global_placement=global_placement,
         local_placement=local_placement,
@@ -171,18 +168,18 @@ def plan(config) -> Plan:
     check_inputs(config)
     if config.distributed.enabled:  # before anything asks for a device
         hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
-    scorer, quarantine = make_scorer(config), Quarantine()
+    quarantine = Quarantine()
     own_tasks = data.read_own_tasks(config, quarantine)
-    policy = plan_policy(config, tasks=[task for split in data.splits_of(own_tasks) for task in split])
+    policy = plan_policy(config, own_tasks=[t for split in own_tasks.values() for part in split.values() for t in part])
+    scorer = make_scorer(config)
     model.check_first_params(config, policy.sizes, policy.placement)
     model.check_tasks(config, policy.sizes, own_tasks)
-    chains = load_chains(config.warm_start.chains, policy.offer.syntax)
     check_prompts(config, policy.system, own_tasks, policy.tokenizer, policy.processor, policy.bucket)
     return Plan(
         **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
         own_tasks=own_tasks,
         quarantine=quarantine,
-        chains=tuple(chains),
+        chains=tuple(load_chains(config.warm_start.chains, policy.offer.syntax)),
         scorer=scorer,
         optimizer=settings.optimizer(config),
         keeps_reference=settings.keeps_reference(config),
@@ -201,6 +198,6 @@ def prepare_data(plan: Plan) -> Tasks:
     mini_tasks = data.prepare_mini_tasks(plan.config)
     check_prompts(plan.config, plan.system, mini_tasks, plan.tokenizer, plan.processor, plan.bucket)
     tasks = {**plan.own_tasks, **mini_tasks}
-    search_indices.make_indices(plan.config)
     in_order = {name: tasks[name] for name in map(task_set_name, plan.config.data.tasks)}
+    search_indices.make_indices(plan.config)
     return search_indices.route_tasks(plan.config, in_order)

@@ -6,7 +6,6 @@ A rollout refuses the same prompts, but only in the step that draws them, and ag
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 from arft_jax.data import chat, system_prompts
 from arft_jax.data.batch import VisionBucket
@@ -19,26 +18,22 @@ _N_NAMED = 10
 _FILE = "file:"
 
 
-def system_text(config, offer: Offer, task: Task, own: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The system prompt of a task: its own, else its set's, else its kind's in the config's style; with all its tools.
+def system_texts(config, offer: Offer) -> Callable[[Task], str]:
+    """What gives a task its system prompt: the task's own, else its set's, else that of its kind.
 
-    Args:
-      config: whose style holds.
-      offer: which tools it is offered: every one is announced.
-      task: the task.
-      own: by the name of a task set, of :func:`set_prompts`.
-    """
-    text = task.system or own.get(task.task_set)
-    return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax, text)
-
-
-def set_prompts(config) -> dict[str, str]:
-    """The system prompts of ``config.system_prompts`` by the name of the task set, those in files read.
+    A set's is ``config.system_prompts[name]``, the text or ``file:PATH``; a kind's is in the style of
+    ``config.system_prompt``, with every tool that the task is offered (data/system_prompts.py).
 
     Raises:
       ValueError: a file of a prompt that cannot be read, or holds nothing.
     """
-    return {name: _prompt_of(text) for name, text in config.system_prompts}
+    of_set = {name: _prompt_of(text) for name, text in config.system_prompts}
+
+    def system_text(task: Task) -> str:
+        own = task.system or of_set.get(task.task_set)
+        return system_prompts.system_prompt(task.kind, config.system_prompt, offer.specs(task), offer.syntax, own)
+
+    return system_text
 
 
 def _prompt_of(text: str) -> str:
@@ -67,7 +62,7 @@ def check_prompts(
     """Raises where a rollout could not begin; half a second for 4000 tasks.
 
     Args:
-      config: whose limits hold.
+      config: whose limits and system prompts hold.
       system: the system prompt of a task.
       tasks: by name and split.
       tokenizer, processor: text and images to model input.

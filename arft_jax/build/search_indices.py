@@ -59,12 +59,18 @@ def _is_routed(config) -> bool:
     return len(searching_sets(config)) > 1 and config.tools.search.backend == "local"
 
 
+def found_indices(config) -> dict[str, pathlib.Path] | None:
+    """As :func:`index_paths`; None where no set searches texts."""
+    return index_paths(config) or None
+
+
 def make_indices(config) -> None:
-    """Builds what is not there of :func:`index_paths`, where searching is local.
+    """Builds the indices that are not there, where searching is local.
 
     Raises:
       ValueError: a corpus that cannot be read, or holds nothing.
     """
+    entries = searching_sets(config)
     paths, routes = index_paths(config), _is_routed(config)
     for entry in searching_sets(config):
         path = paths.get(task_set_name(entry) if routes else ALL)

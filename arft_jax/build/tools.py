@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from arft_jax.config import JSONL, SEARCHING_TASKS
+from arft_jax.data import chat_template
 from arft_jax.data.images import ImageProcessor
+from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.import_path import load_object
 from arft_jax.tools.bundled import BUNDLED
 from arft_jax.tools.guest import make_tool
@@ -14,25 +16,26 @@ from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.offer import Offer, make_offer
 from arft_jax.tools.record import ToolHost
 from arft_jax.tools.toolbox import Toolbox, open_tools
+from arft_jax.trajectory import Task
 
 
-def tool_host(config, index_paths: Mapping[str, pathlib.Path], processor: ImageProcessor | None = None) -> ToolHost:
+def tool_host(config, indices: Mapping[str, pathlib.Path] | None, processor: ImageProcessor | None = None) -> ToolHost:
     """What the tools are opened with.
 
     Args:
       config: of the run.
-      index_paths: of the local indices of texts by task set (search_indices.py); empty where there is none.
+      indices: of the texts that task sets search (search_indices.py); None where none does.
       processor: of the model, for boxes in pixels of the resized image.
     """
     pictures = functools.partial(_open_pictures, config) if config.tools.search.image_index else None
-    return ToolHost(config.tools.to_dict(), index_paths, pictures, processor)
+    return ToolHost(config.tools.to_dict(), indices, pictures, processor)
 
 
-def kinds_of(config) -> set[str]:
-    """The kinds of the tasks of a run, by the names of its task sets; of the user's own files the usual one."""
-    own = {"general" for entry in config.data.tasks if entry.startswith(JSONL)}
+def kinds_of(config, tasks: Iterable[Task] = ()) -> set[str]:
+    """The kinds of the tasks of a run: those of the bundled sets by their names, of the user's own by the tasks."""
     bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
-    return own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled}
+    own = {task.kind for task in tasks} or ({"general"} if len(bundled) < len(config.data.tasks) else set())
+    return {"search" if name in SEARCHING_TASKS else "coding" for name in bundled} | own
 
 
 def plan_offer(config, host: ToolHost, kinds: Iterable[str], asked: Iterable[str] = ()) -> Offer:
@@ -50,6 +53,23 @@ def plan_offer(config, host: ToolHost, kinds: Iterable[str], asked: Iterable[str
     t = config.tools
     extra = [make_tool(load_object(path, "config.tools.extra"), path) for path in t.extra]
     return make_offer(BUNDLED, extra, host, names=tuple(t.offer), kinds=kinds, asked=asked, syntax=t.syntax)
+
+
+def check_template(config, tokenizer: Tokenizer, offer: Offer) -> None:
+    """Refuses weights whose chat template does not write tools as the policy would be trained to.
+
+    Args:
+      config: of the run; ``config.chat_template`` switches the check off.
+      tokenizer: of the policy.
+      offer: of :func:`plan_offer`; a policy without tools may have any template.
+
+    Raises:
+      ValueError: a template that leaves tools out or writes them in other words.
+    """
+    directory = config.tokenizer or config.weights
+    if offer.syntax.name == "hermes" and offer.tools and directory and config.chat_template != "hermes":
+        if template := chat_template.read_template(directory):
+            chat_template.check_tools(template, tokenizer, directory)
 
 
 @contextlib.contextmanager

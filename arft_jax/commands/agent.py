@@ -111,10 +111,9 @@ def ask(
     options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
     tasks = [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
-    paths = {path for path in paths if path.exists()}
-    searches_here = config.tools.search.backend == "local"
-    if searches_here and (len(paths) > 1 or (kind == "search" and not paths)):
-        got = ", ".join(map(str, sorted(paths) or [index or "none"]))
+    is_local = config.tools.search.backend == "local"
+    if kind == "search" and is_local and (len(paths) != 1 or not min(paths).exists()):
+        got = ", ".join(sorted(map(str, paths))) or "none"
         raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
@@ -128,7 +127,8 @@ def ask(
     policy = parts.for_rollout(params)
     print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(shown)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    host = dataclasses.replace(parts.plan.host, search_index=next(iter(paths), None))
+    indices = {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
+    host = dataclasses.replace(parts.plan.host, search_indices=indices)
     with toolset.open_toolbox(config, parts.plan.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context

@@ -122,6 +122,7 @@ def _search(call: ToolRequest, bank: ImageBank) -> Outcome:
     from arft_jax.build.tools import tool_host
     from arft_jax.tools.bundled import BUNDLED
     from arft_jax.tools.offer import make_offer
+    from arft_jax.tools.search_router import ALL
     from arft_jax.tools.toolbox import Conversation, open_tools
 
     config = call.config.copy_and_resolve_references()
@@ -129,7 +130,7 @@ def _search(call: ToolRequest, bank: ImageBank) -> Outcome:
         config.tools.search.backend = "local"
     elif config.tools.search.backend == "local":
         raise ValueError("search needs --index, or a --config whose tools.search.backend is remote")
-    host = tool_host(config, call.index or None)
+    host = tool_host(config, {ALL: call.index} if call.index else None)
     offer = make_offer({"search": BUNDLED["search"]}, (), host, names=("search",))
     with open_tools(offer, host, trajectory_deadline_s=config.tools.trajectory_deadline_s) as toolbox:
         conversation = Conversation(toolbox, Task("call", "search", call.query, (), ()))

@@ -9,7 +9,8 @@ _TURN = "Every turn starts with a short <think>...</think> and then holds exactl
 _ANSWER = "<answer>...</answer> gives the final answer, as short as it can be."
 # The tools of the paper's two agents. A short prompt does not announce them: it is for policies that know them.
 USUAL = {"coding": ("diagnose", "python"), "search": ("search",)}
-_SHORT = {"coding": "Fix, then answer.", "search": "Search, then answer."}
+_SHORT = {"coding": "Fix, then answer.", "search": "Search, then answer.", "general": "Think, then answer."}
+_TOOLS = "{tools}"  # in a text of one's own: where the tools' lines go
 _FIRST = {
     "coding": "You answer a question about a picture. The picture may be spoilt, and you can repair it with Python.",
     "search": "You answer a question about a picture with the help of a text search.",
@@ -31,7 +32,8 @@ def system_prompt(kind: str, style: str, specs: Sequence[ToolSpec], syntax: Synt
       style: ``full``, or ``short`` for models that read little.
       specs: the tools that the task is offered, in the order in which they are announced.
       syntax: in which the policy writes.
-      text: one's own, in place of the kind's; every tool is announced behind it.
+      text: one's own, in place of the kind's. In the paper's syntax it is taken as it is, the tools' lines in place of
+        ``{tools}``; in another the syntax announces the tools behind it.
 
     Raises:
       ValueError: an unknown style.
@@ -42,7 +44,7 @@ def system_prompt(kind: str, style: str, specs: Sequence[ToolSpec], syntax: Synt
     if syntax.name != "tags":
         return syntax.system(_plain_text(kind, style, specs) if text is None else text, specs)
     if text is not None:
-        return "\n".join([text, _TURN, *(spec.prompt_line for spec in specs), _ANSWER])
+        return text.replace(_TOOLS, "\n".join([*(spec.prompt_line for spec in specs), _ANSWER]))
     if style == "short":
         new = [spec.prompt_line for spec in specs if spec.name not in USUAL.get(kind, ())]
         return "\n".join([_SHORT.get(kind, "Answer."), *new])

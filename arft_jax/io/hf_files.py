@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from arft_jax.data.chat_template import tiny_template
 from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import gguf_file
@@ -101,6 +102,7 @@ def _tiny_tokenizer_files() -> dict[str, bytes]:
     }
     return {
         FILE_NAME: text.encode(),
+        "chat_template.jinja": tiny_template().encode(),
         "tokenizer_config.json": _json(config),
         "generation_config.json": _json(generation_ids(Tokenizer.tiny())),
     }

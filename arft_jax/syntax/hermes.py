@@ -47,14 +47,16 @@ class HermesSyntax:
         Example: ``<tool_call>\\n{"name": "search", "arguments": {"query": "fox"}}\\n</tool_call>`` is a call of search,
         ``The answer is 7.`` an answer.
         """
-        if OPEN not in text:
+        if OPEN not in text and CLOSE not in text:
             answer = _without_thought(text)
             return Answer(answer) if answer else Malformed("the turn is empty")
-        if text.count(OPEN) > 1:
+        if CLOSE not in text:  # the end token or the budget ended the turn
+            return Malformed(f"{OPEN} is not closed")
+        if text.count(OPEN) != 1:
             return Malformed(f"A turn must hold one {OPEN}: got {text.count(OPEN)}.", tell=True)
         body, closed, _ = text.partition(OPEN)[2].partition(CLOSE)
         if not closed:
-            return Malformed(f"{OPEN} is not closed")
+            return Malformed(f"{CLOSE} must stand behind {OPEN}.", tell=True)
         try:
             return self._read(body)
         except BadCall as error:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from arft_jax.protocol import Action, Answer, Malformed, ToolCall
-from arft_jax.syntax.spec import BadCall, ToolSpec
+from arft_jax.syntax.spec import BadCall, ToolSpec, check_arguments
 
 ANSWER, THINK = "answer", "think"
 
@@ -97,11 +97,11 @@ class TagSyntax:
             raise ValueError(f"a written action must be an answer or a call of one of {known}: got {action}")
         tag = ANSWER if spec is None else spec.tag
         try:
-            body = action.text if spec is None else spec.write(action.arguments)
+            body = action.text if spec is None else spec.write(check_arguments(spec.parameters, action.arguments))
             read = Answer(body.strip()) if spec is None else ToolCall(spec.name, spec.read(body))
         except BadCall as error:
             raise ValueError(f"a call must be one that <{tag}> can hold ({error}): got {action}") from error
-        text = f"<{THINK}>{thought}</{THINK}><{tag}>{body}</{tag}>"
+        text = (f"<{THINK}>{thought}</{THINK}>" if thought else "") + f"<{tag}>{body}</{tag}>"
         if self.parse(text) != read:
             raise ValueError(f"a written turn must hold no other tag: got {text!r}")
         return text

@@ -63,17 +63,17 @@ def make_toolbox(
 
 @contextlib.contextmanager
 def open_configured(
-    config, kinds: Iterable[str], index_path: Any = None, enabled: bool | None = None
+    config, kinds: Iterable[str], indices: Mapping[str, Any] | None = None, enabled: bool | None = None
 ) -> Iterator[Toolbox]:
     """The tools of a run as its config says.
 
     Args:
       config: of the run.
       kinds: of its tasks.
-      index_path: of texts to search; None: there are none.
+      indices: of texts to search, by task set; None: there are none.
       enabled: see :func:`arft_jax.build.tools.open_toolbox`.
     """
-    host = build_tools.tool_host(config, index_path)
+    host = build_tools.tool_host(config, indices)
     with build_tools.open_toolbox(config, build_tools.plan_offer(config, host, kinds), host, enabled) as toolbox:
         yield toolbox
 

@@ -117,7 +117,7 @@ IMAGE_SEARCH = Tool(
         "by their order; words find pictures with such captions. The best ones are shown with their captions between "
         "<information> and </information>.",
         read_body=read_query,
-        kinds=("search",),
+        kinds=("search", "general"),
     ),
     _open,
     _lacks,

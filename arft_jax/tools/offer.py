@@ -52,7 +52,7 @@ class Offer:
 
 
 def _asks(task: Task) -> tuple[str, ...]:
-    return tuple(getattr(task, "tools", ()))
+    return tuple(task.tools)
 
 
 def make_offer(

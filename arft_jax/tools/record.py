@@ -1,6 +1,7 @@
 """A tool is one record: what the policy is told of it, how it is opened and served, how its calls are handled."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -87,14 +88,13 @@ class ToolHost:
 
     Args:
       settings: ``config.tools`` as plain dicts.
-      search_index: of the texts that tasks are asked over: a path, or paths by task set (tools/search_router.py). None
-        or empty: there is none.
+      search_indices: of the texts that tasks search: paths by task set (search_router.py). None: there are none.
       open_pictures: opens the index of captioned images; None: there is none.
       processor: images to patches, for boxes in the frame of the resized image; None: no such boxes.
     """
 
     settings: Mapping[str, Any]
-    search_index: Any = None
+    search_indices: Mapping[str, pathlib.Path] | None = None
     open_pictures: Callable[[], AbstractContextManager] | None = None
     processor: Any = None
 

@@ -64,7 +64,7 @@ class SearchService:
 def _open(host: ToolHost) -> Iterator[SearchService]:
     s = host.settings["search"]
     if s["backend"] == "local":
-        opened = open_indices(host.search_index)
+        opened = open_indices(host.search_indices)
     else:
         opened = open_remote_search(s["backend"], url=s["url"], cache=s["cache"], cache_mode=s["cache_mode"])
     with opened as search:
@@ -72,7 +72,7 @@ def _open(host: ToolHost) -> Iterator[SearchService]:
 
 
 def _lacks(host: ToolHost) -> str:
-    if host.settings["search"]["backend"] == "local" and not host.search_index:
+    if host.settings["search"]["backend"] == "local" and host.search_indices is None:
         return (
             "search needs a task set with texts to search, or a back-end over the network (config.tools.search.backend)"
         )

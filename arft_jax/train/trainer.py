@@ -12,7 +12,6 @@ several processes, each rolls out its own share of the prompts on its own device
 """
 
 import contextlib
-import functools
 import time
 from typing import Any
 
@@ -29,7 +28,7 @@ from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.metrics import Progress
 from arft_jax.report import run_report
 from arft_jax.steps import learner
-from arft_jax.tools.toolbox import Conversation, Toolbox
+from arft_jax.tools.toolbox import Toolbox
 from arft_jax.train.batches import imitation_batch, update_batches
 from arft_jax.train.evaluation import evaluate_during, evaluate_stage, is_due
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
@@ -88,8 +87,8 @@ def train(config) -> dict:
 def warm_start(run: Run) -> None:
     """Imitation of recorded chains up to ``warm_start.steps``."""
     config, state, w = run.plan.config, run.state, run.plan.config.warm_start
-    syntax, begin = run.parts.engine.renderer.syntax, functools.partial(Conversation, run.toolbox)
-    chains = warm_start_chains(config, run.tasks, run.plan.chains, begin, syntax)
+    syntax = run.parts.engine.renderer.syntax
+    chains = warm_start_chains(config, run.tasks, run.plan.chains, run.toolbox, syntax)
     data = chain_trajectories(run.parts.engine.renderer, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)

@@ -3,24 +3,22 @@
 Loss falls on the turns that a chain marks for training and on nothing else; every other turn is context.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from arft_jax.config import MINI_TASKS
-from arft_jax.data.synthetic.chains import Chain, Conversation, practice_chains, record_chains
+from arft_jax.data.synthetic.chains import Chain, practice_chains, record_chains
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.row import Row
 from arft_jax.syntax.spec import Syntax
+from arft_jax.tools.toolbox import Conversation, Toolbox
 from arft_jax.trajectory import Status, Task, Trajectory
 
 
 def warm_start_chains(
-    config,
-    tasks: Mapping[str, Mapping[str, Sequence[Task]]],
-    own: Sequence[Chain],
-    begin: Callable[[Task], Conversation],
-    syntax: Syntax,
+    config, tasks: Mapping[str, Mapping[str, Sequence[Task]]], own: Sequence[Chain], toolbox: Toolbox, syntax: Syntax
 ) -> list[Chain]:
     """What a warm start imitates: practice and recorded chains of the mini tasks, and the user's own.
 
@@ -28,13 +26,14 @@ def warm_start_chains(
       config: reads ``warm_start`` and ``seed``.
       tasks: of the run, by name and split.
       own: of the user's files.
-      begin: the tools as the chain of a task meets them: they really run while chains are recorded.
+      toolbox: tools really run while chains are recorded.
       syntax: in which turns are written.
     """
     w = config.warm_start
     mini = [split["train"][: w.n_chains] for name, split in tasks.items() if name in MINI_TASKS]
     if not mini:
         return list(own)
+    begin = functools.partial(Conversation, toolbox)
     recorded = record_chains([task for part in mini for task in part], begin, config.seed, syntax)
     return [*practice_chains(config.seed, w.n_practice, syntax), *recorded, *own]
 

@@ -20,9 +20,9 @@ def test_data_lies_in_the_work_directory_or_where_the_config_says(tmp_path):
 def test_the_index_of_the_self_made_search_is_built_where_something_searches(tmp_path):
     config = default_config()
     config.workdir, config.data.tasks = str(tmp_path), ("mini_coding",)
-    make_indices(config)
-    assert index_paths(config) == {} and list(tmp_path.iterdir()) == []
+    search_indices.make_indices(config)
+    assert search_indices.found_indices(config) is None and list(tmp_path.iterdir()) == []
     config.data.tasks = ("mini_search",)
-    make_indices(config)
-    with SearchIndex(index_paths(config)[ALL]) as index:
+    search_indices.make_indices(config)
+    with SearchIndex(search_indices.found_indices(config)[ALL]) as index:
         assert index.search("Red Star city", 1, "")

@@ -39,7 +39,7 @@ def test_a_plan_reads_the_users_data_once_and_writes_nothing(config, tmp_path, m
     written = sorted(tmp_path.rglob("*"))
     planned = plan(config)
     assert sorted(tmp_path.rglob("*")) == written
-    tasks, index = prepare_data(planned), planned.host.search_index[ALL]
+    tasks, paths = prepare_data(planned), planned.host.search_indices
     assert {name: (len(s["train"]), len(s["test"])) for name, s in tasks.items()} == dict.fromkeys(tasks, (2, 2))
     assert set(reads.values()) == {1} and len(reads) == 4 and tasks.keys() == planned.own_tasks.keys()
     with SearchIndex(index) as found:
@@ -47,7 +47,7 @@ def test_a_plan_reads_the_users_data_once_and_writes_nothing(config, tmp_path, m
         assert found.search(task.query, 1, task.corpus)[0].title == task.query
     config.data.tasks = ("mat_coding",)
     coding = plan(config)
-    assert prepare_data(coding).keys() == {"mat_coding"} and coding.host.search_index == {}
+    assert prepare_data(coding).keys() == {"mat_coding"} and coding.host.search_indices is None
     (tmp_path / "data" / "mat_coding" / "train.json").write_text("[{}]")
     with pytest.raises(ValueError, match="item at place 0 of .*train.json must have id, question"):
         plan(config)
@@ -60,7 +60,7 @@ def test_self_made_tasks_are_prepared_behind_the_plan_and_their_prompts_checked(
     planned = plan(config)
     assert planned.own_tasks == {} and not made and not pathlib.Path(config.workdir).exists()
     checked = []
-    monkeypatch.setattr(plans, "check_prompts", lambda config, offer, tasks, *_: checked.append(tasks))
+    monkeypatch.setattr(plans, "check_prompts", lambda config, system, tasks, *_: checked.append(tasks))
     sets = {"mini_search": {"train": ["s"], "test": []}, "mini_coding": {"train": ["c"], "test": []}}
     monkeypatch.setattr(data, "prepare_mini_tasks", lambda config: sets)
     tasks = prepare_data(planned)
@@ -80,8 +80,7 @@ def test_a_plan_holds_the_values_that_it_was_made_from(config):
 def test_the_processes_of_a_run_meet_before_a_device_is_asked_for(config, monkeypatch):
     order = []
     monkeypatch.setattr(plans.hosts, "start", lambda *given: order.append(given))
-    planned = lambda *args, **named: order.append("devices") or plan_policy(*args, **named)  # noqa: E731
-    monkeypatch.setattr(plans, "plan_policy", planned)
+    monkeypatch.setattr(plans, "plan_policy", lambda config, **_: order.append("devices") or plan_policy(config))
     config.distributed.update(enabled=True, coordinator="localhost:1", n_processes=1, process=0)
     plan(config)
     assert order == [("localhost:1", 1, 0), "devices"]
@@ -173,4 +172,4 @@ def test_a_search_service_needs_no_corpus_of_its_own(config, tmp_path):
         plan(config)
     config.tools.search.update(backend="http", url="http://localhost:1/retrieve")
     planned = plan(config)
-    assert len(prepare_data(planned)["mat_search"]["test"]) > 0 and not planned.host.search_index[ALL].exists()
+    assert len(prepare_data(planned)["mat_search"]["test"]) > 0 and not planned.host.search_indices[ALL].exists()

@@ -41,18 +41,17 @@ def config(stage):
     return config
 
 
-def system_of(config):
-    """The system prompt of a task, where the tools of the paper are offered."""
-    tools = {name: BUNDLED[name] for name in ("diagnose", "python", "search")}
-    offer = Offer(tools, (), paper_syntax())
-    return functools.partial(system_text, config, offer, own=set_prompts(config))
+def paper_offer():
+    return Offer({name: BUNDLED[name] for name in ("diagnose", "python", "search")}, (), paper_syntax())
 
 
 def check(stage, config, tasks):
     engine, r = stage.engine, config.rollout
     bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
     render, splits = engine.renderer, {"train": tasks[::2], "test": tasks[1::2]}
-    check_prompts(config, system_of(config), {"a": splits}, render.tokenizer, render.patches.processor, bucket)
+    check_prompts(
+        config, system_texts(config, paper_offer()), {"a": splits}, render.tokenizer, render.patches.processor, bucket
+    )
 
 
 def refused(stage, config, task):
@@ -67,8 +66,9 @@ def refused_by_the_rollout(stage, config, task):
     engine, r = stage.engine, config.rollout
     limits = dict(max_tokens=r.max_tokens, max_images=r.max_images, max_image_pixels=r.max_image_pixels)
     limits = dataclasses.replace(engine.limits, **limits)
+    system = system_texts(config, paper_offer())
     made = engine.renderer
-    renderer = Renderer(made.tokenizer, made.patches, made.bucket, system_of(config), made.syntax)
+    renderer = Renderer(made.tokenizer, made.patches, made.bucket, system, made.syntax)
     scheduler = Scheduler(engine.slots, renderer, limits, tiny.InstantTools(tiny.failing), 0.0)
     try:
         scheduler.begin([Request(task, 0, 1)], jax.random.key(0))
@@ -128,22 +128,22 @@ def test_no_image_is_decoded(stage, config, tmp_path, monkeypatch):
 def test_a_system_prompt_is_the_tasks_own_else_its_sets_else_that_of_its_kind(config, tmp_path):
     (tmp_path / "prompt.txt").write_text("\ufeffFrom a file.\n", encoding="utf-8")
     config.system_prompts = {"photos": "Look.", "cards": f"file:{tmp_path}/prompt.txt"}
-    text, task = system_of(config), tiny.tiny_task(1)
+    text, task = system_texts(config, paper_offer()), tiny.tiny_task(1)
     assert (
         text(task) == "Search, then answer." and text(dataclasses.replace(task, kind="coding")) == "Fix, then answer."
     )
     photo = dataclasses.replace(task, task_set="photos")
-    assert text(photo).startswith("Look.\n") and "<search>" in text(photo)  # what is offered is announced
-    assert text(dataclasses.replace(photo, system="Mine.")).startswith("Mine.\n")
-    assert text(dataclasses.replace(task, task_set="cards")).startswith("From a file.\n")
-    general = text(tiny.tiny_task(1, "general"))
-    assert all(tag in general for tag in ("<search>", "<code>")) and "<problem>" not in general
+    assert (text(photo), text(dataclasses.replace(photo, system="Mine."))) == ("Look.", "Mine.")
+    assert text(dataclasses.replace(task, task_set="cards")) == "From a file."
+    config.system_prompt = "full"
+    full = system_texts(config, paper_offer())
+    assert all(len(full(tiny.tiny_task(1, kind))) > 100 for kind in ("coding", "search", "general"))
     (tmp_path / "prompt.txt").write_text(" ")
     with pytest.raises(ValueError, match=r"must hold text: got an empty .*prompt.txt \(config.system_prompts\)"):
-        set_prompts(config)
+        system_texts(config, paper_offer())
     config.system_prompts = {"photos": "file:gone.txt"}
     with pytest.raises(ValueError, match=r"must be a readable file: got gone.txt .* \(config.system_prompts\)"):
-        set_prompts(config)
+        system_texts(config, paper_offer())
 
 
 def test_a_long_prompt_of_one_set_is_counted_for_its_tasks_alone(stage, config):

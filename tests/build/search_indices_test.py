@@ -6,7 +6,7 @@ import pytest
 
 from arft_jax.build import data
 from arft_jax.build.plan import check_inputs
-from arft_jax.build.search_indices import index_paths, make_indices, route_tasks, searching_sets
+from arft_jax.build.search_indices import found_indices, index_paths, make_indices, route_tasks, searching_sets
 from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.tools.search_router import ALL, open_indices
@@ -35,7 +35,7 @@ def test_each_set_searches_the_corpus_beside_its_file_or_the_one_that_the_config
     config.data.corpora = {"trees": str(tmp_path / "other.jsonl")}
     tasks = route_tasks(config, data.read_own_tasks(config, Quarantine()))
     make_indices(config)
-    paths = index_paths(config)
+    paths = found_indices(config)
     assert paths == {"birds": tmp_path / "birds.corpus.index", "trees": tmp_path / "other.index"}
     corpora = {name: splits["test"][0].corpus for name, splits in tasks.items()}
     with open_indices(paths) as search:
@@ -55,9 +55,9 @@ def test_a_set_that_searches_alone_keeps_its_corpora_as_they_are(config, tmp_pat
     tasks = {"birds": {"train": [Task("a", "general", "?", (), ("x",), corpus="north")]}}
     assert route_tasks(config, tasks)["birds"]["train"][0].corpus == "north"
     config.data.tasks = ("mini_coding", own_set(tmp_path, "bare"))
-    assert index_paths(config) == {}  # it may search, and there is nothing to be searched
+    assert found_indices(config) is None  # it may search, and there is nothing to be searched
     config.data.tasks = ("mini_coding",)
-    assert index_paths(config) == {} and searching_sets(config) == []
+    assert found_indices(config) is None and searching_sets(config) == []
 
 
 def test_the_mini_and_the_mat_sets_are_led_to_theirs_beside_others(config, tmp_path):

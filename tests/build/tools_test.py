@@ -39,13 +39,13 @@ def test_a_toolbox_that_is_switched_off_starts_no_process(config, monkeypatch):
     monkeypatch.setattr(search_tool, "open_indices", fail)
     for enabled, switch in ((False, True), (None, False)):
         config.tools.enabled = switch
-        with open_configured(config, BOTH, "no/index", enabled=enabled) as off:
+        with open_configured(config, BOTH, {ALL: "no/index"}, enabled=enabled) as off:
             seen = off.submit(search_call("x"), context_of(tiny.tiny_task(1), ())).result()
             assert seen.status is ToolStatus.REFUSED
     config.tools.enabled = True
     for kinds in (["coding"], ["search"]):
         with pytest.raises(AssertionError, match="started"):
-            open_configured(config, kinds, "no/index").__enter__()
+            open_configured(config, kinds, {ALL: "no/index"}).__enter__()
 
 
 def test_a_real_toolbox_serves_and_is_closed(config):
@@ -72,7 +72,7 @@ def test_searches_go_where_the_config_says(config, tmp_path):
     task, fox = tiny.tiny_task(2), search_call("red fox")
 
     def search():
-        with open_configured(config, ["search"], tmp_path / "unused") as box:
+        with open_configured(config, ["search"], {ALL: tmp_path / "unused"}) as box:
             return box.submit(fox, context_of(task, ())).result(10)
 
     with FaultServer() as server:
@@ -137,7 +137,7 @@ def test_a_search_for_texts_is_another_tool_whatever_its_words(pictures, monkeyp
     monkeypatch.setattr(search_tool, "open_indices", lambda path: texts)
     pictures.tools.search.image_top_k = 2
     task = tiny.tiny_task(2)
-    with open_configured(pictures, ["search"], "an index") as box:
+    with open_configured(pictures, ["search"], {ALL: "an index"}) as box:
         for query in ("green", "image_1"):
             assert "Fox: red" in box.submit(search_call(query), context_of(task, (wall(1, 2, 3),))).result(60).text
         found = box.submit(image_search_call("image_1"), context_of(task, (wall(1, 2, 3),))).result(60)
@@ -156,12 +156,12 @@ def test_an_image_index_that_is_not_there_or_of_other_weights_is_refused(picture
 def test_one_policy_may_have_every_tool(pictures, monkeypatch):
     monkeypatch.setattr(search_tool, "open_indices", lambda path: contextlib.nullcontext(types.SimpleNamespace()))
     pictures.tools.offer = ("python", "search", "image_search", "crop")
-    host = build_tools.tool_host(pictures, "an index")
+    host = build_tools.tool_host(pictures, {ALL: "an index"})
     offer = build_tools.plan_offer(pictures, host, ["coding"])
     assert list(offer.tools) == ["python", "search", "image_search", "crop"]
     task = tiny.tiny_task(2, "coding")
     pictures.tools.crop_frame = "original"
-    with open_configured(pictures, ["coding"], "an index") as box:
+    with open_configured(pictures, ["coding"], {ALL: "an index"}) as box:
         context = context_of(task, (wall(9, 9, 9),))
         cut = box.submit(ToolCall("crop", {"box": [0, 0, 28, 14]}), context).result(60)
         assert cut.images[0].size == (14, 28)

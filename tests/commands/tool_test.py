@@ -180,7 +180,7 @@ def test_a_search_is_made_on_the_terms_of_a_rollout(tmp_path, config, monkeypatc
         for backend, flags in (("local", dict(index=str(index))), ("http", {})):
             config.tools.search.update(backend=backend, url=server.url if backend == "http" else "")
             assert run("search", config, "", query="ada", **flags)["status"] == "ok"
-            with open_configured(config, ["search"], index):
+            with open_configured(config, ["search"], {ALL: index}):
                 assert made[-1] == made[-2]
     assert made[0][1:] == (90.0, 5)
     usual, remote = made[0][0], made[-1][0]

@@ -102,17 +102,6 @@ def test_a_file_without_versions_is_read_as_version_0(tmp_path):
     np.testing.assert_array_equal(loaded.versions, np.where(loaded.loss_mask, 0, -1))
 
 
-def test_a_file_of_tasks_without_later_fields_is_read(tmp_path):
-    path = tmp_path / "t.jsonl"
-    trajectories.save_trajectories(path, [make_trajectory()])
-    record = json.loads(path.read_text())
-    for key in ("tools", "system", "task_set", "extra"):
-        del record["task"][key]
-    path.write_text(json.dumps(record) + "\n")
-    [loaded] = trajectories.load_trajectories(path)
-    assert (loaded.task.tools, loaded.task.system, loaded.task.task_set, loaded.task.extra) == ((), "", "", {})
-
-
 OLDER = [
     dict(type="Problem", kinds=["dark", "noise"]),
     dict(type="Code", source="x\n"),
@@ -137,6 +126,17 @@ def test_files_that_name_calls_by_the_papers_actions_are_read(tmp_path):
     assert [turn.call and turn.call.tool for turn in loaded.turns] == ["diagnose", "python", "search", None, None]
     assert loaded.turns[0].call == ToolCall("diagnose", {"problems": ["dark", "noise"]})
     assert [turn.in_form for turn in saved.turns] == [True, False, False, False, False]
+
+
+def test_a_file_of_tasks_without_later_fields_is_read(tmp_path):
+    path = tmp_path / "t.jsonl"
+    trajectories.save_trajectories(path, [make_trajectory()])
+    record = json.loads(path.read_text())
+    for key in ("tools", "system", "task_set", "extra"):
+        del record["task"][key]
+    path.write_text(json.dumps(record) + "\n")
+    [loaded] = trajectories.load_trajectories(path)
+    assert (loaded.task.tools, loaded.task.system, loaded.task.task_set, loaded.task.extra) == ((), "", "", {})
 
 
 def test_an_image_is_stored_once_for_all_files_of_a_folder(tmp_path):

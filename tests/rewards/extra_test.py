@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arft_jax.protocol import Answer
 from arft_jax.rewards.combine import REWARD_FAILED, Scorer, score_trajectory
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, reward_names, score_extra
 from arft_jax.testing.toolboxes import turn_of
@@ -15,7 +16,7 @@ ANSWER = "<think>seen</think><answer>fox</answer>"
 
 
 def answered(status=Status.ANSWERED, **extra):
-    turn = turn_of(ANSWER)
+    turn = Turn(ANSWER, Answer("fox"), 0, 0, in_form=True)
     task = Task("t1", "search", "?", (), ("fox",), extra=extra)
     empty = np.zeros(0)
     return Trajectory(task, 0, empty, empty, empty, empty, empty, 0, (), (turn,), status)

@@ -268,3 +268,15 @@ def test_wrong_arguments_are_named():
         make_toolbox(None, None, n_threads=0)
     with pytest.raises(ValueError, match="deadline_s must be above 0: got 0"):
         make_toolbox(None, None, deadline_s=0)
+
+
+def test_a_general_task_is_offered_code_and_search_or_what_it_names():
+    found = types.SimpleNamespace(search=lambda query, top_k, corpus: [Hit("Fox", corpus, 1.0)])
+    with make_toolbox(None, found) as box:
+        task = Task("x", "general", "?", (), ("a",), corpus="photos:")
+        assert "Fox: photos:" in box.submit(search_call("fox"), context_of(task, ())).result(10).text
+        for call, tools in ((problem_call("dark"), ()), (search_call("fox"), ("python",))):
+            named = dataclasses.replace(task, tools=tools)
+            assert box.submit(call, context_of(named, ())).result(10).status is ToolStatus.REFUSED
+        named = dataclasses.replace(task, tools=("search",))
+        assert "Fox" in box.submit(search_call("fox"), context_of(named, ())).result(10).text

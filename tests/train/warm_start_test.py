@@ -110,11 +110,11 @@ def test_own_chains_are_learnt_with_those_of_the_mini_tasks_or_alone(monkeypatch
     config = default_config()
     config.warm_start.update(n_chains=1, n_practice=6)
     monkeypatch.setattr(warm_start, "record_chains", lambda tasks, begin, seed, syntax: list(tasks))
-    task, own = tiny.tiny_task(1), [chain((True, True, True))]
+    task, own, syntax = tiny.tiny_task(1), [chain((True, True, True))], paper_syntax()
     photos = {"photos": {"train": [task], "test": []}}
-    assert warm_start.warm_start_chains(config, photos, own, None, paper_syntax()) == own
+    assert warm_start.warm_start_chains(config, photos, own, None, syntax) == own
     chains = warm_start.warm_start_chains(
         config, photos | {"mini_search": {"train": [task] * 2}}, own, None, paper_syntax()
     )
     assert len(chains) == 6 + 1 + 1 and chains[6:] == [task, *own]  # practice, recorded, own
-    assert warm_start.warm_start_chains(config, photos, (), None, paper_syntax()) == []
+    assert warm_start.warm_start_chains(config, photos, (), None, syntax) == []

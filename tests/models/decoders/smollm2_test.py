@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from arft_jax import protocol
 from arft_jax.build import settings
 from arft_jax.build.parts import make
 from arft_jax.build.plan import plan_policy
@@ -107,7 +106,7 @@ def test_it_searches_and_learns(policy):
         params, [Request(task, i, 2) for i, task in enumerate(tasks)], tools, rng=jax.random.key(1), temperature=0.3
     )
     done = [trajectory for group in groups for trajectory in group]
-    assert any(isinstance(action, protocol.Search) for _, action, _ in tools.calls)
+    assert any(action.tool == "search" for _, action, _ in tools.calls)
     went_on = [t for t in done if len(t.turns) == 2 and t.observation_mask.sum() > 10]
     assert went_on and all(t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in went_on)
 
@@ -124,8 +123,8 @@ def test_it_searches_and_learns(policy):
     optimizer = settings.optimizer(config)
     update = learner.make_update(parts.graphdef, objective, optimizer)
     state = learner.init_opt_state(optimizer, params, parts.plan.placement)
-    params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-5), None, None)
+    params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-6), None, None)
     assert float(stats["skipped"]) == 0 and float(stats["grad_norm"]) > 0
     after = np.asarray(score(params, batch, parts.rules.allowed))
     change = ((after - before) * mask).sum(axis=1)
-    assert (change[advantages > 0] > 0).all() and change[advantages < 0].sum() < 0
+    assert float((advantages * change).sum()) > 0  # what the step climbs, to first order
