@@ -30,7 +30,7 @@ from arft_jax.data.jsonl_tasks import KINDS, file_of
 from arft_jax.data.messages import LineImages, content_of, messages_of
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.protocol import Answer, ToolCall
-from arft_jax.syntax.spec import Syntax
+from arft_jax.syntax.spec import Syntax, check_arguments
 from arft_jax.trajectory import Observation, Task
 
 KEYS = ("messages", "id", "kind", "images", "tools")
@@ -42,7 +42,7 @@ def load_chains(entries: Sequence[str], syntax: Syntax) -> list[Chain]:
 
     Args:
       entries: ``jsonl:PATH`` each.
-      syntax: in which turns are written.
+      syntax: in which turns are written, with the tools of the run.
 
     Raises:
       ValueError: an unreadable file, or a line that is no such conversation; its number and key are named.
@@ -55,18 +55,14 @@ def load_chains(entries: Sequence[str], syntax: Syntax) -> list[Chain]:
             items.check_keys(item, KEYS, where)
             identity = items.id_of(item, where) if "id" in item else f"{name}-{number}"
             items.check_different(where_by_id, identity, where)
-            chains.append(_chain(item, where, syntax, files, path, name, identity))
+            images = LineImages(files, path.parent, where, items.list_of(item, "images", where))
+            chains.append(_chain(item, where, images, syntax, name, identity))
         files.tell_animated(path)
     return chains
 
 
-def _chain(
-    item: Mapping[str, Any], where: str, syntax: Syntax, files: ImageFiles, path: pathlib.Path, name: str, identity: str
-) -> Chain:
-    listed = item.get("images", [])
-    if not isinstance(listed, list):
-        raise items.wrong(where, "images", "be a list of paths", listed)
-    images, messages = LineImages(files, path.parent, where, listed), messages_of(item, where)
+def _chain(item: Mapping[str, Any], where: str, images: LineImages, syntax: Syntax, name: str, identity: str) -> Chain:
+    messages = messages_of(item, where)
     first = _check_roles([message["role"] for message in messages], where)
     contents = [
         ("", ()) if message["role"] == "assistant" else content_of(message, f"messages[{place}]", images, where)
@@ -83,7 +79,7 @@ def _chain(
     for place in range(first + 1, len(messages), 2):
         key, is_last = f"messages[{place}]", place == len(messages) - 1
         seen = None if is_last else Observation(*contents[place + 1])
-        text = _turn(messages[place], key, where, is_last, syntax)
+        text = _turn(messages[place], key, where, syntax, is_last)
         turns.append(ChainTurn(text, seen, _is_learnt(messages[place], key, where)))
     if not any(turn.train for turn in turns):
         raise ValueError(f"{where}: messages must hold an assistant turn that is learnt: got none (train, weight)")
@@ -100,7 +96,7 @@ def _check_roles(roles: Sequence[str], where: str) -> int:
     return first
 
 
-def _turn(message: Mapping[str, Any], key: str, where: str, is_last: bool, syntax: Syntax) -> str:
+def _turn(message: Mapping[str, Any], key: str, where: str, syntax: Syntax, is_last: bool) -> str:
     """What the policy would have written."""
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
@@ -112,21 +108,20 @@ def _turn(message: Mapping[str, Any], key: str, where: str, is_last: bool, synta
     if calls:
         beside = " ".join(found.groups()).strip() if found else text
         try:
-            return syntax.write(ToolCall(*_call(calls, key)), "\n".join(part for part in (thought, beside) if part))
+            return syntax.write(_call(calls, syntax), "\n".join(part for part in (thought, beside) if part))
         except ValueError as error:
             raise ValueError(f"{where}: {key}.tool_calls: {error}") from error
     action = syntax.parse(text)
-    if isinstance(action, ToolCall) or (is_last and isinstance(action, Answer) and not thought):
+    if isinstance(action, ToolCall) or (is_last and syntax.is_well_formed(text)):
         return text
-    found = _THOUGHT.fullmatch(text)
-    thought, text = (found.group(1), found.group(2)) if found else (thought, text)
+    if not is_last:
+        raise items.wrong(where, key, "call a tool, as every turn but the last", content)
+    thought, text = found.groups() if found else (thought, text)
+    inner = syntax.parse(text)  # an answer that has its tags and no thought
     try:
-        if is_last and text:
-            return syntax.write(Answer(text), thought)
-    except ValueError:
-        pass
-    must = "be an answer without tags, or a whole turn" if is_last else "call a tool, as every turn but the last"
-    raise items.wrong(where, key, must, content)
+        return syntax.write(inner if isinstance(inner, Answer) else Answer(text.strip()), thought)
+    except ValueError as error:
+        raise ValueError(f"{where}: {key} must be an answer, or a whole turn: {error}") from error
 
 
 def _call(calls: Any, syntax: Syntax) -> ToolCall:

@@ -113,8 +113,8 @@ def policy_loss(
       n_tokens, n_rows: tokens, and rows that have a token, of the full batch where this is a microbatch.
 
     Returns:
-      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3, old against new), ``kl_ref``:
-      sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (take the maximum over
+      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3, old against new),
+      ``kl_ref``: sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (the maximum over
       microbatches); ``n_tokens`` of this mask.
 
     Raises:

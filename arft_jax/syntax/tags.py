@@ -101,7 +101,7 @@ class TagSyntax:
             read = Answer(body.strip()) if spec is None else ToolCall(spec.name, spec.read(body))
         except BadCall as error:
             raise ValueError(f"a call must be one that <{tag}> can hold ({error}): got {action}") from error
-        text = (f"<{THINK}>{thought}</{THINK}>" if thought else "") + f"<{tag}>{body}</{tag}>"
+        text = f"<{THINK}>{thought}</{THINK}><{tag}>{body}</{tag}>"
         if self.parse(text) != read:
             raise ValueError(f"a written turn must hold no other tag: got {text!r}")
         return text
