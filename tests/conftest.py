@@ -1,5 +1,6 @@
 """What every test runs under: CPU, strict promotion, a compilation cache, no network beyond loopback."""
 
+import importlib.util
 import ipaddress
 import os
 import pathlib
@@ -71,6 +72,19 @@ def no_network():
 def repo_root() -> pathlib.Path:
     """The repository's root folder."""
     return ROOT
+
+
+@pytest.fixture
+def shipped(repo_root):
+    """A shipped configuration by its name and variant."""
+
+    def load(name: str, variant: str = ""):
+        spec = importlib.util.spec_from_file_location(name, repo_root / "configs" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(variant)
+
+    return load
 
 
 @pytest.fixture(scope="session")

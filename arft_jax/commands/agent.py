@@ -86,6 +86,14 @@ def _tasks(config, kind: str, images: Sequence[str], questions: Sequence[str], c
     return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
 
 
+def _tell(trajectories: list[Trajectory], title: str, html: str) -> list[Trajectory]:
+    print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
+    if html:
+        write_trajectories(html, title, trajectories)
+        print(f"wrote {html}")
+    return trajectories
+
+
 def ask(
     config,
     *,
@@ -143,9 +151,4 @@ def ask(
         groups = parts.engine.run(
             policy, requests, toolbox, rng=rng, temperature=temperature, max_turns=turns, context=context
         )
-    trajectories = [trajectory for [trajectory] in groups]
-    print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
-    if html:
-        write_trajectories(html, f"{config.name}, step {step}", trajectories)
-        print(f"wrote {html}")
-    return trajectories
+    return _tell([trajectory for [trajectory] in groups], f"{config.name}, step {step}", html)

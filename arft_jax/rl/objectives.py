@@ -96,9 +96,8 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """L = mean[-w min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β k3], ρ = exp(logp - old_logp).
 
-    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1.
-
-    Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2: L = -min(1.5, 1.2) = -1.2, and no gradient.
+    k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1. Worked, one token, A = 1, ρ = 1.5, ε_high = 0.2:
+    L = -min(1.5, 1.2) = -1.2, and no gradient.
 
     Args:
       logps: float32[B, T], nats, of the policy in training; ``logps[:, t]`` scores ``tokens[:, t]``.
@@ -114,9 +113,9 @@ def policy_loss(
       n_tokens, n_rows: tokens, and rows that have a token, of the full batch where this is a microbatch.
 
     Returns:
-      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3 of old against new),
-      ``kl_ref``: sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (take the
-      maximum over microbatches); ``n_tokens`` of this mask.
+      loss float32[]; stats of float32[]: ``clip_frac``, ``ratio_mean``, ``approx_kl`` (k3, old against new), ``kl_ref``:
+      sums over tokens divided by ``n_tokens``, which add over microbatches; ``ratio_max`` (take the maximum over
+      microbatches); ``n_tokens`` of this mask.
 
     Raises:
       ValueError: shapes that do not match, ``beta`` without ``ref_logps``, an unknown aggregation.
@@ -129,15 +128,15 @@ def policy_loss(
     low = 0.0 if epsilon_low is None else 1.0 - epsilon_low
     high = jnp.inf if epsilon_high is None else 1.0 + epsilon_high
     gain = advantages[:, None]
-    clipped = jnp.clip(ratio, low, high) * gain
-    values = -jnp.minimum(ratio * gain, clipped)
+    clipped, free = jnp.clip(ratio, low, high) * gain, ratio * gain
+    values = -jnp.minimum(free, clipped)
     if weights is not None:
         values = values * jax.lax.stop_gradient(jnp.where(loss_mask, weights, 0.0))
     kl_ref = _kl_to(ref_logps, logps, loss_mask)
     if beta:
         values = values + beta * kl_ref
     loss = aggregate_loss(values, loss_mask, aggregation, n_tokens=n_tokens, n_rows=n_rows)
-    is_clipped = (clipped < ratio * gain).astype(jnp.float32)
+    is_clipped = (clipped < free).astype(jnp.float32)
     by_token = {"clip_frac": is_clipped, "ratio_mean": ratio, "approx_kl": _k3(log_ratio), "kl_ref": kl_ref}
     return loss, _stats(by_token, ratio, loss_mask, n_tokens)
 

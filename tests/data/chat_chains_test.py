@@ -36,7 +36,7 @@ MESSAGES = [
 TURNS = (
     "<think>an emblem</think><search>red fox</search>",
     "<think>zoom</think><code>```python\nx = 1\n```</code>",
-    "<answer>Ann</answer>",
+    "<think></think><answer>Ann</answer>",
 )
 
 
@@ -83,7 +83,8 @@ def test_text_that_is_a_turn_already_is_taken_as_it_is(tmp_path):
     texts = {
         "<think>a</think><answer>b</answer>": "<think>a</think><answer>b</answer>",
         "<think>a</think>\nb": "<think>a</think><answer>b</answer>",
-        " b\n": "<answer>b</answer>",
+        " b\n": "<think></think><answer>b</answer>",
+        "<answer>b</answer>": "<think></think><answer>b</answer>",
         "<think>a</think><search>b</search>": "<think>a</think><search>b</search>",  # a chain may end with a call
     }
     chains = load(tmp_path, *(dict(messages=turn(text)) for text in texts))

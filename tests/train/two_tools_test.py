@@ -3,7 +3,6 @@
 import pytest
 
 from arft_jax.build.image_embedder import embed_function
-from arft_jax.commands.shipped import load_shipped
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.testing.two_tools import write_two_tools
 from arft_jax.tools.image_index import ImageIndex
@@ -13,10 +12,10 @@ from arft_jax.train.trainer import train
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("syntax", ["tags", "hermes"])
-def test_a_policy_with_every_tool_trains_on_a_task_that_takes_two(tmp_path, syntax):
+def test_a_policy_with_every_tool_trains_on_a_task_that_takes_two(tmp_path, shipped, syntax):
     data = tmp_path / "data"
     write_two_tools(data)
-    config = load_shipped("tiny_cpu:smoke")
+    config = shipped("tiny_cpu", "smoke")
     config.update(workdir=str(tmp_path / "run"), compilation_cache="")
     config.data.tasks = (f"jsonl:{data / 'two.jsonl'}",)
     config.tools.update(offer=("python", "search", "image_search", "crop"), syntax=syntax)
