@@ -10,6 +10,7 @@ import pytest
 from arft_jax.build import model as build
 from arft_jax.commands import convert
 from arft_jax.config import default_config
+from arft_jax.data.chat_template import tiny_template
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.safetensors_dir import open_tensors
@@ -211,5 +212,6 @@ def test_export_needs_nothing_but_the_runs_directory(tmp_path, weights, own_toke
     assert before.keys() == after.keys() and all(np.array_equal(after[name], before[name]) for name in before)
     assert load_model_config(tmp_path / "out") == model
     assert Tokenizer.load(tmp_path / "out").sha256 == Tokenizer.tiny().sha256
-    assert (tmp_path / "out" / "chat_template.jinja").exists() == own_tokenizer
+    template = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert template == ("{{ mine }}" if own_tokenizer else tiny_template())
     assert (tmp_path / "out" / "generation_config.json").exists() != own_tokenizer
