@@ -89,8 +89,7 @@ def test_the_three_photographs_are_a_set_to_train_and_to_imitate(example, repo_r
     [task] = route_tasks(config, splits)["photos"]["test"]
     assert task.images[0].size == (96, 128) and task.extra == {"camera": {"grain": 12}} and task.corpus == ""
     [chain] = planned.chains
-    assert planned.system(task).startswith("Look, then answer.\n") and "<code>" in planned.system(task)
-    assert "Look" not in planned.system(chain.task)
+    assert planned.system(chain.task) != planned.system(task) == "Look, then answer."
     assert chain.turns[0].text == "<think>Blue.</think><answer>sky</answer>" and len(chain.task.images) == 1
 
 

@@ -51,13 +51,8 @@ def read_own_tasks(config, quarantine: Quarantine) -> Tasks:
     strict = config.data.strict
     tasks = _load(config, [n for n in config.data.tasks if n not in MINI_TASKS], None if strict else quarantine)
     if strict:
-        source.decode_images(task for split in splits_of(tasks) for task in split)
+        source.decode_images(task for splits in tasks.values() for split in splits.values() for task in split)
     return tasks
-
-
-def splits_of(tasks: Tasks) -> list[Sequence[Task]]:
-    """Every split of every set."""
-    return [split for splits in tasks.values() for split in splits.values()]
 
 
 def prepare_mini_tasks(config) -> Tasks:

@@ -72,7 +72,7 @@ def make_indices(config) -> None:
     """
     entries = searching_sets(config)
     paths, routes = index_paths(config), _is_routed(config)
-    for entry in searching_sets(config):
+    for entry in entries:
         path = paths.get(task_set_name(entry) if routes else ALL)
         corpus = corpus_file(config, entry)
         if path is None or config.tools.search.backend != "local":

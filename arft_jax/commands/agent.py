@@ -10,12 +10,13 @@ from arft_jax.build import tools as toolset
 from arft_jax.build.parts import Parts, check_trained_with, describe, make, set_up_jax
 from arft_jax.build.plan import plan_policy
 from arft_jax.build.search_indices import index_paths
-from arft_jax.config import task_set_name
+from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Task, Trajectory
 
 MAX_TOKENS = 2048  # of a trajectory at least, where the caller names no limit
@@ -67,7 +68,9 @@ def kind_of(config, kind: str = "") -> str:
     Raises:
       ValueError: a kind that the run has not trained, or none given where it has trained several.
     """
-    kinds = sorted(toolset.kinds_of(config))
+    own = {"general" for name in config.data.tasks if name.startswith(JSONL)}
+    bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
+    kinds = sorted(own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled})
     if kind and kind not in kinds:
         raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(kinds)}): got {kind!r}")
     if not kind and len(kinds) > 1:
@@ -93,7 +96,7 @@ def ask(
       config: of the run whose checkpoint answers.
       images: files, in order: image_1, image_2, ...
       questions: texts in any language.
-      kind: ``coding``, ``search`` or ``general``; empty: the run's, where it has trained one kind of task.
+      kind: ``coding``, ``search`` or ``general`` (own files); empty: the run's, where it has trained one kind of task.
       corpus: collection of the index to search; empty: all.
       index: another search index than the run's.
       temperature: 0 is greedy.

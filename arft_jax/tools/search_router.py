@@ -4,7 +4,6 @@ The set's name stands before the collection's in ``Task.corpus``, so that tools 
 """
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -42,20 +41,18 @@ class CorpusRouter:
 
 
 @contextlib.contextmanager
-def open_indices(paths: Mapping[str, pathlib.Path] | str | os.PathLike) -> Iterator[SearchBackend]:
-    """What searches these indices, open until it is left; each file once.
+def open_indices(paths: Mapping[str, pathlib.Path]) -> Iterator[SearchBackend | None]:
+    """What searches these indices, open until it is left; each file once. None where there is none.
 
     Args:
-      paths: by the name of the task set; the name :data:`ALL` alone, or one path: an index for all tasks.
+      paths: by the name of the task set; the name :data:`ALL` alone: an index for all tasks.
 
     Raises:
       ValueError, FileNotFoundError: an index that cannot be read.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = {ALL: pathlib.Path(paths)}
     with contextlib.ExitStack() as stack:
         opened = {path: stack.enter_context(SearchIndex(path)) for path in dict.fromkeys(paths.values())}
         if set(paths) == {ALL}:
             yield opened[paths[ALL]]
         else:
-            yield CorpusRouter({name: opened[path] for name, path in paths.items()})
+            yield CorpusRouter({name: opened[path] for name, path in paths.items()}) if paths else None

@@ -42,7 +42,7 @@ def test_a_plan_reads_the_users_data_once_and_writes_nothing(config, tmp_path, m
     tasks, paths = prepare_data(planned), planned.host.search_indices
     assert {name: (len(s["train"]), len(s["test"])) for name, s in tasks.items()} == dict.fromkeys(tasks, (2, 2))
     assert set(reads.values()) == {1} and len(reads) == 4 and tasks.keys() == planned.own_tasks.keys()
-    with SearchIndex(index) as found:
+    with SearchIndex(paths[ALL]) as found:
         task = tasks["mat_search"]["train"][0]
         assert found.search(task.query, 1, task.corpus)[0].title == task.query
     config.data.tasks = ("mat_coding",)

@@ -1,13 +1,12 @@
 """Prompts are checked at the start: exactly those that a rollout would refuse, without decoding an image."""
 
 import dataclasses
-import functools
 import re
 
 import jax
 import pytest
 
-from arft_jax.build.prompts import check_prompts, set_prompts, system_text
+from arft_jax.build.prompts import check_prompts, system_texts
 from arft_jax.config import default_config
 from arft_jax.data import image_files
 from arft_jax.data.batch import VisionBucket

@@ -18,6 +18,7 @@ from arft_jax.testing.toolboxes import code_call, context_of, open_configured, s
 from arft_jax.tools import python_tool, search_tool
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.search_backend import Hit
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Image, ToolStatus
 
 BOTH = ("coding", "search")

@@ -17,6 +17,7 @@ from arft_jax.tools import search_tool, toolbox
 from arft_jax.tools.image_index import ImageIndex
 from arft_jax.tools.sandbox import NoneHolds
 from arft_jax.tools.search_index import Document, SearchIndex
+from arft_jax.tools.search_router import ALL
 from arft_jax.trajectory import Image
 
 KEYS = {"status", "exit", "text", "images", "seconds", "sandbox"}

@@ -9,8 +9,7 @@ import pytest
 from arft_jax.protocol import Answer
 from arft_jax.rewards.combine import REWARD_FAILED, Scorer, score_trajectory
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, reward_names, score_extra
-from arft_jax.testing.toolboxes import turn_of
-from arft_jax.trajectory import Status, Task, Trajectory
+from arft_jax.trajectory import Status, Task, Trajectory, Turn
 
 ANSWER = "<think>seen</think><answer>fox</answer>"
 

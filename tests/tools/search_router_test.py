@@ -30,14 +30,15 @@ def test_a_query_goes_to_the_corpus_of_its_tasks_set(indices):
 
 
 def test_one_index_for_all_is_searched_as_it_is(indices):
-    for paths in ({ALL: indices["birds"]}, indices["birds"]):
-        with open_indices(paths) as search:
-            assert isinstance(search, SearchIndex) and texts(search, "big", "north") == ["A big one of the birds"]
+    with open_indices({ALL: indices["birds"]}) as search:
+        assert isinstance(search, SearchIndex) and texts(search, "big", "north") == ["A big one of the birds"]
 
 
-def test_two_sets_may_share_an_index(indices):
+def test_two_sets_may_share_an_index_and_none_is_no_search(indices):
     with open_indices({"a": indices["birds"], "b": indices["birds"]}) as search:
         assert texts(search, "tit", routed("a", "")) == texts(search, "tit", routed("b", "")) == ["birds"]
+    with open_indices({}) as search:
+        assert search is None
 
 
 def test_an_index_that_is_not_there_is_refused(tmp_path):

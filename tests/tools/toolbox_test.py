@@ -4,6 +4,7 @@ import dataclasses
 import re
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -104,19 +105,6 @@ def test_switched_off_tools_refuse_every_call(index, action):
         for task in (CODING, SEARCH):
             result = box.submit(action, context_of(task, (IMAGE,))).result(timeout=0)
             assert (result.text, result.status) == (toolbox.SWITCHED_OFF, ToolStatus.REFUSED)
-
-
-def test_a_general_task_is_offered_code_and_search_or_what_it_names(index):
-    general = Task("g", "general", "?", (), ("a",), corpus="one")
-    with make_toolbox(None, index) as box:
-
-        def status(call, **fields):
-            return box.submit(call, context_of(dataclasses.replace(general, **fields), ())).result(timeout=10).status
-
-        assert status(search_call("fox")) is ToolStatus.OK
-        assert status(problem_call("dark")) is ToolStatus.REFUSED  # the coding agent's
-        assert status(search_call("fox"), tools=("python",)) is ToolStatus.REFUSED
-        assert status(problem_call("dark"), tools=("diagnose",)) is ToolStatus.OK
 
 
 def test_a_tool_that_the_task_does_not_offer_is_refused(index):
