@@ -89,7 +89,8 @@ def test_the_three_photographs_are_a_set_to_train_and_to_imitate(example, repo_r
     [task] = route_tasks(config, splits)["photos"]["test"]
     assert task.images[0].size == (96, 128) and task.extra == {"camera": {"grain": 12}} and task.corpus == ""
     [chain] = planned.chains
-    assert planned.system(chain.task) != planned.system(task) == "Look, then answer."
+    ours = planned.system(task)
+    assert planned.system(chain.task) != ours and ours.startswith("Look, then answer.\n")
     assert chain.turns[0].text == "<think>Blue.</think><answer>sky</answer>" and len(chain.task.images) == 1
 
 

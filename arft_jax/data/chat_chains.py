@@ -8,7 +8,7 @@ A line holds ``messages`` in OpenAI's form (contents: messages.py):
                  and ``reasoning_content`` being its thought
     tool, user   what the call gave: text and images
     ..
-    assistant    the answer: its text, written between the answer's tags where it does not stand there yet
+    assistant    the answer: its text, written as the syntax has it
 
 Every assistant turn is learnt but those with ``"train": false`` or ``"weight": 0``. Optional beside ``messages``:
 ``id``, ``kind`` (general, coding or search), ``images`` (for image parts without a source), ``tools`` (names, or
@@ -19,7 +19,6 @@ same: text that is a turn of that syntax already is taken as it is.
 """
 
 import json
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,9 +104,8 @@ def _turn(message: Mapping[str, Any], key: str, where: str, syntax: Syntax, is_l
     if content is not None and not isinstance(content, str):
         raise items.wrong(where, f"{key}.content", "be text", content)
     text, thought = (content or "").strip(), items.text_of(message, "reasoning_content", where, "").strip()
-    calls = message.get("tool_calls")
+    calls, found = message.get("tool_calls"), _THOUGHT.fullmatch(text)
     if calls:
-        found = _THOUGHT.fullmatch(text)
         beside = " ".join(found.groups()).strip() if found else text
         try:
             return syntax.write(_call(calls, syntax), "\n".join(part for part in (thought, beside) if part))
@@ -126,8 +124,8 @@ def _turn(message: Mapping[str, Any], key: str, where: str, syntax: Syntax, is_l
         raise ValueError(f"{where}: {key} must be an answer, or a whole turn: {error}") from error
 
 
-def _call(calls: Any, key: str) -> tuple[str, Mapping[str, Any]]:
-    """(name, arguments) of the one call of a turn."""
+def _call(calls: Any, syntax: Syntax) -> ToolCall:
+    """The one call of a turn, its arguments as the tool's schema allows them."""
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
         raise ValueError(f"a turn must have one call: got {len(calls) if isinstance(calls, list) else calls!r}")
     call = calls[0].get("function", calls[0])
@@ -139,7 +137,8 @@ def _call(calls: Any, key: str) -> tuple[str, Mapping[str, Any]]:
             raise ValueError(f"arguments must be JSON: {error}") from error
     if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
         raise ValueError(f"a call must have a name and arguments by name: got {call!r}")
-    return call["name"], arguments
+    spec = next((spec for spec in syntax.specs if spec.name == call["name"]), None)
+    return ToolCall(call["name"], arguments if spec is None else check_arguments(spec.parameters, arguments))
 
 
 def _is_learnt(message: Mapping[str, Any], key: str, where: str) -> bool:
@@ -152,11 +151,10 @@ def _is_learnt(message: Mapping[str, Any], key: str, where: str) -> bool:
 
 
 def _tools(item: Mapping[str, Any], where: str, syntax: Syntax) -> tuple[str, ...]:
-    """The tools that the chain's task is offered; each must be one of the run."""
-    tools = item.get("tools", [])
+    tools, known = item.get("tools", []), [spec.name for spec in syntax.specs]
     if isinstance(tools, list):  # OpenAI's files hold schemas
         tools = [tool.get("function", tool).get("name") if isinstance(tool, dict) else tool for tool in tools]
     names = items.names_of({"tools": tools}, "tools", where)
     for name in names:
-        items.choice_of({"tools": name}, "tools", [spec.name for spec in syntax.specs], where, "")
+        items.choice_of({"tools": name}, "tools", known, where, "")
     return names

@@ -116,6 +116,14 @@ def answers_of(value: Any, key: str, where: str) -> tuple[str, ...]:
     return tuple(map(str, answers))
 
 
+def list_of(item: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    """A list of anything; empty where the key is not there."""
+    values = item.get(key, [])
+    if not isinstance(values, list):
+        raise wrong(where, key, "be a list", values)
+    return values
+
+
 def names_of(item: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A list of different texts; empty where the key is not there."""
     values = item.get(key, [])

@@ -93,10 +93,8 @@ def _task(item: dict[str, Any], where: str, files: ImageFiles, folder: pathlib.P
     if ("question" in item) == ("messages" in item):
         got = [key for key in ("question", "messages") if key in item]
         raise ValueError(f"{where}: an item must have question or messages, one of them: got {got}")
-    listed = item.get("images", [])
-    if not isinstance(listed, list):
-        raise items.wrong(where, "images", "be a list of paths", listed)
-    opener, system, images = LineImages(files, folder, where, listed), "", ()
+    opener = LineImages(files, folder, where, items.list_of(item, "images", where))
+    system, images = "", ()
     if "messages" in item:
         system, question, images = _prompt(item, opener, where)
     else:

@@ -32,8 +32,8 @@ def system_prompt(kind: str, style: str, specs: Sequence[ToolSpec], syntax: Synt
       style: ``full``, or ``short`` for models that read little.
       specs: the tools that the task is offered, in the order in which they are announced.
       syntax: in which the policy writes.
-      text: one's own, in place of the kind's. In the paper's syntax it is taken as it is, the tools' lines in place of
-        ``{tools}``; in another the syntax announces the tools behind it.
+      text: one's own, in place of the kind's. The announcement of the tools stands at ``{tools}`` in it, else behind
+        it; a syntax with a section for tools announces them there.
 
     Raises:
       ValueError: an unknown style.
@@ -42,14 +42,15 @@ def system_prompt(kind: str, style: str, specs: Sequence[ToolSpec], syntax: Synt
         raise ValueError(f"system_prompt must be {' or '.join(STYLES)}: got {style!r} (config.system_prompt)")
     specs = tuple(specs)
     if syntax.name != "tags":
-        return syntax.system(_plain_text(kind, style, specs) if text is None else text, specs)
+        own = _plain_text(kind, style, specs) if text is None else text.replace(_TOOLS, "").strip()
+        return syntax.system(own, specs)
+    announcement = [_TURN, *(spec.prompt_line for spec in specs), _ANSWER]
     if text is not None:
-        return text.replace(_TOOLS, "\n".join([*(spec.prompt_line for spec in specs), _ANSWER]))
+        return (text if _TOOLS in text else f"{text}\n{_TOOLS}").replace(_TOOLS, "\n".join(announcement))
     if style == "short":
         new = [spec.prompt_line for spec in specs if spec.name not in USUAL.get(kind, ())]
         return "\n".join([_SHORT.get(kind, "Answer."), *new])
-    lines = [_first(kind, specs), _TURN, *(spec.prompt_line for spec in specs), _ANSWER]
-    return "\n".join([*lines, *_last(kind, specs)])
+    return "\n".join([_first(kind, specs), *announcement, *_last(kind, specs)])
 
 
 def _plain_text(kind: str, style: str, specs: tuple[ToolSpec, ...]) -> str:

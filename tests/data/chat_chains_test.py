@@ -38,7 +38,7 @@ MESSAGES = [
 TURNS = (
     "<think>an emblem</think><search>red fox</search>",
     "<think>zoom</think><code>```python\nx = 1\n```</code>",
-    "<answer>Ann</answer>",
+    "<think></think><answer>Ann</answer>",
 )
 
 
@@ -85,7 +85,8 @@ def test_text_that_is_a_turn_already_is_taken_as_it_is(tmp_path):
     texts = {
         "<think>a</think><answer>b</answer>": "<think>a</think><answer>b</answer>",
         "<think>a</think>\nb": "<think>a</think><answer>b</answer>",
-        " b\n": "<answer>b</answer>",
+        " b\n": "<think></think><answer>b</answer>",
+        "<answer>b</answer>": "<think></think><answer>b</answer>",
         "<think>a</think><search>b</search>": "<think>a</think><search>b</search>",  # a chain may end with a call
     }
     chains = load(tmp_path, *(dict(messages=turn(text)) for text in texts))
@@ -134,11 +135,8 @@ REFUSALS = {
     "two calls": (
         dict(messages=turn("", tool_calls=[{}, {}])), r"messages\[1\].tool_calls: a turn must have one call: got 2"
     ),
-    "an unknown tool": (calling("zoom", {"box": "a"}), "a call of one of search, diagnose, python: got"),
-    "a tool that the run does not have": (
-        dict(messages=turn("a"), tools=["pyton"]), "tools must be one of .*: got 'pyton'; did you mean 'python'"
-    ),
-    "two arguments": (calling("search", {"query": "x", "b": ""}), "There is no argument 'b'. Arguments: query."),
+    "an unknown tool": (calling("zoom", {"box": "a"}), "a call of one of search, diagnose, python: got .*zoom"),
+    "two arguments": (calling("search", {"a": "", "b": ""}), "There is no argument 'a'. Arguments: query."),
     "arguments that are no JSON": (calling("search", "{"), "arguments must be JSON"),
     "an argument that is a list": (calling("search", {"query": []}), "The argument 'query' must be string: got array"),
     "a query with tags": (

@@ -61,7 +61,9 @@ def test_a_text_of_ones_own_stands_before_the_tools():
     lines = prompt("coding", "short", ("crop", "clock"), text="You read meters.").split("\n")
     assert lines[0] == "You read meters." and lines[2:4] == [SPECS["crop"].prompt_line, CLOCK.prompt_line]
     assert lines[-1].startswith("<answer>...</answer>") and len(lines) == 5
-    own = prompt("coding", "full", ("crop",), HERMES, "You read meters.")
+    placed = prompt("coding", "short", ("crop", "clock"), text="{tools}\nYou read meters.").split("\n")
+    assert placed == [*lines[1:], lines[0]]
+    own = prompt("coding", "full", ("crop",), HERMES, "You read meters.\n{tools}")
     assert own == HERMES.system("You read meters.", (SPECS["crop"],))
 
 
