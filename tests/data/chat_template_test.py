@@ -70,8 +70,22 @@ NO_TOOLS = (  # as Qwen2.5-VL's: tools are left out
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.tiny()
+def files():
+    """The tiny tokenizer, but as Qwen's newlines that touch stand together and two are one token."""
+    files = tokenizer_files()
+    layout = json.loads(files["tokenizer.json"])
+    model, newline = layout["model"], "\u010a"
+    layout["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s*\n+|\S+|\s+"
+    model["vocab"][newline * 2] = model["vocab"].pop("".join(model["merges"].pop()))
+    model["merges"].insert(0, [newline, newline])
+    return files | {"tokenizer.json": json.dumps(layout).encode()}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(files):
+    made = Tokenizer(files["tokenizer.json"].decode())
+    assert len(made.encode("\n\n")) == 1
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +94,10 @@ def processor():
 
 
 @pytest.fixture(scope="module", params=["tiny", "qwen"])
-def theirs(request, tmp_path_factory, processor):
+def theirs(request, tmp_path_factory, files):
     """theirs(messages, tools, image lengths) -> ids, by transformers alone."""
     folder = tmp_path_factory.mktemp(request.param)
-    for name, contents in tokenizer_files().items():
+    for name, contents in files.items():
         (folder / name).write_bytes(contents)
     fast = PreTrainedTokenizerFast.from_pretrained(folder)
     if request.param == "qwen":
