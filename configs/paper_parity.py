@@ -17,7 +17,7 @@ a step (8 GPUs x batch 1 x accumulation 2); AdamW at 1e-6, no warm-up; temperatu
 arft_jax/rewards/recorded.py, code worth 0.9 whatever it does. Departures:
 
 1. The reward's own are in arft_jax/rewards/recorded.py. The main one: no completion's text is replaced by ``gt``.
-2. Prompts are worded anew and stand in the system block. The question and the chain so far are the user's.
+2. Prompts are reworded and stand in the system block. The question and the chain so far are the user's.
 3. A turn ends with its closing tag, in training as in evaluation: what a model would write behind it is never written,
    and the end token is in the loss only where it was written in place of a tag.
 4. Images keep their aspect; there they are squashed to 720x720 first.

@@ -1,4 +1,4 @@
-"""Makes the embedded tiny tokenizer anew: python launch/make_tiny_tokenizer.py [output file].
+"""Makes the embedded tiny tokenizer again: python launch/make_tiny_tokenizer.py [output file].
 
 Byte-level BPE with Qwen2.5's control tokens behind its vocabulary, trained on the self-made tasks' own texts.
 The same library version gives the same file.

@@ -160,7 +160,7 @@ class Decoder:
             self.params = self.sampler.unstack(self.params)
 
     def _rewind(self) -> SlotState:
-        """Every row runs from ``context`` again; the columns behind it are written anew."""
+        """Every row runs from ``context`` again; the columns behind it are written again."""
         state = self.state
 
         def rows(number: Any, like: jax.Array) -> jax.Array:

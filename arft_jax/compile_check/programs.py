@@ -30,7 +30,7 @@ from arft_jax.tools.bundled import paper_syntax
 
 GIB = 2**30
 # What a run keeps on the devices, and which of it a program is given or makes: the rest waits beside it. The copy of
-# the policy that rollouts read is let go before training and made anew after it; so are the decoder's layers one by
+# the policy that rollouts read is let go before training and made again after it; so are the decoder's layers one by
 # one, which decode and extend are given in place of their stack.
 GIVEN = {
     "warm_start": ("params", "moments", "policy", "layers"),

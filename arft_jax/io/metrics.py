@@ -51,7 +51,7 @@ class MetricsWriter:
     Args:
       path: the file; its folder is made where it does not exist.
       resume_step: rows of later run steps are removed, as the run is about to write them again; so is a half-written
-        last line. The default removes every row: a run that starts anew.
+        last line. The default removes every row: a run that starts again.
     """
 
     def __init__(self, path: str | os.PathLike, resume_step: int = -1):

@@ -132,7 +132,7 @@ def _why_none(folder: pathlib.Path) -> str:
     if pickles:
         return (
             f"weights must be safetensors files: {folder} holds {pickles[0]}, a pickle, which is never read because it "
-            f"can run code; write it anew as safetensors (transformers: save_pretrained)"
+            f"can run code; write it again as safetensors (transformers: save_pretrained)"
         )
     others = [name for name in files if name.endswith(".safetensors")]
     found = f"only {', '.join(others[:3])}" if others else "no safetensors file"

@@ -166,7 +166,7 @@ def _with_suffix(path: str | os.PathLike) -> pathlib.Path:
 
 
 def save_trajectories(path: str | os.PathLike, trajectories: Iterable[Trajectory]) -> None:
-    """Writes the file anew, by rename, so that a reader sees the old one or the new one.
+    """Writes the file again, by rename, so that a reader sees the old one or the new one.
 
     Args:
       path: the JSONL file, ``.jsonl`` added where it has no suffix; its folder is made where it does not exist.

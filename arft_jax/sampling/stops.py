@@ -77,7 +77,7 @@ def build_stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Stop
     [[1, 0, 2, 1], [1, 2, 2, 1], [2, 2, 2, 2]], hit_of = [-1, -1, 0].
 
     Args:
-      token_bytes: bytes of each of the V tokens; ``b""`` for a control token, which starts the text anew (state 0).
+      token_bytes: bytes of each of the V tokens; ``b""`` for a control token, which starts the text again (state 0).
       stops: strings that end a turn. The one whose last byte comes first wins; where two end at the same byte, the
         first listed.
 

@@ -158,9 +158,9 @@ class ImageIndex:
             self._graph = engine.Index.restore(str(path / "vectors.usearch"), view=True)
             n_vectors, expected = len(self._graph), np.load(path / "probes.npy")
         except (OSError, RuntimeError, ValueError, EOFError, TypeError) as error:  # None where it knows no such file
-            raise ValueError(f"{path} is a damaged image index ({error}): build it anew") from None
+            raise ValueError(f"{path} is a damaged image index ({error}): rebuild it") from None
         if n_vectors != len(self):
-            raise ValueError(f"{path} must hold {len(self)} vectors: got {n_vectors}; it is damaged, build it anew")
+            raise ValueError(f"{path} must hold {len(self)} vectors: got {n_vectors}; it is damaged, rebuild it")
         self._graph.expansion_search = _EXPANSION
         if embed is not None:
             self._check_weights(path, expected)
@@ -171,13 +171,13 @@ class ImageIndex:
         if got.shape != expected.shape:
             raise ValueError(
                 f"the weights must be those that the index was built with: {path} has vectors of {expected.shape[1]}, "
-                f"these give {got.shape[1]} (config.weights, config.seed); build it anew"
+                f"these give {got.shape[1]} (config.weights, config.seed); rebuild it"
             )
         cosine = float(np.sum(got * expected, axis=1).min())
         if not cosine >= _MIN_COSINE:
             raise ValueError(
                 f"the weights must be those that the index was built with: the probe pictures' vectors agree to "
-                f"{cosine:.3f} only, {path} (config.weights, config.seed); build it anew"
+                f"{cosine:.3f} only, {path} (config.weights, config.seed); rebuild it"
             )
 
     @staticmethod

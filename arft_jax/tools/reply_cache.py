@@ -30,7 +30,7 @@ class ReplyCache:
     that comes again is given the reply that a replay would give.
 
     Args:
-      path: the file; written anew where there is none, except to replay.
+      path: the file; written again where there is none, except to replay.
       mode: ``record``, ``replay`` or ``mixed``.
 
     Raises:

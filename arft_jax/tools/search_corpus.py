@@ -52,7 +52,7 @@ def corpus_index_path(
 def index_corpus(corpus: str | os.PathLike, index: str | os.PathLike) -> bool:
     """Builds the index where there is none of this corpus; says whether it did.
 
-    An index is given its corpus's time of change: a corpus that is replaced, even by an older one, is indexed anew.
+    An index is given its corpus's time of change: a corpus that is replaced, even by an older one, is indexed again.
 
     Raises:
       ValueError: a corpus that cannot be read, or holds nothing.

@@ -167,10 +167,10 @@ class SearchIndex:
                 index.config_reader(reload_policy="manual")
                 searcher = index.searcher()  # maps every file; the links may go
         except (ValueError, OSError) as error:
-            raise ValueError(f"{path} is a damaged search index ({error}): build it anew") from None
+            raise ValueError(f"{path} is a damaged search index ({error}): rebuild it") from None
         if searcher.num_docs != self.n_documents:
             raise ValueError(
-                f"{path} must hold {self.n_documents} passages: got {searcher.num_docs}; it is damaged, build it anew"
+                f"{path} must hold {self.n_documents} passages: got {searcher.num_docs}; it is damaged, rebuild it"
             )
         self._searcher: tantivy.Searcher | None = searcher
         self._schema, self._analyzer = index.schema, _analyzer()

@@ -98,7 +98,5 @@ def read_header(path: str | os.PathLike[str], kind: str, version: int) -> dict[s
     if not isinstance(header, dict) or header.get("kind") != kind:
         raise ValueError(f"{path} is no {what}: build one with launch/build_index.py")
     if header.get("version") != version:
-        raise ValueError(
-            f"{path} must have version {version} of the {what}: got {header.get('version')}; build it anew"
-        )
+        raise ValueError(f"{path} must have version {version} of the {what}: got {header.get('version')}; rebuild it")
     return header

@@ -55,7 +55,7 @@ def evaluate_stage(
       stage: what the figures are kept under.
 
     Raises:
-      ValueError: an infrastructure failure ended an item; the same command begins the stage anew.
+      ValueError: an infrastructure failure ended an item; the same command begins the stage again.
     """
     results = {}
     for name, split in tasks.items():

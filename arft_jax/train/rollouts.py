@@ -6,9 +6,9 @@ not yet due: they stay in their slots and go on in the next step, under its weig
 arXiv 2501.12599, section 2.6.2). A group keeps the key of the step that began it, so which rows are carried changes who
 wrote a token, not how it was drawn.
 
-A checkpoint names the carried groups and holds none of their rows: a resumed run begins their tasks anew, with the keys
-that they had. With equal weights that gives the same trajectories; otherwise their first tokens come from newer weights
-than in a run that was not broken.
+A checkpoint names the carried groups and holds none of their rows: a resumed run begins their tasks again, with the
+keys that they had. With equal weights that gives the same trajectories; otherwise their first tokens come from newer
+weights than in a run that was not broken.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class TrainRollouts:
             name: task_stream(len(split["train"]), config.seed) for name, split in tasks.items()
         }
         self._names = list(tasks)
-        self._resumed: list[Request] = []  # carried groups of a checkpoint, to be begun anew
+        self._resumed: list[Request] = []  # carried groups of a checkpoint, to be begun again
         self._n_told = 0  # of the quarantine's messages
 
     @classmethod
@@ -157,7 +157,7 @@ class TrainRollouts:
         }
 
     def restore(self, host: Mapping[str, Any]) -> None:
-        """Goes on where :meth:`state` was taken; carried groups are begun anew by the next step.
+        """Goes on where :meth:`state` was taken; carried groups are begun again by the next step.
 
         Raises:
           ValueError: groups that cannot be dealt to these processes.
@@ -177,7 +177,7 @@ class TrainRollouts:
         return hosts.gather_dealt(rows, len(rows) * jax.process_count()).tolist()
 
     def resume_carried(self, carried: list[list[int]]) -> None:
-        """Keeps what :meth:`carried` named for the next step to begin anew.
+        """Keeps what :meth:`carried` named for the next step to begin again.
 
         Raises:
           ValueError: groups that cannot be dealt to these processes.

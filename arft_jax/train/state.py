@@ -33,7 +33,7 @@ class TrainState:
         return {"params": self.params, "opt_state": self.opt_state, "ref_params": self.ref_params}
 
     def begin_grpo(self, plan: Plan) -> None:
-        """The optimiser starts anew and the warm-started policy becomes the reference."""
+        """The optimiser starts again and the warm-started policy becomes the reference."""
         self.opt_state = learner.init_opt_state(plan.optimizer, self.params, plan.placement)
         if self.ref_params is not None:
             self.ref_params = learner.copy_params(self.params)

@@ -183,7 +183,7 @@ def evaluate_once(run: Run, stage: str, toolbox: Toolbox) -> None:
     """A stage of every test item, once a run.
 
     Raises:
-      ValueError: an infrastructure failure ended an item; the same command begins the stage anew.
+      ValueError: an infrastructure failure ended an item; the same command begins the stage again.
     """
     if stage in run.directory.results():
         return

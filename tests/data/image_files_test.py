@@ -98,7 +98,7 @@ def cut(path):
 
 def test_behind_a_quarantine_a_bad_file_is_grey_of_its_headers_size_and_counted_once(tmp_path, decoded):
     quarantine = Quarantine()
-    files = ImageFiles(max_bytes=1, quarantine=quarantine)  # nothing is kept: each look decodes anew
+    files = ImageFiles(max_bytes=1, quarantine=quarantine)  # nothing is kept: each look decodes again
     a, b = (FileImage(files, cut(tmp_path / "cut.png"), "image_1", item) for item in ("item 1", "item 2"))
     good = FileImage(files, picture(tmp_path / "good.png"), "image_1", "item 3")
     assert (a.size, a.is_bad, quarantine.n_images) == ((50, 60), False, 0)

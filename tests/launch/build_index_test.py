@@ -41,7 +41,7 @@ def test_files_of_both_kinds_become_one_index(repo_root, tmp_path):
         ]
 
 
-@pytest.mark.slow  # compiles a vision tower anew
+@pytest.mark.slow  # compiles a vision tower again
 def test_a_folder_of_images_becomes_an_index_by_the_configs_tower(repo_root, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -19,7 +19,7 @@ def run(root, script, *flags, **env):
     )  # fmt: skip
 
 
-@pytest.mark.slow  # three processes, each of which compiles anew
+@pytest.mark.slow  # three processes, each of which compiles again
 def test_a_tiny_checkpoint_goes_in_and_out(repo_root, tmp_path):
     hf, ckpt, out = (f"{tmp_path}/{name}" for name in ("hf", "ckpt", "out"))
     for script, *flags in (

@@ -1,4 +1,4 @@
-"""From a corpus file to the index: both layouts, built once, anew for another corpus, faults named by line number."""
+"""From a corpus file to the index: both layouts, built once, again for another corpus, faults named by line number."""
 
 import os
 

@@ -351,7 +351,7 @@ def test_missing_foreign_and_damaged_indices_are_named(tmp_path):
         SearchIndex.build(tmp_path / name, DOCUMENTS)
     header = tmp_path / "old" / "index.json"
     header.write_text(header.read_text().replace('"version": 2', '"version": 1'))
-    with pytest.raises(ValueError, match="old must have version 2 of the search index: got 1; build it anew"):
+    with pytest.raises(ValueError, match="old must have version 2 of the search index: got 1; rebuild it"):
         SearchIndex(tmp_path / "old")
     header = tmp_path / "less" / "index.json"
     header.write_text(header.read_text().replace('"n_documents": 6', '"n_documents": 7'))

@@ -1,4 +1,4 @@
-"""Worlds: who lives where is drawn anew from a seed, so that only a real search can tell.
+"""Worlds: who lives where is drawn from a seed, so that only a real search can tell.
 
 A world gives each of the 16 houses (colour x figure) a city, a ruler, a craft, a drink and a rival. Documents
 are short, and their titles name house and relation, so that the query of those words finds its document first.

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 _PATHS = [path for path in json.loads(sys.argv[1])["paths"] if path not in sys.path] if __name__ == "__main__" else []
 sys.path.extend(_PATHS)  # where numpy, PIL, cv2 and this package lie for the trainer
-# What libraries do in every fork (take locks anew, seed generators) costs more than the fork. Here one thread forks,
+# What libraries do in every fork (take locks again, seed generators) costs more than the fork. Here one thread forks,
 # which holds no lock of theirs, and each call is seeded by itself.
 os.register_at_fork = lambda **_: None
 
