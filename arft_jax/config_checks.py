@@ -22,7 +22,7 @@ _AT_LEAST = {
         carry_over=0, max_staleness=1,
     ),
     "tools": dict(n_workers=1, memory_mb=1, max_output_bytes=1, top_k=1, n_threads=1, n_tries=1),
-    "tools.search": dict(try_s=0, n_threads=1, calls_per_s=0),
+    "tools.search": dict(image_top_k=1, try_s=0, n_threads=1, calls_per_s=0),
     "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
         steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
@@ -211,8 +211,6 @@ def _check_model(model) -> list[str]:
         for key in ("text_config", "vision_config")
         if model.size and model[key].to_json() != default_config().model[key].to_json()
     ]
-    if model.vision not in ("", "new"):
-        problems.append(f"vision must be new or empty: got {model.vision!r} (config.model.vision)")
     if min(heads, kv_heads) > 0:
         if text.hidden_size % heads or heads % kv_heads:
             problems.append(

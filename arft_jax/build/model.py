@@ -1,6 +1,5 @@
 """The policy's model, from its config: family, tokenizer, sizes, image sizes, the module, first weights, slots."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import gguf_file
+from arft_jax.io.import_path import load_object
 from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
 from arft_jax.models.families import DEFAULT
@@ -32,14 +32,7 @@ def chosen_family(config) -> Family | None:
     path = config.model.family
     if not path:
         return None
-    module, _, name = path.partition(":")
-    try:
-        family = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"family must be an import path, my_package.my_module:MY_FAMILY: got {path!r}, {error} "
-            "(config.model.family)"
-        ) from error
+    family = load_object(path, "config.model.family")
     if not isinstance(family, Family):
         raise ValueError(f"family must be a Family: got {path!r}, a {type(family).__name__} (config.model.family)")
     return family

@@ -86,6 +86,10 @@ def _tasks(config, kind: str, images: Sequence[str], questions: Sequence[str], c
     return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
 
 
+def _listed(paths: set[pathlib.Path]) -> str:
+    return ", ".join(sorted(map(str, paths))) or "none"
+
+
 def _tell(trajectories: list[Trajectory], title: str, html: str) -> list[Trajectory]:
     print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
     if html:
@@ -129,8 +133,7 @@ def ask(
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
     is_local = config.tools.search.backend == "local"
     if kind == "search" and is_local and (len(paths) != 1 or not min(paths).exists()):
-        got = ", ".join(sorted(map(str, paths))) or "none"
-        raise ValueError(f"a search index must exist, and be one: got {got} (--index)")
+        raise ValueError(f"a search index must exist, and be one: got {_listed(paths)} (--index)")
     checkpoint_dir(config)
     with config.unlocked():
         max_tokens = max_tokens or max(config.rollout.max_tokens, MAX_TOKENS)
@@ -138,7 +141,10 @@ def ask(
         config.distributed.update(enabled=False, coordinator="", n_processes=0, process=-1)  # this process alone
     validate(config)
     set_up_jax(config)
-    parts = make(plan_policy(config))
+    planned = plan_policy(config)
+    if "search" in planned.offer.only(tasks).tools and is_local and (len(paths) != 1 or not min(paths).exists()):
+        raise ValueError(f"a search index must exist, and be one: got {_listed(paths)} (--index)")
+    parts = make(planned)
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
     print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)

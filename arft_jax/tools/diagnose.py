@@ -9,7 +9,7 @@ from arft_jax.protocol import KINDS
 from arft_jax.syntax.spec import BadCall, ToolSpec
 from arft_jax.tools.context import ToolContext
 from arft_jax.tools.record import Tool, ToolHost
-from arft_jax.trajectory import Observation
+from arft_jax.trajectory import Observation, ToolStatus
 
 # What the policy reads. Short: a small model reads them too.
 TIP_CROP = "Write code that crops the box [x_min, y_min, x_max, y_max]."
@@ -58,7 +58,10 @@ class DiagnoseService:
 
     def begin(self, arguments: Mapping[str, Any], context: ToolContext) -> Observation:
         """See :class:`arft_jax.tools.record.Service`."""
-        return Observation(tip(tuple(sorted(set(arguments["problems"])))))
+        named = tuple(sorted(set(arguments["problems"])))
+        if not named:  # the tags cannot write it
+            return Observation("problems must name at least one, or none where nothing is wrong.", ToolStatus.ERROR)
+        return Observation(tip(named))
 
 
 @contextlib.contextmanager

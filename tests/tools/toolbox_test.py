@@ -56,6 +56,12 @@ def test_a_diagnosis_is_answered_at_once_with_a_short_tip(kinds, text):
     assert len(text.split()) <= 12
 
 
+def test_a_diagnosis_of_nothing_is_an_error_of_the_policy():
+    with make_toolbox(None, None) as box:
+        result = box.submit(problem_call(), context_of(CODING, (IMAGE,))).result()
+    assert result.status is ToolStatus.ERROR and "at least one" in result.text
+
+
 def test_code_runs_on_the_given_image():
     with PythonSandbox(n_workers=1) as python, make_toolbox(python, None) as box:
         code = "import cv2\nprint(cv2.imread('path_to_input_image.jpg').shape)"
