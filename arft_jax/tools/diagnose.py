@@ -60,7 +60,8 @@ class DiagnoseService:
         """See :class:`arft_jax.tools.record.Service`."""
         named = tuple(sorted(set(arguments["problems"])))
         if not named:  # the tags cannot write it
-            return Observation("problems must name at least one, or none where nothing is wrong.", ToolStatus.ERROR)
+            text = "problems must name at least one, or none where nothing is wrong."
+            return Observation(text, status=ToolStatus.ERROR)
         return Observation(tip(named))
 
 
