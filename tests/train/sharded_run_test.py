@@ -35,8 +35,9 @@ SCRIPT = """
     mesh, process, n_processes = json.loads(mesh), int(process), int(n_processes)
     if n_processes > 1:
         hosts.start(f"localhost:{port}", n_processes, process)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_compilation_cache_dir", cache)
+    if n_processes == 1:  # of several only the first fills the cache: it would wait for the others until Gloo gives up
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_compilation_cache_dir", cache)
     config = default_config()
     config.rollout.tensor, config.rollout.cache_dtype = mesh.pop("rollout", 0), mesh.pop("cache", "")
     config.model.lora.update(rank=mesh.pop("lora", 0), vision=True)
