@@ -1,9 +1,10 @@
 """The processes of one run: how they find one another, what they tell one another, how host arrays reach all devices.
 
-Plain ``jax.distributed``. A run of one process goes through the same doors, which then do nothing. Every function but
-:func:`put`, :func:`say` and :func:`is_first` is a meeting: all processes must call it, in the same order.
+Plain ``jax.distributed``. In a run of one process these functions do nothing. All processes must call each of them, in
+the same order, but for :func:`put`, :func:`print_once`, :func:`is_first` and :func:`deal`.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+# XLA's CPU executor takes a loop for done as soon as a piece of it runs on another thread, and then begins a collective
+# that stands behind the loop and does not need its result, before the loop has begun its own. Which comes first differs
+# from device to device, and Gloo, which pairs what it is sent by order alone, ends with "collective mismatch". With
+# these flags every piece ends in the thread that began it.
+_CPU_COLLECTIVES_IN_ORDER = "--xla_cpu_multi_thread_eigen=false --xla_cpu_experimental_ynn_fusion_type="
+
 
 def start(coordinator: str, n_processes: int, process: int) -> None:
     """Joins the run's processes; before anything else asks for a device.
+
+    Processes on CPUs (``JAX_PLATFORMS=cpu``) compute in one thread for each device: several threads mix up the order of
+    XLA's collectives.
 
     Args:
       coordinator: ``host:port`` of process 0; empty: as the cluster says (Cloud TPU, Slurm, MPI).
@@ -25,6 +35,8 @@ def start(coordinator: str, n_processes: int, process: int) -> None:
     """
     if jax.distributed.is_initialized():
         return
+    if jax.config.jax_platforms == "cpu":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_CPU_COLLECTIVES_IN_ORDER}"
     try:
         jax.distributed.initialize(
             coordinator or None, n_processes or None, None if process < 0 else process, cluster_detection_method=None
