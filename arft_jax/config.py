@@ -204,7 +204,7 @@ def _tools() -> ml_collections.ConfigDict:
             offer=(),  # names of tools that every task is offered; empty: each task those of its kind
             extra=(),  # tools of one's own by import path: "my_package.my_module:my_tool"
             syntax="tags",  # how calls are written: tags (the paper's), or hermes (JSON, Qwen's chat template)
-            crop_frame="permille",  # units of the crop tool's boxes: permille, original or resized (tools/crop.py)
+            crop_frame="",  # units of the crop tool's boxes: permille, original, resized; empty: the model's
             n_workers=2,  # sandbox processes
             timeout_s=5.0,  # one Python call, wall clock
             memory_mb=512,  # one Python call

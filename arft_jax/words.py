@@ -17,7 +17,7 @@ OF_KEY = {
     "system_prompt": ("full", "short"),
     "chat_template": ("hermes", ""),
     "tools.syntax": ("tags", "hermes"),
-    "tools.crop_frame": ("permille", "original", "resized"),
+    "tools.crop_frame": ("permille", "original", "resized", ""),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.vision": ("new", ""),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.data import jsonl_tasks, mat
@@ -82,6 +82,21 @@ def make_indices(config) -> None:
             search_corpus.index_mini(config.seed, path)
         else:
             search_corpus.index_corpus(corpus, path)
+
+
+def check_collections(config, tasks: Iterable[Task]) -> None:
+    """Refuses tasks that search one collection where a service is searched, which has none.
+
+    Raises:
+      ValueError: such a task.
+    """
+    backend = config.tools.search.backend
+    for task in tasks if backend != "local" else ():
+        if task.corpus:
+            raise ValueError(
+                f"a search service has no collections: got corpus={task.corpus!r} of the task {task.id!r} "
+                f"(config.data.tasks) and backend={backend!r} (config.tools.search.backend)"
+            )
 
 
 def route_tasks(config, tasks: Mapping[str, Mapping[str, Sequence[Task]]]) -> dict[str, dict[str, list[Task]]]:

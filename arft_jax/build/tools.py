@@ -19,16 +19,23 @@ from arft_jax.tools.toolbox import Toolbox, open_tools
 from arft_jax.trajectory import Task
 
 
-def tool_host(config, indices: Mapping[str, pathlib.Path] | None, processor: ImageProcessor | None = None) -> ToolHost:
+def tool_host(
+    config,
+    indices: Mapping[str, pathlib.Path] | None,
+    processor: ImageProcessor | None = None,
+    boxes: str = "permille",
+) -> ToolHost:
     """What the tools are opened with.
 
     Args:
       config: of the run.
       indices: of the texts that task sets search (search_indices.py); None where none does.
       processor: of the model, for boxes in pixels of the resized image.
+      boxes: the units in which the model writes boxes, where ``config.tools.crop_frame`` names none.
     """
+    settings = config.tools.to_dict() | {"crop_frame": config.tools.crop_frame or boxes}
     pictures = functools.partial(_open_pictures, config) if config.tools.search.image_index else None
-    return ToolHost(config.tools.to_dict(), indices, pictures, processor)
+    return ToolHost(settings, indices, pictures, processor)
 
 
 def kinds_of(config, tasks: Iterable[Task] = ()) -> set[str]:

@@ -13,6 +13,7 @@ from arft_jax.build.search_indices import index_paths
 from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
+from arft_jax.data.jsonl_tasks import KINDS
 from arft_jax.io import params_checkpoint
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
@@ -68,26 +69,39 @@ def kind_of(config, kind: str = "") -> str:
     Raises:
       ValueError: a kind that the run has not trained, or none given where it has trained several.
     """
-    own = {"general" for name in config.data.tasks if name.startswith(JSONL)}
     bundled = [name for name in config.data.tasks if not name.startswith(JSONL)]
-    kinds = sorted(own | {"search" if name in SEARCHING_TASKS else "coding" for name in bundled})
-    if kind and kind not in kinds:
-        raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(kinds)}): got {kind!r}")
+    kinds = {"search" if name in SEARCHING_TASKS else "coding" for name in bundled}
+    has_own = len(bundled) < len(config.data.tasks)  # whose items say their kinds, general where they do not
+    known = sorted(kinds | (set(KINDS) if has_own else set()))
+    kinds = sorted(kinds | ({"general"} if has_own else set()))
+    if kind and kind not in known:
+        raise ValueError(f"--kind must be of a task that the run has trained ({', '.join(known)}): got {kind!r}")
     if not kind and len(kinds) > 1:
         raise ValueError(f"--kind must be given, one of {', '.join(kinds)}: the run has trained several kinds of task")
     return kind or kinds[0]
 
 
-def _tasks(config, kind: str, images: Sequence[str], questions: Sequence[str], corpus: str) -> list[Task]:
+def _tasks(
+    config, kind: str, images: Sequence[str], questions: Sequence[str], corpus: str, tools: Sequence[str]
+) -> list[Task]:
     """One task for each question, all over the same images."""
     shown = tuple(decode_image(image, f"image_{number}") for number, image in enumerate(images, 1))
     names = [task_set_name(entry) for entry in config.data.tasks]
-    options = dict(corpus=corpus, task_set=names[0] if len(names) == 1 else "")  # whose system prompt it is asked with
+    task_set = names[0] if len(names) == 1 else ""  # whose system prompt it is asked with
+    options = dict(corpus=corpus, tools=tuple(tools), task_set=task_set)
     return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
 
 
-def _listed(paths: set[pathlib.Path]) -> str:
-    return ", ".join(sorted(map(str, paths))) or "none"
+def _the_index(paths: set[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """The one local index that there is, for all tasks; empty where there is none, or several."""
+    return {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
+
+
+def _check_index(config, paths: set[pathlib.Path]) -> None:
+    """Refuses a search without one local index; a search service needs none."""
+    if config.tools.search.backend == "local" and not _the_index(paths):
+        listed = ", ".join(sorted(map(str, paths))) or "none"
+        raise ValueError(f"a search index must exist, and be one: got {listed} (--index)")
 
 
 def _tell(trajectories: list[Trajectory], title: str, html: str) -> list[Trajectory]:
@@ -105,6 +119,7 @@ def ask(
     questions: Sequence[str],
     kind: str = "",
     corpus: str = "",
+    tools: Sequence[str] = (),
     index: str = "",
     temperature: float = 0.0,
     max_tokens: int = 0,
@@ -116,8 +131,9 @@ def ask(
       config: of the run whose checkpoint answers.
       images: files, in order: image_1, image_2, ...
       questions: texts in any language.
-      kind: ``coding``, ``search`` or ``general`` (own files); empty: the run's, where it has trained one kind of task.
+      kind: ``coding``, ``search`` or ``general``; empty: the run's, where it has trained one kind of task.
       corpus: collection of the index to search; empty: all.
+      tools: names of the only tools to offer; empty: those of the kind.
       index: another search index than the run's.
       temperature: 0 is greedy.
       max_tokens: of a trajectory; 0: as in training, and at least 2048.
@@ -129,11 +145,10 @@ def ask(
     if not all(question.strip() for question in questions):
         raise ValueError("question must not be empty (--question)")
     kind = kind_of(config, kind)
-    tasks = _tasks(config, kind, images, questions, corpus)
+    tasks = _tasks(config, kind, images, questions, corpus, tools)
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
-    is_local = config.tools.search.backend == "local"
-    if kind == "search" and is_local and (len(paths) != 1 or not min(paths).exists()):
-        raise ValueError(f"a search index must exist, and be one: got {_listed(paths)} (--index)")
+    if kind == "search":
+        _check_index(config, paths)
     checkpoint_dir(config)
     with config.unlocked():
         max_tokens = max_tokens or max(config.rollout.max_tokens, MAX_TOKENS)
@@ -141,17 +156,16 @@ def ask(
         config.distributed.update(enabled=False, coordinator="", n_processes=0, process=-1)  # this process alone
     validate(config)
     set_up_jax(config)
-    planned = plan_policy(config)
-    if "search" in planned.offer.only(tasks).tools and is_local and (len(paths) != 1 or not min(paths).exists()):
-        raise ValueError(f"a search index must exist, and be one: got {_listed(paths)} (--index)")
+    planned = plan_policy(config, own_tasks=tasks)
+    if "search" in planned.offer.only(tasks).tools:
+        _check_index(config, paths)
     parts = make(planned)
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
     print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    indices = {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
-    host = dataclasses.replace(parts.plan.host, search_indices=indices)
-    with toolset.open_toolbox(config, parts.plan.offer.only(tasks), host) as toolbox:
+    host = dataclasses.replace(planned.host, search_indices=_the_index(paths))
+    with toolset.open_toolbox(config, planned.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context
         groups = parts.engine.run(

@@ -127,10 +127,6 @@ class Progress:
         self._last = clock()
         self._recent: collections.deque[float] = collections.deque(maxlen=self.WINDOW)
 
-    def restart_clock(self) -> None:
-        """Leaves the time since the last step out of the estimate (after an evaluation)."""
-        self._last = self._clock()
-
     def update(self, step: int, values: Mapping[str, Any]) -> str:
         """Prints and returns the line.
 

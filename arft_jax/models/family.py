@@ -92,7 +92,8 @@ class Family:
 
     The module that ``make`` builds has the methods ``encode(patches, layout)``, ``embed(tokens, features,
     feature_index)``, ``hidden``, ``hidden_cached``, ``unstacked_layers`` and ``logits``, as the bundled one documents
-    them. What ``embed`` returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree.
+    them. What ``embed`` returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree. The turns
+    of a conversation are framed as in ChatML for every family.
 
     Args:
       name: word for messages.
@@ -114,8 +115,8 @@ class Family:
       layers: where the decoder's stack of layers stands in the parameters.
       tower: where the vision tower stands.
       branch_shares: sizes -> how often each branch of a conditional in the tower is taken, for cost estimates.
-      boxes: the units in which the model writes boxes, one of ``tools.crop.FRAMES``.
-      template: the frame of turns: ``chatml``, the one that is written yet.
+      boxes: the units in which the model writes boxes, one of ``tools.crop.FRAMES``; the crop tool reads them so where
+        ``config.tools.crop_frame`` is empty.
     """
 
     name: str
@@ -134,5 +135,4 @@ class Family:
     layers: tuple[str, ...] = ("text", "layers")
     tower: str = "vision"
     branch_shares: Callable[[Any], tuple[float, ...]] = lambda sizes: ()
-    boxes: str = "resized"
-    template: str = "chatml"
+    boxes: str = "permille"

@@ -1,6 +1,6 @@
 """The one place where tasks, observations and turns become model input, for rollouts and recorded chains alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,11 +11,6 @@ from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.rollout.row import Injection, image_spans
 from arft_jax.syntax.spec import Syntax
 from arft_jax.trajectory import Image, Observation, Task
-
-
-def system_by_kind(texts: Mapping[str, str]) -> Callable[[Task], str]:
-    """A ``system`` of :class:`Renderer` that looks up the text of the task's kind."""
-    return lambda task: texts[task.kind]
 
 
 class Renderer:

@@ -226,5 +226,4 @@ TOY = Family(
     control_ids={"image_id": "<|image_pad|>"},
     layers=("decoder", "blocks"),
     tower="eye",
-    boxes="permille",
 )

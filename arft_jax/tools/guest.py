@@ -129,7 +129,7 @@ def _schema(function: Callable, guest: Any, name: str, path: str) -> dict[str, A
     """Name, description and parameters, as transformers reads them, without ``context``."""
     from transformers.utils import get_json_schema  # takes seconds
 
-    doc = inspect.getdoc(function) if "__doc__" in dir(function) and function.__doc__ else inspect.getdoc(guest)
+    doc = inspect.getdoc(function) if function.__doc__ else inspect.getdoc(guest)
     if not doc:
         raise ValueError(f"a tool must have a docstring, the policy reads it: got none at {path} (config.tools.extra)")
     signature = inspect.signature(function)

@@ -96,6 +96,9 @@ def make_offer(
         by_kind = not names and (tool.spec.kinds is None or set(tool.spec.kinds) & set(kinds))
         if name in wanted or (by_kind and not lacks):
             chosen.append(tool.specified(host))
-    chosen += [tool.specified(host) for tool in extra]
+    for tool in extra:
+        if lacks := tool.lacks(host):
+            raise ValueError(f"{lacks}: got {tool.name!r} among the tools of your own (config.tools.extra)")
+        chosen.append(tool.specified(host))
     made = SYNTAXES[syntax]([tool.spec for tool in chosen])
     return Offer({tool.name: tool for tool in chosen}, tuple(names), made)

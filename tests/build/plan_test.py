@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -171,5 +172,10 @@ def test_a_search_service_needs_no_corpus_of_its_own(config, tmp_path):
     with pytest.raises(ValueError, match=r"has no mat_search/corpus.jsonl \(config.data.dir\)"):
         plan(config)
     config.tools.search.update(backend="http", url="http://localhost:1/retrieve")
+    with pytest.raises(ValueError, match=r"has no collections: got corpus='mini_search-.*\(config.data.tasks\) and"):
+        plan(config)
+    for file in (tmp_path / "data" / "mat_search").rglob("*.json"):
+        items = [item | {"corpus": ""} for item in json.loads(file.read_text(encoding="utf-8"))]
+        file.write_text(json.dumps(items), encoding="utf-8")
     planned = plan(config)
     assert len(prepare_data(planned)["mat_search"]["test"]) > 0 and not planned.host.search_indices[ALL].exists()

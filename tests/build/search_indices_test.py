@@ -1,12 +1,20 @@
 """Which local indices the task sets of a config search, and how their tasks are led there."""
 
+import dataclasses
 import json
 
 import pytest
 
 from arft_jax.build import data
 from arft_jax.build.plan import check_inputs
-from arft_jax.build.search_indices import found_indices, index_paths, make_indices, route_tasks, searching_sets
+from arft_jax.build.search_indices import (
+    check_collections,
+    found_indices,
+    index_paths,
+    make_indices,
+    route_tasks,
+    searching_sets,
+)
 from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.tools.search_router import ALL, open_indices
@@ -71,3 +79,12 @@ def test_the_mini_and_the_mat_sets_are_led_to_theirs_beside_others(config, tmp_p
     ]  # fmt: skip
     config.tools.search.backend = "http"  # no index of this machine is asked
     assert route_tasks(config, {"mat_search": {"train": [task]}})["mat_search"]["train"][0].corpus == "world 3"
+
+
+def test_one_collection_of_a_service_is_refused_with_the_task_that_asks_for_it(config):
+    task = Task("rome", "search", "?", (), (), corpus="old")
+    check_collections(config, [task])
+    config.tools.search.backend = "serper"
+    check_collections(config, [dataclasses.replace(task, corpus="")])
+    with pytest.raises(ValueError, match=r"no collections: got corpus='old' of the task 'rome' .*backend='serper'"):
+        check_collections(config, [task])

@@ -73,6 +73,14 @@ def test_the_kind_is_the_runs_where_it_has_one():
     config = default_config()
     config.data.tasks = ("mini_search",)
     assert agent.kind_of(config) == agent.kind_of(config, "search") == "search"
+    with pytest.raises(ValueError, match=r"--kind must be .* \(search\): got 'coding'"):
+        agent.kind_of(config, "coding")
+
+
+def test_items_of_ones_own_may_be_of_every_kind():
+    config = default_config()
+    config.data.tasks = ("jsonl:photos.jsonl",)
+    assert agent.kind_of(config) == "general" and agent.kind_of(config, "coding") == "coding"
 
 
 def test_a_work_directory_answers_questions_over_images_and_writes_a_page(tmp_path, capsys):

@@ -10,7 +10,7 @@ from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.patches import PatchStore
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rollout.renderer import Renderer, system_by_kind
+from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.row import Row
 from arft_jax.testing.tiny_model import TINY_PACKING
 from arft_jax.testing.tiny_rollout import tiny_image, tiny_task
@@ -32,7 +32,8 @@ def renderer(system):
 
 @pytest.fixture(scope="module")
 def by_kind():
-    return renderer(system_by_kind({"coding": "Fix.", "search": "Search."}))
+    texts = {"coding": "Fix.", "search": "Search."}
+    return renderer(lambda task: texts[task.kind])
 
 
 def test_a_prompt_has_the_system_text_of_its_own_task():

@@ -1,5 +1,7 @@
 """Which tools a run has and a task is offered, and what cannot be offered."""
 
+import dataclasses
+
 import pytest
 
 from arft_jax.build.tools import plan_offer, tool_host
@@ -27,7 +29,7 @@ CLOCK, RULER = make_tool(clock, "x:clock"), make_tool(ruler, "x:ruler")
 
 
 def host(search_indices="an index", pictures=lambda: None, **settings):
-    return ToolHost(default_config().tools.to_dict() | settings, search_indices, pictures)
+    return ToolHost(default_config().tools.to_dict() | {"crop_frame": "permille"} | settings, search_indices, pictures)
 
 
 def names(tools):
@@ -132,3 +134,16 @@ def test_the_config_names_tools_by_import_path(tmp_path, monkeypatch):
         config.tools.extra = (path,)
         with pytest.raises(ValueError, match=rf"^[^\n]*{sentence}[^\n]*config.tools.extra"):
             plan_offer(config, tool_host(config, None), ["coding"])
+
+
+def test_a_tool_of_ones_own_that_lacks_something_is_refused_while_planning():
+    blind = dataclasses.replace(CLOCK, lacks=lambda host: "clock needs a wall")
+    with pytest.raises(ValueError, match=r"^clock needs a wall: got 'clock' .* \(config.tools.extra\)"):
+        make_offer(BUNDLED, (blind,), host())
+
+
+def test_boxes_are_in_the_units_of_the_model_unless_the_config_names_others():
+    config = default_config()
+    assert tool_host(config, None, boxes="resized").settings["crop_frame"] == "resized"
+    config.tools.crop_frame = "original"
+    assert tool_host(config, None, boxes="resized").settings["crop_frame"] == "original"

@@ -36,6 +36,8 @@ def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string("kind", "", text, flag_values=values)
     text = "Search only this collection of the index; empty: all of it."
     flags.DEFINE_string("corpus", "", text, flag_values=values)
+    text = "The only tools to offer; may be given several times; none: those of the kind."
+    flags.DEFINE_multi_string("tool", [], text, flag_values=values)
     flags.DEFINE_string("index", "", "Search index; empty: the run's own.", flag_values=values)
     flags.DEFINE_float("temperature", 0.0, "0 is greedy.", flag_values=values)
     text = "Tokens of a trajectory, prompt included; 0: as in training, and at least 2048."
@@ -64,6 +66,7 @@ def _ask(f: flags.FlagValues, words: list[str]) -> None:
         questions=f.question,
         kind=f.kind,
         corpus=f.corpus,
+        tools=f.tool,
         index=f.index,
         temperature=f.temperature,
         max_tokens=f.max_tokens,

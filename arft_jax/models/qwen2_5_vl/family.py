@@ -45,4 +45,5 @@ QWEN2_5_VL = Family(
     published=published,
     processor={"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"},
     branch_shares=branch_shares,
+    boxes="resized",
 )
