@@ -1,6 +1,6 @@
 """Decode at a published size behind long caches: tokens a second, the share of the memory's bound, peers.
 
-What is timed is one segment of the rollout's own decode program, sampling and the host's reading of it included, on one
+What is timed is one call of the rollout's own decode program, sampling and the host's reading of it included, on one
 device. Every repeat starts at the same length. Weights are random, and so is the cache: a prefill's values would cost
 minutes and change neither what a step reads nor what it computes.
 
@@ -99,7 +99,7 @@ class Decoder:
         return 2 * text.n_layers * text.n_kv_heads * text.head_dim * self.dtype.itemsize
 
     def step_bytes(self, context: int) -> float:
-        """What a step reads at least, in the middle of a segment.
+        """What a step reads at least, in the middle of a call.
 
         Step i sees context + i columns: of 4 steps behind 10 the mean is 11.5.
         """
@@ -124,7 +124,7 @@ class Decoder:
         self.params = init_params(self._make_model, self._seed, self.placement)[1]
 
     def fill(self, context: int) -> None:
-        """Slots of ``context`` tokens with room for a segment; the cache holds normal numbers.
+        """Slots of ``context`` tokens with room for a call; the cache holds normal numbers.
 
         Every column of every layer is drawn, a layer at a time: beside the cache only one layer's numbers are held.
         """
@@ -172,8 +172,8 @@ class Decoder:
         )  # fmt: skip
         return state._replace(**{name: rows(word, getattr(state, name)) for name, word in words.items()})
 
-    def segment(self) -> tuple[float, Any]:
-        """(seconds of a segment, its report on the host)."""
+    def call(self) -> tuple[float, Any]:
+        """(seconds of a decode call, its report on the host)."""
         state = jax.block_until_ready(self._rewind())
         begin = time.perf_counter()
         self.state, report = self.sampler.decode(self.params, state, self._rules, self._keys, 1.0)
@@ -182,7 +182,7 @@ class Decoder:
 
     def measure(self) -> float:
         """One repeat: sampled tokens/s of all slots."""
-        seconds, report = self.segment()
+        seconds, report = self.call()
         assert (report.length == self.context + self.n_steps).all()
         return self.n_slots * self.n_steps / seconds
 
@@ -291,10 +291,10 @@ def bench(
 
     Args:
       size: in :data:`SIZES`.
-      contexts: tokens of each row when a segment begins.
+      contexts: tokens of each row when a decode call begins.
       n_slots: rows.
-      n_steps: tokens of a segment.
-      repeats: timed segments.
+      n_steps: tokens of a decode call.
+      repeats: timed calls.
       against: (python, script) by peer.
 
     Raises:

@@ -149,10 +149,10 @@ class Ours:
         return DECODE_ROWS / min(seconds)
 
     def costs(self) -> dict[str, float]:
-        """What the host did in a rollout of three turns that compiled nothing, beside the device time of a segment.
+        """What the host did in a rollout of three turns that compiled nothing, beside the device time of a decode call.
 
-        A decode segment's device time is a difference: 32 rows sample a long turn, then a turn of one token. The host's
-        part of it is what it does between two segments: dispatch, read, parse, keep the record.
+        A decode call's device time is a difference: 32 rows sample a long turn, then a turn of one token. The host's
+        part of it is what it does between two calls: dispatch, read, parse, keep the record.
         """
         self._turns()
         n_compiled = self.roller().slots.sampler.n_compiled()
@@ -166,9 +166,9 @@ class Ours:
         (long_s, n_long), (short_s, n_short) = alone(DECODE_LEN), alone(1)
         device_s, host_s = (long_s - short_s) / (n_long - n_short), costs.decode_host_s / costs.n_decodes
         return dataclasses.asdict(costs) | {
-            "host_s_a_segment": host_s,
-            "device_s_a_segment": device_s,
-            "host_frac_of_a_segment": host_s / device_s,
+            "host_s_a_call": host_s,
+            "device_s_a_call": device_s,
+            "host_frac_of_a_call": host_s / device_s,
             "n_recompiled": self.roller().slots.sampler.n_compiled() - n_compiled,
         }
 

@@ -138,7 +138,7 @@ def format_text(result: Mapping[str, Any]) -> str:
     """The sitting for people."""
     lines = [figure_line(name, figure) for name, figure in result["figures"].items()]
     if "host" in result:
-        lines.append(f"host: {100 * result['host']['host_frac_of_a_segment']:.1f} % of a segment's device time")
+        lines.append(f"host: {100 * result['host']['host_frac_of_a_call']:.1f} % of a decode call's device time")
     for part in ("host", "tools"):
         if part in result:
             lines.append(f"{part}: {json.dumps(result[part])}")

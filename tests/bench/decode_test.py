@@ -1,4 +1,4 @@
-"""The decode benchmark: what a segment does, what its bound counts, how sides take turns."""
+"""The decode benchmark: what a decode call does, what its bound counts, how sides take turns."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def decoder():
 
 def test_every_repeat_samples_every_row_at_every_step_from_the_same_place(decoder):
     n_compiled = decoder.sampler.n_compiled()
-    (_, a), (_, b) = decoder.segment(), decoder.segment()
+    (_, a), (_, b) = decoder.call(), decoder.call()
     assert a.tokens.shape == (SLOTS, STEPS) and np.all(a.logps < 0)
     assert a.length.tolist() == [CONTEXT + STEPS] * SLOTS
     np.testing.assert_array_equal(a.tokens, b.tokens)
@@ -59,9 +59,9 @@ def test_every_column_of_every_layer_holds_normal_numbers_of_its_own(decoder):
 
 def test_a_segment_reads_what_the_cache_was_filled_with(decoder):
     decoder.fill(CONTEXT)
-    _, full = decoder.segment()
+    _, full = decoder.call()
     decoder.state = decoder.state._replace(cache=jax.tree.map(lambda a: a * 0, decoder.state.cache))
-    _, empty = decoder.segment()
+    _, empty = decoder.call()
     assert np.abs(full.logps - empty.logps).max() > 1e-3
 
 

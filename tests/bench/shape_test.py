@@ -76,8 +76,8 @@ def test_tools_serve_first_turns_with_text_and_second_turns_with_images(ours):
 def test_costs_and_timeline_are_of_one_rollout(ours):
     costs = ours.costs()
     assert costs["n_sampled"] == 4 * 3 * 64 and costs["n_recompiled"] == 0
-    assert 0 < costs["host_s_a_segment"] < costs["total_s"] and costs["device_s_a_segment"] > 0
-    assert costs["host_frac_of_a_segment"] == costs["host_s_a_segment"] / costs["device_s_a_segment"]
+    assert 0 < costs["host_s_a_call"] < costs["total_s"] and costs["device_s_a_call"] > 0
+    assert costs["host_frac_of_a_call"] == costs["host_s_a_call"] / costs["device_s_a_call"]
     timeline = ours.timeline()
     assert {"paused", "decode", "extend"} <= {state for _, state, _, _ in timeline.spans}
 

@@ -27,8 +27,8 @@ def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     text = "Tokens of a row when it decodes."
     flags.DEFINE_list("contexts", ["2048", "4096", "8192"], text, flag_values=values)
     flags.DEFINE_integer("slots", 64, "Rows that decode together.", flag_values=values)
-    flags.DEFINE_integer("steps", 64, "Tokens of a segment.", flag_values=values)
-    flags.DEFINE_integer("repeats", 5, "Timed segments of each side.", flag_values=values)
+    flags.DEFINE_integer("steps", 64, "Tokens of a decode call.", flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "Timed decode calls of each side.", flag_values=values)
     bench_peers.define_peers(values, _NAMES)
     flags.DEFINE_string("format", "text", "Of the output: text or json.", flag_values=values)
 
