@@ -66,6 +66,7 @@ setup(
             "gguf>=0.17,<1",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "setuptools>=77",
         ],

@@ -1,5 +1,6 @@
 """The policy as rollouts read it is the policy as trained."""
 
+import json
 import os
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_a_process_takes_its_own_share_without_a_copy():
 
 
 SPLIT = """
-    import dataclasses, re
+    import dataclasses, json, re, sys
     import jax, numpy as np
     from flax import nnx
     from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -83,31 +84,43 @@ SPLIT = """
     def make(rngs):
         return Qwen2_5_VL(config, rngs=rngs)
 
-    for mesh, tensor in ((dict(fsdp=8), 2), (dict(data=2, fsdp=2, tensor=2), 4), (dict(fsdp=4, tensor=2), 2)):
-        training = Placement(make_mesh(mesh))
-        rollout = training.for_rollout(tensor)
-        _, params = init_params(make, 0, training)
-        move = reshard.make_reshard(params, "float32", training, tensor)
-        got = reshard.own_share(move(params), rollout.params(params))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(params), strict=True):
-            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-        up = got["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
-        assert up.addressable_shards[0].data.size * tensor == up.size
-        # no parameter is ever whole on a device: the largest result of a gather is a rollout's share of it
-        text = move.lower(params).compile().as_text()
-        shares = [x.addressable_shards[0].data.size for x in jax.tree.leaves(got)]
-        found = re.findall(r"= f32\\[([\\d,]+)\\]\\S* all-", text)
-        made = [np.prod([int(n) for n in dims.split(",")]) for dims in found]
-        assert made and max(made) <= max(shares), (mesh, max(made), max(shares))
+    mesh, tensor = json.loads(sys.argv[1])
+    training = Placement(make_mesh(mesh))
+    rollout = training.for_rollout(tensor)
+    _, params = init_params(make, 0, training)
+    move = reshard.make_reshard(params, "float32", training, tensor)
+    got = reshard.own_share(move(params), rollout.params(params))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    up = got["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
+    assert up.addressable_shards[0].data.size * tensor == up.size
+    # no parameter is ever whole on a device: the largest result of a gather is a rollout's share of it
+    text = move.lower(params).compile().as_text()
+    shares = [x.addressable_shards[0].data.size for x in jax.tree.leaves(got)]
+    found = re.findall(r"= f32\\[([\\d,]+)\\]\\S* all-", text)
+    made = [np.prod([int(n) for n in dims.split(",")]) for dims in found]
+    assert made and max(made) <= max(shares), (mesh, max(made), max(shares))
     print("equal")
 """
 
 
-def test_every_split_arrives_whole_without_being_gathered_first():
+@pytest.mark.parametrize(
+    ("mesh", "tensor"),
+    [
+        (dict(data=2, fsdp=2, tensor=2), 4),
+        pytest.param(dict(fsdp=8), 2, marks=pytest.mark.slow),
+        pytest.param(dict(fsdp=4, tensor=2), 2, marks=pytest.mark.slow),
+    ],
+)
+def test_every_split_arrives_whole_without_being_gathered_first(mesh, tensor):
     env = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SPLIT)], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", textwrap.dedent(SPLIT), json.dumps([mesh, tensor])],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0 and "full rematerialization" not in done.stderr, done.stderr[-4000:]
     assert done.stdout.strip() == "equal"

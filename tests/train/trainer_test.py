@@ -295,6 +295,7 @@ def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monk
     assert rows[0]["staleness_max"] == 0 and abs(rows[0]["importance_mean"] - 1) < 1e-5
 
 
+@pytest.mark.slow
 def test_at_learning_rate_zero_grpo_leaves_the_params_of_the_warm_start(runs, straight, monkeypatch):
     kept = []
     begin = TrainState.begin_grpo

@@ -1,4 +1,4 @@
-"""The soak, short: two thousand mixed calls in a process of their own."""
+"""The soak, short: six hundred mixed calls in a process of their own."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def check(n_calls, timeout_s, level="auto"):
     return seen
 
 
-def test_two_thousand_calls_leave_nothing_and_come_out_right():
-    check(2000, 240)
+def test_six_hundred_calls_leave_nothing_and_come_out_right():
+    check(600, 240)
 
 
-def test_five_hundred_calls_at_the_level_without_namespaces():
-    check(500, 240, "L0")
+def test_two_hundred_calls_at_the_level_without_namespaces():
+    check(200, 240, "L0")
 
 
 @pytest.mark.slow
