@@ -25,7 +25,7 @@ def test_a_policy_with_every_tool_trains_on_a_task_that_takes_two(tmp_path, ship
         temperature=0.7,
     )  # fmt: skip
     config.warm_start.update(
-        chains=(f"jsonl:{data / 'chains.jsonl'}",), n_chains=0, n_practice=0, steps=120, rows=4, learning_rate=3e-3
+        chains=(f"jsonl:{data / 'chains.jsonl'}",), n_chains=0, n_practice=0, steps=70, rows=4, learning_rate=3e-3
     )
     config.train.update(steps=10, prompts=2, rows_per_update=16, image_chunks=32, learning_rate=1e-4)
     config.eval.update(every=0, without_tools=False)
