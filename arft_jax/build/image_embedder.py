@@ -32,8 +32,13 @@ class Embedder:
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: nnx.State, processor: ImageProcessor, bucket: VisionBucket):
-        self._embed, self._params = make_embed(graphdef), params
+        self._embed, self.params = make_embed(graphdef), params
         self._processor, self._bucket = processor, bucket
+
+    @property
+    def n_compiled(self) -> int:
+        """Programs that were compiled."""
+        return self._embed._cache_size()
 
     def __call__(self, images: Sequence[Image]) -> np.ndarray:
         """See the class.
@@ -58,7 +63,7 @@ class Embedder:
         owners = np.array(list(itertools.chain(*tokens)), np.int32)
         image_of = np.pad(owners, (0, n - len(owners)), constant_values=n)
         arguments = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], (patches, layout)))
-        vectors = self._embed(self._params, *arguments, jax.device_put(image_of))
+        vectors = self._embed(self.params, *arguments, jax.device_put(image_of))
         return jax.device_get(vectors)[: len(patched)]
 
 

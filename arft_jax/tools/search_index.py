@@ -123,12 +123,22 @@ def _read_only(path: pathlib.Path) -> Iterator[str]:
         yield links
 
 
-class _Turns:
+class Turns:
     """Lets n callers through at a time, first come, first served, so that none waits much longer than the others."""
 
     def __init__(self, n: int):
         self._free, self._lock = n, threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    @property
+    def n_waiting(self) -> int:
+        """Callers that wait for their turn."""
+        return len(self._waiting)
+
+    @property
+    def n_free(self) -> int:
+        """Callers that would be let through at once."""
+        return self._free
 
     def __enter__(self) -> None:
         with self._lock:
@@ -175,7 +185,7 @@ class SearchIndex:
         self._searcher: tantivy.Searcher | None = searcher
         self._schema, self._analyzer = index.schema, _analyzer()
         self._common = max(_COMMON_FRAC * self.n_documents, _COMMON_MIN)
-        self._turns = _Turns(max(2, os.cpu_count() or 1))  # more at once only take the processors from one another
+        self._turns = Turns(max(2, os.cpu_count() or 1))  # more at once only take the processors from one another
 
     @staticmethod
     def build(path: str | os.PathLike[str], documents: Iterable[Document], memory_mb: int = 512) -> int:
@@ -267,6 +277,11 @@ class SearchIndex:
                 id_, title, text = (stored.get_first(name).decode("utf-8") for name in _STORED)
                 hits.append(Hit(title, text, -score, id_))
             return hits
+
+    @property
+    def n_segments(self) -> int:
+        """Parts of the index, in Tantivy's word; 0 where it is closed."""
+        return self._searcher.num_segments if self._searcher else 0
 
     def close(self) -> None:
         """Lets go of the files; safe to repeat."""

@@ -9,7 +9,7 @@ _COUNTED = (ToolStatus.OK, ToolStatus.ERROR, ToolStatus.LIMIT, ToolStatus.INFRA)
 _N_SECONDS = 1000  # latest calls whose durations are kept
 
 
-def _percentile(ordered: list[float], share: float) -> float:
+def percentile(ordered: list[float], share: float) -> float:
     """Nearest rank: of [1, 2, 3, 4] the 0.5 percentile is 2; 0 of nothing."""
     return ordered[max(-int(-share * len(ordered) // 1), 1) - 1] if ordered else 0.0
 
@@ -40,4 +40,4 @@ class ToolMetrics:
             counts, ordered = dict(self._counts), sorted(self._seconds)
         names = ("calls", *map(str, _COUNTED), "retries", "refused_open", "cache_hits")
         figures = {name: float(counts.get(name, 0)) for name in names}
-        return figures | {"p50_s": _percentile(ordered, 0.5), "p99_s": _percentile(ordered, 0.99)}
+        return figures | {"p50_s": percentile(ordered, 0.5), "p99_s": percentile(ordered, 0.99)}

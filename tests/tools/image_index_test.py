@@ -169,9 +169,9 @@ def test_other_weights_than_the_indexs_are_refused(built, embed):
     with pytest.raises(ValueError, match=r"weights must be those .* agree to -?0\.\d+ only, .*photos"):
         ImageIndex(built, tiny_embedder(1))
     nudged = tiny_embedder(0)  # the same weights but for one layer
-    nudged._params = jax.tree.map(lambda leaf: leaf, embed._params)
-    kernel = nudged._params["patch_embed"]["kernel"]
-    nudged._params["patch_embed"]["kernel"] = kernel.replace(kernel.get_value() * 1.5)
+    nudged.params = jax.tree.map(lambda leaf: leaf, embed.params)
+    kernel = nudged.params["patch_embed"]["kernel"]
+    nudged.params["patch_embed"]["kernel"] = kernel.replace(kernel.get_value() * 1.5)
     with pytest.raises(ValueError, match="weights must be those"):
         ImageIndex(built, nudged)
     with pytest.raises(ValueError, match="has vectors of 48, these give 3"):

@@ -168,7 +168,7 @@ def test_threads_share_one_index(index):
 
 
 def test_callers_are_served_in_the_order_of_coming():
-    turns, served = search_index._Turns(1), []
+    turns, served = search_index.Turns(1), []
 
     def call(number):
         with turns:
@@ -178,11 +178,11 @@ def test_callers_are_served_in_the_order_of_coming():
         threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
         for number, thread in enumerate(threads):
             thread.start()
-            while len(turns._waiting) <= number:
+            while turns.n_waiting <= number:
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
-    assert served == list(range(8)) and turns._free == 1
+    assert served == list(range(8)) and turns.n_free == 1
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
@@ -295,7 +295,7 @@ def test_parts_do_not_change_the_hits(tmp_path):
     SearchIndex.build(tmp_path / "whole", documents)
     SearchIndex.build(tmp_path / "parts", documents, memory_mb=16)
     with SearchIndex(tmp_path / "whole") as whole, SearchIndex(tmp_path / "parts") as parts:
-        assert whole._searcher.num_segments == 1 < parts._searcher.num_segments
+        assert whole.n_segments == 1 < parts.n_segments
         n_clear = 0
         for _ in range(50):
             query = " ".join(rng.choices(words, k=6))
@@ -317,7 +317,7 @@ def test_ties_over_several_parts_keep_the_order_of_building(tmp_path):
         documents[i] = Document("", "tied phrase", id=str(i))
     SearchIndex.build(tmp_path / "i", documents, memory_mb=16)
     with SearchIndex(tmp_path / "i") as index:
-        assert index._searcher.num_segments > 1
+        assert index.n_segments > 1
         for top_k in (1, 20):
             assert [hit.source for hit in index.search("phrase", top_k)] == [str(50 * i) for i in range(top_k)]
 
@@ -363,12 +363,13 @@ def test_missing_foreign_and_damaged_indices_are_named(tmp_path):
         SearchIndex(tmp_path / "cut")
 
 
-def test_wrong_arguments_are_named(index):
+def test_wrong_arguments_are_named(index, tmp_path):
     with pytest.raises(ValueError, match="top_k must be at least 1: got 0"):
         index.search("ada", 0)
     with pytest.raises(ValueError, match="memory_mb must be in 16 .. 4000: got 1"):
         SearchIndex.build("never", [], memory_mb=1)
-    closed = SearchIndex.__new__(SearchIndex)
-    closed._searcher, closed._turns = None, search_index._Turns(1)
+    SearchIndex.build(tmp_path / "closed", [Document("", "Ada")])
+    closed = SearchIndex(tmp_path / "closed")
+    closed.close()
     with pytest.raises(ValueError, match="the search index is closed"):
         closed.search("ada", 1)

@@ -150,6 +150,16 @@ class PythonSandbox:
             self.close()
             raise
 
+    @property
+    def workers(self) -> set[Worker]:
+        """The worker processes that there are."""
+        return self._pool.workers
+
+    @property
+    def n_idle(self) -> int:
+        """Workers that wait for a call."""
+        return self._pool.idle.qsize()
+
     def _open(self, n_workers: int, candidates: Sequence[str], declared: str, wrapper: str) -> None:
         """Starts the workers at the first level that holds against the canaries."""
         faults = {}

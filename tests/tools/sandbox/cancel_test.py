@@ -55,9 +55,9 @@ def sandbox(request):
 
 def worker_at_work(sandbox):
     """The worker, once it has been given the call."""
-    assert end_within(20, lambda: sandbox._pool.idle.empty())
+    assert end_within(20, lambda: not sandbox.n_idle)
     time.sleep(0.3)
-    (worker,) = sandbox._pool.workers
+    (worker,) = sandbox.workers
     return worker
 
 
@@ -92,7 +92,7 @@ def test_a_call_that_waits_for_a_worker_is_given_up_without_one(sandbox):
         with pytest.raises(Cancelled):
             waiting.result(timeout=10)
         assert running.result(timeout=20).text == "done"
-        assert sandbox._pool.workers == {worker}
+        assert sandbox.workers == {worker}
 
 
 def test_a_call_given_up_is_not_tried_again(sandbox):
@@ -100,8 +100,8 @@ def test_a_call_given_up_is_not_tried_again(sandbox):
     with make_toolbox(sandbox, None, deadline_s=0.8) as box:
         seen = box.submit(SLEEP, context_of(TASK, (IMAGE,))).result(timeout=10)
         assert seen.status == ToolStatus.INFRA
-        assert end_within(10, lambda: not sandbox._pool.idle.empty())
-        assert not sandbox._pool.workers  # the one that ran it; a second try would have started another
+        assert end_within(10, lambda: sandbox.n_idle)
+        assert not sandbox.workers  # the one that ran it; a second try would have started another
 
 
 def test_close_does_not_wait_for_code(sandbox):

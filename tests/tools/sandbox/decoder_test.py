@@ -31,7 +31,7 @@ def test_nine_images_that_are_slow_to_decode_are_the_calls_own_fault(slow_decode
         black = {"image_1": Image(np.zeros((8, 8, 3), np.uint8))}  # 1.5 s each of 4 s in all
         seen = box.run(SHOW.format(8) + "\nimage_1.save('path_to_output_image.jpg')", black)
         assert seen.status == ToolStatus.ERROR and decoder.TOO_SLOW in seen.text
-        (worker,) = box._pool.workers
+        (worker,) = box.workers
         assert worker.n_calls == 2  # the probe and this: no second try
         assert box.run(SHOW.format(1), black).status == ToolStatus.OK
 

@@ -69,7 +69,7 @@ def sandbox():
 def worker_at_work(image):
     """(sandbox, its worker, future of a call that runs in it)."""
     with PythonSandbox(n_workers=1, timeout_s=5.0) as box, concurrent.futures.ThreadPoolExecutor(1) as threads:
-        (worker,) = box._pool.workers
+        (worker,) = box.workers
         future = threads.submit(box.run, "import time\ntime.sleep(0.4)\nprint('done')", image)
         time.sleep(0.15)
         yield box, worker, future
@@ -255,8 +255,8 @@ def test_a_worker_killed_in_mid_call_is_replaced_and_the_call_done(worker_at_wor
 def test_a_call_whose_worker_dies_twice_is_infra(worker_at_work, image):
     box, worker, future = worker_at_work
     os.kill(worker.process.pid, signal.SIGKILL)
-    assert wait_until(lambda: box._pool.workers and worker not in box._pool.workers)
-    (second,) = box._pool.workers
+    assert wait_until(lambda: box.workers and worker not in box.workers)
+    (second,) = box.workers
     time.sleep(0.2)
     os.kill(second.process.pid, signal.SIGKILL)
     assert future.result(timeout=10).status == ToolStatus.INFRA
@@ -265,12 +265,12 @@ def test_a_call_whose_worker_dies_twice_is_infra(worker_at_work, image):
 
 def test_a_replacement_outlives_the_thread_that_asked_for_it(image):
     with PythonSandbox(n_workers=1) as box:
-        (worker,) = box._pool.workers
+        (worker,) = box.workers
         os.kill(worker.process.pid, signal.SIGKILL)
         thread = threading.Thread(target=box.run, args=("print(1)", image))
         thread.start()
         thread.join()
-        (replacement,) = box._pool.workers
+        (replacement,) = box.workers
         time.sleep(0.1)
         assert replacement.process.poll() is None
 
@@ -321,7 +321,7 @@ def test_a_killed_parent_leaves_neither_processes_nor_folders(level):
     program = (
         "import time\nfrom arft_jax.tools.sandbox import PythonSandbox\n"
         f"box = PythonSandbox(n_workers=1, level='{level}')\n"
-        "print(*[w.process.pid for w in box._pool.workers], flush=True)\ntime.sleep(60)"
+        "print(*[w.process.pid for w in box.workers], flush=True)\ntime.sleep(60)"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     command = [sys.executable, "-c", program]

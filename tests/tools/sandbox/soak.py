@@ -49,7 +49,7 @@ def resident_mb():
 def most_descriptors(box):
     """Of the process of any worker; 0 where only root may look (a worker cannot be traced by its own user)."""
     most = 0
-    for worker in list(box._pool.workers):
+    for worker in list(box.workers):
         for pid in attack_run.family(worker.process.pid):
             with contextlib.suppress(OSError):
                 most = max(most, len(os.listdir(f"/proc/{pid}/fd")))

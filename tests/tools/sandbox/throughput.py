@@ -57,7 +57,7 @@ def rate_of(box, image, n_calls):
 
 def cpu_s(box):
     """Processor seconds of this process and of the sandbox's, dead children included."""
-    pids, total = [str(worker.process.pid) for worker in box._pool.workers], 0.0
+    pids, total = [str(worker.process.pid) for worker in box.workers], 0.0
     while pids:
         pid = pids.pop()
         with open(f"/proc/{pid}/stat") as f:
