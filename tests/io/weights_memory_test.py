@@ -55,9 +55,9 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path, on_disk):
     """
     config = _config()
     assignments, _ = sources(abstract_params(config), config.family.weights)
-    tensors = {published_name(name): item for item in assignments for name in item.names}
+    tensors = {published_name(name, config.family.weights): item for item in assignments for name in item.names}
 
-    shapes = {name: published_shape(item.path, item.piece_shape, config.vision) for name, item in tensors.items()}
+    shapes = {name: published_shape(item.path, item.piece_shape, config) for name, item in tensors.items()}
     headers = {name: Header(shape, on_disk) for name, shape in shapes.items()}
     write_tensors(
         tmp_path, headers, lambda name: np.full(headers[name].shape, len(name), np.float32), max_shard_bytes=100 * MIB

@@ -81,7 +81,7 @@ def test_tokens_and_logits_are_those_of_transformers(policy, stored, number):
 def test_greedy_answers_of_the_engine_are_those_of_transformers(policy, stored):
     _, parts, params = policy
     engine = parts.engine
-    parts.plan.system["search"] = ""
+    engine.renderer.system = lambda task: ""
     tasks = [Task(f"q{i}", "search", question, (), ("",)) for i, question in enumerate(decoders.QUESTIONS)]
     prompts = [engine.renderer.prompt(task).tokens.tolist() for task in tasks]
     assert prompts == [stored[f"ids{i}"].tolist() for i in range(len(tasks))]
@@ -99,7 +99,7 @@ def test_it_searches_and_learns(policy):
     config, parts, params = policy
     line = "<think>I search.</think><search>capital of France</search>"  # what this small model copies
     asked = f"Print the following text:\n\n{line}\n{line}"
-    parts.plan.system["search"] = f"Always answer with: {line}"
+    parts.engine.renderer.system = lambda task: f"Always answer with: {line}"
     tools = InstantTools(lambda task, action, image: Observation("<information>It is Paris.</information>"))
     tasks = [Task(f"s{i}", "search", asked, (), ("Paris",)) for i in range(2)]
     groups = parts.engine.run(
