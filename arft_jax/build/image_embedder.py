@@ -35,9 +35,8 @@ class Embedder:
         self._embed, self.params = make_embed(graphdef), params
         self._processor, self._bucket = processor, bucket
 
-    @property
     def n_compiled(self) -> int:
-        """Programs that were compiled."""
+        """Programs compiled so far."""
         return self._embed._cache_size()
 
     def __call__(self, images: Sequence[Image]) -> np.ndarray:

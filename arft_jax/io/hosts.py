@@ -1,7 +1,7 @@
 """The processes of one run: how they find one another, what they tell one another, how host arrays reach all devices.
 
-Plain ``jax.distributed``. In a run of one process these functions do nothing. All processes must call each of them, in
-the same order, but for :func:`put`, :func:`print_once`, :func:`is_first` and :func:`deal`.
+Plain ``jax.distributed``. In a run of one process these functions wait for nobody. All processes must call each of
+them, in the same order, but for :func:`put`, :func:`print_once`, :func:`is_first` and :func:`deal`.
 """
 
 import os
@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# XLA's CPU executor takes a loop for done as soon as a piece of it runs on another thread, and then begins a collective
-# that stands behind the loop and does not need its result, before the loop has begun its own. Which comes first differs
-# from device to device, and Gloo, which pairs what it is sent by order alone, ends with "collective mismatch". With
-# these flags every piece ends in the thread that began it.
+# XLA's CPU executor takes a loop for begun as soon as a piece of it runs on another thread, and may then begin a
+# collective that stands behind the loop and does not need its result before the loop has begun its own. Which comes
+# first differs from device to device, and Gloo, which pairs what it is sent by order alone, ends with "collective
+# mismatch". With these flags every piece ends in the thread that began it.
 _CPU_COLLECTIVES_IN_ORDER = "--xla_cpu_multi_thread_eigen=false --xla_cpu_experimental_ynn_fusion_type="
 
 

@@ -57,7 +57,7 @@ def test_every_column_of_every_layer_holds_normal_numbers_of_its_own(decoder):
     assert np.all(np.abs(k).sum(axis=-2) > 0)  # no column is left empty
 
 
-def test_a_segment_reads_what_the_cache_was_filled_with(decoder):
+def test_a_decode_call_reads_what_the_cache_was_filled_with(decoder):
     decoder.fill(CONTEXT)
     _, full = decoder.call()
     decoder.state = decoder.state._replace(cache=jax.tree.map(lambda a: a * 0, decoder.state.cache))

@@ -64,7 +64,7 @@ def test_neighbours_and_order_do_not_matter_and_one_program_serves_all(embedder)
     np.testing.assert_allclose(together, alone, atol=ROUNDING)
     np.testing.assert_allclose(embedder(PICTURES[::-1])[::-1], alone, atol=ROUNDING)
     assert np.abs(together[0] - together[1]).max() > 1000 * ROUNDING  # they differ at all
-    assert embedder.n_compiled == 1
+    assert embedder.n_compiled() == 1
 
 
 def test_the_seed_draws_the_tower_of_a_run_without_weights(config):

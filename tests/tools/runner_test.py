@@ -400,7 +400,7 @@ def test_every_outcome_is_counted_and_timed(make):
     assert all(type(value) is float for value in box.metrics().values())
 
 
-def testpercentiles_are_by_nearest_rank():
+def test_percentiles_are_by_nearest_rank():
     ordered = [float(n) for n in range(1, 101)]
     assert (percentile(ordered, 0.5), percentile(ordered, 0.99)) == (50.0, 99.0)
     assert (

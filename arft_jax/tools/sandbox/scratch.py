@@ -23,7 +23,7 @@ def choose_root() -> str:
         if os.access(shm, os.W_OK | os.X_OK) and space.f_bavail * space.f_frsize >= _MIN_FREE_BYTES:
             return shm
     except OSError:
-        pass
+        pass  # no such folder: the other one
     return tempfile.gettempdir()
 
 
@@ -55,7 +55,10 @@ def _empty(top_fd: int) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a folder and all in it, whatever a call did to it: closed modes, links, chains of any depth."""
+    """Removes a folder and all in it, whatever a call did to it: closed modes, links, chains of any depth.
+
+    A folder that resists for as long as this tries stays, without an error: its owner is on its way out.
+    """
     for _ in range(_REMOVE_TRIES):
         try:
             os.chmod(path, 0o700)
