@@ -3,7 +3,7 @@
     python attack_run.py '{"level": "L0", "user": 65534, "abi": 1, "deny_namespaces": true, "weak": "", "names": []}'
 
 A process of its own, because it may give up its user, take a filter on, and check at the end that nothing of it is
-left. ``weak`` names a defence to leave out (weak_worker.py).
+left. ``weak`` names a defence to leave out (weak_worker.py); ``own`` gives the canaries to the attack's own session.
 """
 
 import contextlib
@@ -16,14 +16,17 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
 import attacks
+import canary
 import numpy as np
 import PIL.Image
 import weaken
 
+import arft_jax
 from arft_jax.tools.sandbox import PythonSandbox, confine, kernel, scratch
 from arft_jax.tools.sandbox.syscalls import NUMBERS
 from arft_jax.trajectory import Image, ToolStatus
@@ -59,6 +62,16 @@ def writable_memory(pid):
         return next(int(line.partition("-")[0], 16) for line in f if "[stack]" in line)
 
 
+def installed():
+    """Files of this host that are no business of a call's: other packages, their data, the checkout."""
+    numpy_folder = pathlib.Path(np.__file__).parent
+    base = pathlib.Path(sys.base_prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+    folders = {str(numpy_folder.parent), str(base / "site-packages"), str(base / "dist-packages"),
+               "/usr/lib/python3/dist-packages", *sysconfig.get_paths().values()}  # fmt: skip
+    folders = [path for path in sorted(folders) if path.endswith("-packages") and os.path.isdir(path)]
+    return {"packages": folders, "checkout": str(pathlib.Path(arft_jax.__file__).parents[1])}
+
+
 def lay_out(folder):
     """Makes the files that attacks aim at; returns their names."""
     inner, readable = folder / "outside", folder / "lib" / "readable"
@@ -66,6 +79,9 @@ def lay_out(folder):
         path.mkdir()
     (inner / "secret").write_text("top secret")
     readable.write_text("may be read")
+    unread = folder / "lib" / "unread"
+    unread.write_text("may be read, and was not yet")
+    os.utime(unread, (1, 1 << 30))  # long ago: its reading is put down, where that is done at all
     with contextlib.suppress(OSError):  # a file system without extended attributes
         os.setxattr(readable, "user.bait", b"1")
     PIL.Image.new("RGB", (9, 9)).save(inner / "picture.png")
@@ -76,8 +92,9 @@ def lay_out(folder):
         path.write_text("key")
     return {
         "folder": str(inner), "secret": str(inner / "secret"), "picture": str(inner / "picture.png"),
-        "array": str(inner / "array.npy"), "readable": str(readable), "credentials": list(map(str, credentials)),
-        "handle": handle_of(inner / "secret"),
+        "array": str(inner / "array.npy"), "readable": str(readable), "unread": str(unread),
+        "credentials": list(map(str, credentials)),
+        "handle": handle_of(inner / "secret"), **installed(),
     }  # fmt: skip
 
 
@@ -155,34 +172,44 @@ def left_overs():
     return sorted(name for root in roots for name in os.listdir(root) if name.startswith(ours))
 
 
-def family(pid):
-    """Pids, as text, of a process and of all below it; what ends meanwhile is left out."""
-    found = [str(pid)]
-    for pid in found:
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as f:
-                    found += f.read().split()
-    return [pid for pid in found if os.path.exists(f"/proc/{pid}/statm")]
-
-
 def left_processes(before):
     """Pids below this process that were not there before. Needs :func:`confine.be_reaper`: orphans fall to us."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:  # adopted and dead
             pass
-    return [f"process {pid}" for pid in family(os.getpid()) if pid not in before]
+    return [f"process {pid}" for pid in canary.family(os.getpid()) if pid not in before]
 
 
-def attack_all(box, chosen, names, damage):
-    """Makes the attacks, each followed by an ordinary call; prints an outcome each."""
+def attempt(box, attack, names, planted, is_own):
+    """(what the attack got, what it printed before the planted call; nothing unless it is made ``twice``)."""
+    code, before = attack.code(names), ""
+    if is_own:
+        images, cells = {planted.of["name"]: planted.picture()}, [(planted.program(), 1)]
+        return box.report(code, images, cells).observation, before
+    if attack.is_twice:
+        before = box.run(code, IMAGE).text
+    if attack.is_planted:
+        planted.plant(box)
+    return box.run(code, IMAGE), before
+
+
+def attack_all(box, chosen, names, damage, is_own):
+    """Makes the attacks, each followed by an ordinary call; prints an outcome each.
+
+    Before an attack on what an earlier call left, a call with canaries is made; one that is made ``twice`` must print
+    the same before that call and behind it. With ``is_own`` the canaries are of the attack's own session, where it may
+    find them: so it is seen that it can.
+    """
+    planted = canary.Canaries()
+    names = names | {"hunt": planted.hunt()}
     expected = box.run(NEXT, IMAGE)
     assert expected.status == ToolStatus.OK, expected.text
     assert np.array_equal(expected.images[0].pixels, IMAGE.pixels)
     for attack in chosen:
-        result = box.report(attack.code(names), IMAGE)
-        observation = result.observation
+        observation, before = attempt(box, attack, names, planted, is_own)
         faults = damage()
+        if before and observation.text != before:
+            faults.append(f"the call before shows: {before[:300]} / {observation.text[:300]}")
         if "BREACH" in observation.text:
             faults.append(observation.text[:200])
         if str(observation.status) not in attack.statuses:
@@ -210,11 +237,12 @@ def main():
     if unknown:
         raise ValueError(f"no such attacks: {sorted(unknown)}")
     with targets() as (names, readable, damage):
-        alive, descriptors = family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
-        with PythonSandbox(1, TIMEOUT_S, MEMORY_MB, 1000, MAX_IMAGE_PX, config["level"], readable=[readable]) as box:
+        alive, descriptors = canary.family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
+        paths = [readable, *(names["packages"] if config.get("weak") == "readable" else ())]
+        with PythonSandbox(1, TIMEOUT_S, MEMORY_MB, 1000, MAX_IMAGE_PX, config["level"], readable=paths) as box:
             print(json.dumps({"line": box.line, "level": box.level}), flush=True)
             chosen = [attack for attack in chosen if attack.level in ("", box.level)]
-            attack_all(box, chosen, names, damage)
+            attack_all(box, chosen, names, damage, config.get("own", False))
         time.sleep(0.05)
         left = left_processes(alive) + left_overs()
         if sorted(os.listdir("/proc/self/fd")) != descriptors:

@@ -5,8 +5,9 @@
 Honest calls are checked against what they must give: an inverted image pixel by pixel, arithmetic, a state that the
 call before must not have left, an error of the program's own. Attacks must end as their tables say. The calls run in
 ten parts; after each the sandbox is looked at, idle: resident memory of all processes, and the most descriptors that a
-worker has open. Prints one JSON object; ``wrong`` and ``left`` must be empty, and memory and descriptors as many after
-the last part as after the first.
+worker has open; and the memory of every process from which a call could inherit is searched for canaries, which the
+honest calls hold (canary.py). Prints one JSON object; ``wrong`` and ``left`` must be empty, and memory and descriptors
+as many after the last part as after the first.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ import time
 
 import attack_run
 import attacks
+import canary
 import numpy as np
 
 from arft_jax.tools.sandbox import PythonSandbox, confine
@@ -40,7 +42,7 @@ CLEAN = "import os, numpy, PIL.Image\nprint(os.listdir('.'), len('ab'), numpy.ad
 def resident_mb():
     """Resident memory of this process and all below it, shared pages counted in each."""
     total = 0
-    for pid in attack_run.family(os.getpid()):
+    for pid in canary.family(os.getpid()):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", encoding="ascii") as f:
             total += int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return total / 2**20
@@ -50,7 +52,7 @@ def most_descriptors(box):
     """Of the process of any worker; 0 where only root may look (a worker cannot be traced by its own user)."""
     most = 0
     for worker in list(box.workers):
-        for pid in attack_run.family(worker.process.pid):
+        for pid in canary.family(worker.process.pid):
             with contextlib.suppress(OSError):
                 most = max(most, len(os.listdir(f"/proc/{pid}/fd")))
     return most
@@ -65,21 +67,22 @@ def look(box):
     return [round(statistics.median(values)) for values in zip(*seen, strict=True)]
 
 
-def honest(box, number):
-    """What is wrong with an ordinary call's result; empty: nothing."""
-    picture = Image(np.random.default_rng(number).integers(0, 256, (20 + number % 60, 40, 3), dtype=np.uint8))
-    kind = number % 4
+def honest(box, number, planted):
+    """What is wrong with an ordinary call's result; empty: nothing. Source, pixels and what it prints hold canaries."""
+    pixels = np.random.default_rng(number).integers(0, 256, (20 + number % 60, 40, 3), dtype=np.uint8)
+    pixels[::2] = planted.picture(*pixels[::2].shape[:2]).pixels
+    picture, kind, mark = Image(pixels), number % 4, f"# {planted.of['source']}\n"
     if kind == 0:
-        seen = box.run(INVERT, picture)
+        seen = box.run(mark + INVERT, picture)
         good = len(seen.images) == 1 and np.array_equal(seen.images[0].pixels, 255 - picture.pixels)
     elif kind == 1:
-        seen = box.run(f"print({number} ** 2)", picture)
-        good = seen.text == str(number**2)
+        seen = box.run(f"{mark}print({number} ** 2, '{planted.of['printed']}')", picture)
+        good = seen.text == f"{number**2} {planted.of['printed']}"
     elif kind == 2:
-        seen = box.run(CLEAN, picture)
+        seen = box.run(mark + CLEAN, picture)
         good = seen.text == "['path_to_input_image.jpg'] 2 42 False"
     else:
-        seen = box.run(f"1 / 0  # {number}", picture)
+        seen = box.run(f"{mark}1 / 0  # {number}", picture)
         good = seen.status == ToolStatus.ERROR and seen.text.startswith("ZeroDivisionError")
     return [] if good else [f"call {number}, kind {kind}: {seen.status} {seen.text[:100]}"]
 
@@ -97,24 +100,28 @@ def soak(n_calls, level="auto"):
     dice = random.Random(n_calls)
     confine.be_reaper()
     with attack_run.targets() as (names, readable, damage):
-        alive, descriptors = attack_run.family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
+        alive, descriptors = canary.family(os.getpid()), sorted(os.listdir("/proc/self/fd"))
         with PythonSandbox(N_WORKERS, TIMEOUT_S, MEMORY_MB, 1000, MAX_IMAGE_PX, level, readable=[readable]) as box:
             chosen = [attack for attack in attacks.read_all() if attack.level in ("", box.level)]
             plan = [dice.choice(chosen) if dice.random() < HOSTILE else None for _ in range(n_calls)]
 
-            def call(number):
-                return honest(box, number) if plan[number] is None else hostile(box, plan[number], names)
+            planted = canary.Canaries()
+            names = names | {"hunt": planted.hunt()}
 
-            started, wrong, looks = time.monotonic(), [], []
+            def call(number):
+                return honest(box, number, planted) if plan[number] is None else hostile(box, plan[number], names)
+
+            started, wrong, looks, kept = time.monotonic(), [], [], []
             for first, last in itertools.pairwise(n_calls * part // N_PARTS for part in range(N_PARTS + 1)):
                 with concurrent.futures.ThreadPoolExecutor(N_THREADS) as threads:
                     wrong += [fault for found in threads.map(call, range(first, last)) for fault in found]
                 looks.append(look(box))
+                kept += canary.scan(canary.inheritable(box), planted.needles())
             seconds, line = time.monotonic() - started, box.line
         time.sleep(0.1)
         left = attack_run.left_processes(alive) + attack_run.left_overs()
         left += [] if sorted(os.listdir("/proc/self/fd")) == descriptors else ["descriptors"]
-        left += damage()
+        left += damage() + kept
     n_hostile = sum(attack is not None for attack in plan)
     return {
         "line": line, "calls": n_calls, "hostile": n_hostile, "attacks": len({a.name for a in plan if a is not None}),

@@ -19,6 +19,12 @@ def _skip_limit(name):
     limits._lower = lambda kind, *rest: None if kind == getattr(resource, name) else lower(kind, *rest)
 
 
+def _change_limit(name, value):
+    """One number of the limits, in whatever way they are made."""
+    make = limits.Limits
+    limits.Limits = lambda *args, **fields: make(*args, **fields | {name: value})
+
+
 def _keep_descriptors():
     os.closerange = lambda low, high: None
 
@@ -58,6 +64,9 @@ def weaken(choice):
         _allow_calls(detail)
     elif kind == "limit":
         _skip_limit(detail)
+    elif kind == "number":
+        name, _, value = detail.partition("=")
+        _change_limit(name, int(value))
     elif kind == "landlock":
         landlock.restrict = _nothing
     elif kind == "seccomp":
@@ -74,7 +83,7 @@ def weaken(choice):
         _decode_in_worker()
     elif kind == "bare":
         _bare()
-    elif kind not in ("", "environment"):
+    elif kind not in ("", "environment", "readable"):
         raise ValueError(f"no such defence: {choice['weak']}")
 
 
