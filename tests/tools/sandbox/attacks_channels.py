@@ -97,9 +97,6 @@ must(libc.sysinfo(ctypes.create_string_buffer(256)))
 breach()
 ## load of the host
 breach(os.getloadavg())
-## memory of the host by the C library
-libc.get_avphys_pages.restype = ctypes.c_long
-if libc.get_avphys_pages() > 0: breach(libc.get_avphys_pages())
 ## time of the last reading of a file | @L1
 before = os.stat(T['unread']).st_atime_ns
 open(T['unread']).read()
