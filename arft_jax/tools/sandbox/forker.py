@@ -5,6 +5,9 @@ before its first call, and this one forks all that runs code or decodes files. W
 its own (``CLONE_PARENT``): the worker alone learns how a call ended. What comes in here is one byte and descriptors.
 """
 
+import collections
+import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -20,6 +23,13 @@ _PID = struct.Struct("<i")  # of the new process; below 0: an errno
 
 # What a new process does with the descriptors that it was given; it never returns.
 Service = Callable[[Sequence[int]], NoReturn]
+
+
+@dataclasses.dataclass
+class Birth:
+    """A process that was asked for; its number is 0 until :meth:`Forker.settle`. It is the asker's child."""
+
+    pid: int = 0
 
 
 class Forker:
@@ -49,22 +59,41 @@ class Forker:
             finally:
                 os._exit(0)  # nothing may unwind into the worker's frames
         theirs.close()
+        self._asked: collections.deque[Birth] = collections.deque()
 
-    def fork(self, service: bytes, fds: Sequence[int]) -> int:
-        """Forks a process that does the service with the descriptors; returns its number: it is the caller's child.
+    def ask(self, service: bytes, fds: Sequence[int]) -> Birth:
+        """Asks for a process that does the service with the descriptors, which may be closed at once.
+
+        Raises:
+          OSError: the forker is gone (BrokenPipeError).
+        """
+        socket.send_fds(self._sock, [service], fds)
+        birth = Birth()
+        self._asked.append(birth)
+        return birth
+
+    def settle(self) -> None:
+        """Waits until every process that was asked for is there.
 
         Raises:
           EOFError: the forker is gone.
           OSError: the kernel refuses a process.
         """
-        socket.send_fds(self._sock, [service], fds)
-        reply = self._sock.recv(_PID.size)
-        if len(reply) < _PID.size:
-            raise EOFError("the forker has ended")
-        (pid,) = _PID.unpack(reply)
-        if pid < 0:
-            raise OSError(-pid, os.strerror(-pid), "clone")
-        return pid
+        while self._asked:
+            reply = self._sock.recv(_PID.size)
+            if len(reply) < _PID.size:
+                raise EOFError("the forker has ended")
+            (pid,) = _PID.unpack(reply)
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid), "clone")
+            self._asked.popleft().pid = pid
+
+    def close(self) -> None:
+        """Ends the process; what it has forked goes on."""
+        self._sock.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
 def _close_all_but(kept: set[int]) -> None:

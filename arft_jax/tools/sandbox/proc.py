@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+_READ_BYTES = 65536
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -28,16 +29,23 @@ class Proc:
 
     def read(self, path: str) -> bytes:
         """A file's content; raises OSError."""
-        with open(path, "rb", buffering=0, opener=self._open) as f:
-            return f.readall()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            data = part = os.read(fd, _READ_BYTES)
+            while part:
+                part = os.read(fd, _READ_BYTES)
+                data += part
+            return data
+        finally:
+            os.close(fd)
 
     def write(self, path: str, text: bytes) -> None:
         """Writes to a file; raises OSError."""
-        with open(path, "wb", buffering=0, opener=self._open) as f:
-            f.write(text)
-
-    def _open(self, path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, dir_fd=self.fd)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            os.write(fd, text)
+        finally:
+            os.close(fd)
 
     def number_next(self, number: int) -> None:
         """Lets the next process or thread of this pid namespace have this number, and those behind it the next ones.

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import resource
 import signal
 import socket
+from collections.abc import Sequence
 
 from arft_jax.tools.sandbox import child, confine, namespaces
 from arft_jax.tools.sandbox import decoder as decoder_lib
@@ -42,8 +44,12 @@ class Home:
     decoder: decoder_lib.Decoder
 
     def open_folder(self) -> int:
-        """Descriptor of the empty scratch folder, under L1 of a fresh one with a quota."""
+        """Descriptor of the next call's scratch folder: under L1 a fresh one, else to be cleared before the call.
+
+        Under L1 the last one is there as long as its descriptor.
+        """
         if self.isolated:
+            namespaces.unmount_scratch()
             namespaces.mount_scratch(self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
         return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -54,9 +60,7 @@ class Home:
 
     def clear_folder(self) -> None:
         """Leaves the folder empty; raises OSError where that fails, and the worker must not go on."""
-        if self.isolated:
-            namespaces.unmount_scratch()
-        else:
+        if not self.isolated:
             scratch_lib.empty(self.folder)
 
     def end_strays(self) -> None:
@@ -69,11 +73,14 @@ class Home:
                 os.waitpid(stray, 0)
 
 
-def _ask(proc: proc_lib.Proc, isolated: bool, number: int, forker: forker_lib.Forker, service: bytes, fds: list) -> int:
-    """Has a process forked; inside namespaces with the given number."""
+def _ask(
+    proc: proc_lib.Proc, isolated: bool, number: int, forker: forker_lib.Forker, service: bytes, fds: Sequence[int]
+) -> forker_lib.Birth:
+    """Asks for a process; inside namespaces it gets the given number."""
     if isolated:
+        forker.settle()  # what was asked for before has its number
         proc.number_next(number)
-    return forker.fork(service, fds)
+    return forker.ask(service, fds)
 
 
 def make_home(
@@ -110,9 +117,13 @@ def make_home(
         ),
     }
     forker = forker_lib.Forker(services, hold.fds + without_files.fds, functools.partial(_prepare, proc))
-    decoder = decoder_lib.Decoder(
-        functools.partial(_ask, proc, isolated, _FIRST_DECODER, forker, _DECODER), limits.max_file_bytes, max_image_px
-    )
+
+    def fork_decoder(fds: Sequence[int]) -> int:
+        birth = _ask(proc, isolated, _FIRST_DECODER, forker, _DECODER, fds)
+        forker.settle()
+        return birth.pid
+
+    decoder = decoder_lib.Decoder(fork_decoder, limits.max_file_bytes, max_image_px)
     return Home(folder, isolated, limits, plan, proc, forker, decoder)
 
 
@@ -122,69 +133,79 @@ def _prepare(proc: proc_lib.Proc) -> None:
         proc.write("self/oom_score_adj", b"1000")
 
 
-@dataclasses.dataclass
 class Spare:
-    """A child that waits for its request; descriptors are the worker's ends.
+    """A child that waits for its request, confined, in the scratch folder; asked for ahead of the call.
 
-    Args:
-      pid, pid_fd: the child.
+    Attributes:
       request: the trainer's end of the channel to the child, until it is handed over.
       out_fd, note_fd, err_fd: what is printed; how the code ended; what goes to standard error.
       folder_fd: the scratch folder.
-      tasks_fd: the child's threads; -1 where the host does not show them.
       is_over: whether the child has been waited for.
     """
 
-    pid: int
-    pid_fd: int
-    request: socket.socket
-    out_fd: int
-    note_fd: int
-    err_fd: int
-    folder_fd: int
-    tasks_fd: int
-    is_over: bool = False
+    def __init__(self, home: Home):
+        """Asks for the child; it is there from :meth:`await_birth` on."""
+        self._home = home
+        self.folder_fd = home.open_folder()
+        self.request, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pipes = [os.pipe() for _ in range(3)]
+        fds = [theirs.fileno(), *(write for _, write in pipes)]
+        self._birth = _ask(home.proc, home.isolated, _FIRST_CALL, home.forker, _CALL, fds)
+        theirs.close()
+        for read, write in pipes:
+            os.close(write)
+            os.set_blocking(read, False)
+        self.out_fd, self.note_fd, self.err_fd = (read for read, _ in pipes)
+        self.pid_fd = self._tasks_fd = -1
+        self.is_over = False
+
+    @property
+    def pid(self) -> int:
+        """Number of the child."""
+        return self._birth.pid
+
+    def await_birth(self) -> None:
+        """Waits until the child is there; raises OSError or EOFError where it cannot be."""
+        self._home.forker.settle()
+        self.pid_fd = os.pidfd_open(self.pid)
+
+    def hand_over(self) -> int:
+        """Descriptor of the trainer's end of the channel, for it; its threads are numbered from the child's own on."""
+        if self._home.isolated:
+            self._home.proc.number_next(self.pid + 1)
+        return self.request.fileno()
 
     def n_threads(self) -> int:
-        """Threads of the child; 0 where the host does not show them, or it is gone."""
-        if self.tasks_fd < 0:
-            return 0
+        """Threads of the running child; 0 where the host does not show them, or it is gone."""
+        if self._tasks_fd < 0:
+            self._tasks_fd = self._home.proc.open_tasks(self.pid_fd)
         with contextlib.suppress(OSError):
-            return len(os.listdir(self.tasks_fd))
+            return len(os.listdir(self._tasks_fd)) if self._tasks_fd >= 0 else 0
         return 0
 
+    def kill(self) -> None:
+        """Ends the child and, where it could fork after all, its group."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pid_fd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
-def fork(home: Home) -> Spare:
-    """Opens a folder and has a child forked that waits in it, confined."""
-    folder_fd = home.open_folder()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    pipes = [os.pipe() for _ in range(3)]
-    ends = [theirs.fileno(), *(write for _, write in pipes)]
-    pid = _ask(home.proc, home.isolated, _FIRST_CALL, home.forker, _CALL, ends)
-    theirs.close()
-    for read, write in pipes:
-        os.close(write)
-        os.set_blocking(read, False)
-    pid_fd = os.pidfd_open(pid)
-    return Spare(pid, pid_fd, ours, *(read for read, _ in pipes), folder_fd, home.proc.open_tasks(pid_fd))
+    def wait(self) -> tuple[int, resource.struct_rusage]:
+        """Waits for the child's end; returns its status and what it used. Nothing of the call runs behind this."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self.is_over = True
+        self._home.end_strays()
+        return status, usage
 
+    def discard(self) -> None:
+        """Ends the child if it has not been waited for, and frees the descriptors.
 
-def kill(spare: Spare) -> None:
-    """Ends the child and, where it could fork after all, its group."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(spare.pid_fd, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(spare.pid, signal.SIGKILL)
-
-
-def discard(spare: Spare, home: Home) -> None:
-    """Ends the child if it has not been waited for, frees its descriptors and clears its folder."""
-    if not spare.is_over:
-        kill(spare)
-        os.waitpid(spare.pid, 0)
-        home.end_strays()
-    spare.request.close()
-    for fd in (spare.pid_fd, spare.out_fd, spare.note_fd, spare.err_fd, spare.folder_fd, spare.tasks_fd):
-        if fd >= 0:
-            os.close(fd)
-    home.clear_folder()
+        A child of which the worker has not heard yet is left alone: the worker is about to end, and it ends with it.
+        """
+        if not self.is_over and self.pid_fd >= 0:
+            self.kill()
+            self.wait()
+        self.request.close()
+        for fd in (self.pid_fd, self.out_fd, self.note_fd, self.err_fd, self.folder_fd, self._tasks_fd):
+            if fd >= 0:
+                os.close(fd)

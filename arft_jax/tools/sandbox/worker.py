@@ -178,61 +178,69 @@ def _gather(waiting: spare.Spare, home: spare.Home, header: dict) -> tuple[list[
     return reports, pixels
 
 
-def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict) -> None:
-    """Lets the waiting child have its request from the trainer, runs it and answers."""
-    limits, folder, n_given = home.limits, home.folder, header["n_given"]
+def _run(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict) -> dict:
+    """Lets the waiting child have its request from the trainer, and runs it; returns how it ended."""
+    limits, n_given = home.limits, header["n_given"]
     home.make_room(n_given)
-    wire.send(sock, {}, fds=[waiting.request.fileno()])
+    wire.send(sock, {}, fds=[waiting.hand_over()])
     waiting.request.close()
     out, err = _Stream(waiting.out_fd, limits.max_output_bytes), _Stream(waiting.err_fd, _NOTE_BYTES, tail=True)
     note = _Stream(waiting.note_fd, _NOTE_BYTES)
     verdict, started = "exit", time.monotonic()
     if was_set_up := _wait_for_start(waiting, sock, note):
         started = time.monotonic()
-        verdict = _watch(waiting, sock, home, header["timeout_s"] or limits.timeout_s, (out, err), n_given)
+        verdict = _watch(waiting, sock, home, header["timeout_s"], (out, err), n_given)
     if verdict != "exit":
-        spare.kill(waiting)
-    _, status, usage = os.wait4(waiting.pid, 0)
-    waiting.is_over = True
-    home.end_strays()
+        waiting.kill()
+    status, usage = waiting.wait()
     seconds = time.monotonic() - started
     out.drain(limits.max_flood_bytes)
     err.drain(limits.max_flood_bytes)
     note.drain(_NOTE_BYTES)
     if verdict == "exit" and status != 0 and _is_full(waiting, home, n_given):
         verdict = "disk"  # a quota was quicker than the watch
-    outputs, content = _gather(waiting, home, header) if verdict == "exit" and status == 0 else ([], memoryview(b""))
     note.kept = note.kept[len(wire.READY) :]
     was_replayed = not header["is_replay"]
     if not was_replayed and note.kept.startswith(wire.REPLAYED):
         was_replayed, note.kept = True, note.kept[len(wire.REPLAYED) :]
-    reply = {
+    return {
         "verdict": verdict,
         "status": status,
-        "printed": out.text(folder),
+        "printed": out.text(home.folder),
         "was_cut": out.n_bytes > len(out.kept),
         "was_set_up": was_set_up,
         "was_replayed": was_replayed,
-        "note": note.text(folder),
-        "stderr": err.text(folder),
-        "outputs": outputs,
+        "note": note.text(home.folder),
+        "stderr": err.text(home.folder),
         "seconds": seconds,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "max_rss_bytes": usage.ru_maxrss << 10,
     }
-    wire.send(sock, reply, content)
-    del content
+
+
+def _answer(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict, reply: dict) -> None:
+    """Sends the reply of a call whose child is dead, with the images that it left."""
+    outputs, pixels = [], memoryview(b"")
+    if (reply["verdict"], reply["status"]) == ("exit", 0):
+        outputs, pixels = _gather(waiting, home, header)
+    wire.send(sock, reply | {"outputs": outputs}, pixels)
+    del pixels
     home.decoder.tidy()
 
 
 def _serve(sock: socket.socket, home: spare.Home) -> None:
+    waiting = spare.Spare(home)
     while True:
-        waiting = spare.fork(home)
         try:
+            waiting.await_birth()
             header, _ = wire.receive(sock, MAX_HEADER_BYTES)
-            _serve_call(waiting, sock, home, header)
+            reply = _run(waiting, sock, home, header)
+            coming = spare.Spare(home)  # it is forked and confined while this call's images are decoded
+            _answer(waiting, sock, home, header, reply)
         finally:
-            spare.discard(waiting, home)
+            waiting.discard()
+            home.clear_folder()
+        waiting = coming
 
 
 def _raise_exit(*_: object) -> NoReturn:

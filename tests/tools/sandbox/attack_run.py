@@ -174,6 +174,14 @@ def left_processes(before):
     return [f"process {pid}" for pid in family(os.getpid()) if pid not in before]
 
 
+def wait_for_none(left, seconds=5.0):
+    """What is left when nothing is, or after some seconds: namespaces end a moment behind their holder."""
+    deadline = time.monotonic() + seconds
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
 def attack_all(box, chosen, names, damage):
     """Makes the attacks, each followed by an ordinary call; prints an outcome each."""
     expected = box.run(NEXT, IMAGE)
@@ -215,8 +223,7 @@ def main():
             print(json.dumps({"line": box.line, "level": box.level}), flush=True)
             chosen = [attack for attack in chosen if attack.level in ("", box.level)]
             attack_all(box, chosen, names, damage)
-        time.sleep(0.05)
-        left = left_processes(alive) + left_overs()
+        left = wait_for_none(lambda: left_processes(alive)) + left_overs()
         if sorted(os.listdir("/proc/self/fd")) != descriptors:
             left.append("descriptors")
     print(json.dumps({"left": left}), flush=True)
