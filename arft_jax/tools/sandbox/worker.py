@@ -25,6 +25,7 @@ os.register_at_fork = lambda **_: None
 from arft_jax import protocol  # noqa: E402
 from arft_jax.tools.sandbox import child, confine, helpers, levels, namespaces, spare, warm, wire  # noqa: E402
 from arft_jax.tools.sandbox import limits as limits_lib  # noqa: E402
+from arft_jax.tools.sandbox import readable as readable_lib  # noqa: E402
 from arft_jax.tools.sandbox import scratch as scratch_lib  # noqa: E402
 
 MAX_REQUEST_BYTES = 1 << 30
@@ -271,11 +272,11 @@ def _settle(config: dict, sock: socket.socket) -> spare.Home:
     """Takes the level on and reports it; ends the process where the level does not hold here."""
     level, limits = config["level"], limits_lib.Limits(**config["limits"])
     base_bytes = limits_lib.mapped_bytes()
-    readable = tuple(config["readable"])
+    readable = config["readable"]
     try:
         if level == levels.L1:
-            namespaces.enter(list(readable))
-        plan, faults = confine.survey(readable)
+            namespaces.enter(readable["shown"], readable["hidden"])
+        plan, faults = confine.survey(tuple(readable["rules"]))
         levels.check(level, plan, faults)
     except (OSError, levels.DoesNotHold) as error:
         wire.send(sock, {"ready": False, "fault": str(error)})
@@ -296,6 +297,7 @@ def main() -> None:
     os.set_inheritable(sock.fileno(), False)
     try:
         warm.warm_up()
+        readable_lib.narrow_imports()
         home = _settle(config, sock)
         confine.shut_privileges()
         confine.be_reaper()
