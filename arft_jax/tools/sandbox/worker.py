@@ -17,7 +17,10 @@ import time
 from typing import NoReturn
 
 _PATHS = [path for path in json.loads(sys.argv[1])["paths"] if path not in sys.path] if __name__ == "__main__" else []
-sys.path.extend(_PATHS)  # where numpy, PIL, cv2 and this package lie for the trainer
+_SITES = [n for n, path in enumerate(sys.path) if os.path.basename(path) in ("site-packages", "dist-packages")]
+_PLACE = min(_SITES, default=len(sys.path))
+# Where numpy, PIL, cv2 and this package lie for the trainer: before what else this interpreter has installed.
+sys.path[_PLACE:_PLACE] = _PATHS
 # What libraries do in every fork (take locks again, seed generators) costs more than the fork. Here one thread forks,
 # which holds no lock of theirs, and each call is seeded by itself.
 os.register_at_fork = lambda **_: None

@@ -1,6 +1,7 @@
 """What a call may read is a list: worked out for layouts of an installation, and held by real calls on this one."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ SITE = sysconfig.get_path("purelib")
 # Not loaded by a worker: a module and a package of the standard library, modules of the three packages.
 FRESH = (
     "wave", "tomllib", "xml.dom.minidom", "http.cookies", "numpy.lib.recfunctions", "numpy.testing", "numpy.f2py",
-    "numpy.typing", "PIL.features", "PIL.ImageGrab", "cv2.typing",
+    "numpy.typing", "PIL.ImageGrab",
 )  # fmt: skip
 
 
@@ -284,7 +285,7 @@ print(json.dumps([opened, wrote, [os.listdir(path) for path in hidden], os.stat(
 """
 
 
-@pytest.mark.parametrize("name", ["one prefix", "Debian", "prefix by a link", "site-packages by a link"])
+@pytest.mark.parametrize("name", ["one prefix", "site-packages by a link"])
 def test_the_root_of_level_one_hides_other_packages_by_itself(tmp_path, name):
     found = survey(tmp_path, name)
     mine, others = map(sorted, promised(tmp_path, name))
@@ -314,9 +315,10 @@ def one_file_of_each(site):
     """A file of each name in a folder of packages, the three aside."""
     found = []
     for path in sorted(pathlib.Path(site).iterdir()):
-        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()][:1]
-        found += files if path.name not in readable.PACKAGES and path.name != "__pycache__" else []
-    return [str(path) for path in found]
+        if path.name not in readable.PACKAGES:
+            files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+            found += [str(path)] if path.is_file() else list(itertools.islice(files, 1))
+    return found
 
 
 OPEN = "import os\nfor path in {paths}:\n    try: print(open(path, 'rb').name)\n    except OSError: pass\nprint('done')"
@@ -335,8 +337,8 @@ def test_no_other_package_of_this_installation_can_be_opened(sandbox):
 
 def test_the_standard_library_and_the_three_packages_can_be_opened(sandbox):
     library = pathlib.Path(os.path.realpath(sysconfig.get_path("stdlib")))
-    files = [str(path) for path in library.rglob("*.py") if not set(HIDDEN) & set(path.parts)][::7]
-    files += [str(path) for name in readable.PACKAGES for path in pathlib.Path(SITE, name).rglob("*.py")][::3]
+    files = [str(path) for path in library.rglob("*.py") if not set(HIDDEN) & set(path.parts)][::20]
+    files += [str(path) for name in readable.PACKAGES for path in pathlib.Path(SITE, name).rglob("*.py")][::20]
     code = "n = 0\nfor path in {paths}:\n    with open(path, 'rb') as f: n += len(f.read()) >= 0\nprint(n)"
     assert sandbox.run(code.format(paths=files), IMAGE).text == str(len(files))
 
@@ -358,13 +360,12 @@ def test_a_package_that_is_not_promised_is_not_found_in_plain_words(sandbox, nam
     assert sandbox.run(f"import {name}", IMAGE).text == f"ModuleNotFoundError: No module named '{name}' (line 1)"
 
 
-def test_the_names_of_installed_packages_are_not_told(sandbox):
-    code = f"import os, sys\nprint([p for p in sys.path if p == {SITE!r} or p in sys.path_importer_cache and not p])\n"
-    code += f"print({SITE!r} in sys.path_importer_cache)\nos.listdir({SITE!r})"
-    seen = sandbox.run(code, IMAGE).text.splitlines()
-    assert seen[:2] == ["[]", "False"]
-    if sandbox.level == "L0":
-        assert seen[2].startswith("PermissionError")
+def test_the_import_system_does_not_tell_which_packages_are_installed(sandbox):
+    code = "import os, sys\nprint([p for p in sys.path if os.path.basename(p).endswith('-packages')])\n"
+    code += f"print({SITE!r} in sys.path_importer_cache)"
+    assert sandbox.run(code, IMAGE).text == "[]\nFalse"
+    folder = os.path.dirname(SITE if sandbox.level == "L0" else sysconfig.get_path("stdlib"))
+    assert "Error: [Errno " in sandbox.run(f"import os\nos.listdir({folder!r})", IMAGE).text
 
 
 def test_the_system_python_as_the_trainer_lets_no_more_be_read():
