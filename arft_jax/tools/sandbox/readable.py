@@ -165,17 +165,10 @@ class _Library:
         )
 
 
-def _names_of(package: str, folders: Sequence[str]) -> list[str]:
-    """Paths under which level L1 shows a package: its real one and those by which it is imported.
-
-    A path that goes through a link inside a shown folder needs no mount of its own: the link is there, too.
-    """
+def _names_of(package: str) -> list[str]:
+    """Paths under which level L1 shows a package: its real one and those by which it is imported."""
     parent, name = os.path.split(package)
-    names = [os.path.realpath(package), os.path.join(os.path.realpath(parent), name)]
-    around = [root for root in folders if is_below(package, root)]
-    if all(os.path.realpath(root) + parent[len(root) :] == os.path.realpath(parent) for root in around):
-        names.append(package)
-    return names
+    return [os.path.realpath(package), os.path.join(os.path.realpath(parent), name), package]
 
 
 def _some_file(place: str, is_allowed: Sequence[str]) -> str:
@@ -213,7 +206,7 @@ def survey(
     library = _Library(stdlib)
     extra = [os.path.abspath(path) for path in extra]
     rules = [*library.rules(), *map(os.path.realpath, packages), *shared, *extra]
-    names = [name for path in packages for name in _names_of(path, stdlib)]
+    names = [name for path in packages for name in _names_of(path)]
     shown = [*stdlib, *library.roots, *sorted(library.files), *names, *shared, *extra]
     hidden = [path for path in library.covers(stdlib) if not any(is_below(path, other) for other in extra)]
     allowed = [os.path.realpath(path) for path in rules]

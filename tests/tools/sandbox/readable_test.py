@@ -26,14 +26,14 @@ FRESH = (
 
 
 def lay_out(root, files, links=()):
-    """Makes files, each with its path as content, and links (name, target)."""
+    """Makes files, each with its path as content, and links (name, target); ``root`` stands for the file system's."""
     for name in files:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     for name, target in dict(links).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(target)
+        (root / name).symlink_to(root / target[1:] if target.startswith("/") else target)
 
 
 BASE = ("os.py", "json/__init__.py", "json/tool.py", "__pycache__/os.pyc", "lib-dynload/math.so", "test/data/x.txt")
@@ -73,7 +73,8 @@ SITES = {
         + below("usr/lib/python3/dist-packages", ("cv2.abi3.so", *THREE[:-1], *OTHERS))
         + below("usr/local/lib/python3.11/dist-packages", OTHERS) + ["etc/python3.11/sitecustomize.py", "etc/passwd"],
         {"usr/lib/python3.11/sitecustomize.py": "../../../etc/python3.11/sitecustomize.py",
-         "usr/lib/python3.11/_sysconfigdata.py": "os.py"},
+         "usr/lib/python3.11/_sysconfigdata.py": "os.py", "usr/lib/python3.11/linked": "../python3/dist-packages/scipy",
+         "usr/lib/python3.11/six.py": "../python3/dist-packages/six.py"},
     ),
     "conda": (
         ["lib/python3.11"],
@@ -103,7 +104,14 @@ SITES = {
         ["lib/python3.11"],
         below("lib/python3.11/site-packages", ("numpy", "PIL", "cv2")),
         below("lib/python3.11", BASE) + below("lib/python3.11/all", THREE + OTHERS),
-        {"lib/python3.11/site-packages": "all", "lib/python3.11/six.py": "all/six.py"},
+        {"lib/python3.11/site-packages": "/lib/python3.11/all", "lib/python3.11/six.py": "all/six.py"},
+    ),
+    "site-packages by a link, numpy too": (
+        ["lib/python3.11"],
+        below("lib/python3.11/site-packages", ("numpy", "PIL", "cv2")),
+        below("lib/python3.11", BASE) + below("lib/python3.11/all", THREE[2:] + OTHERS)
+        + below("store/numpy", ("__init__.py", "lib/io.py")),
+        {"lib/python3.11/site-packages": "all", "lib/python3.11/all/numpy": "../../../store/numpy"},
     ),
     "editable numpy": (
         ["lib/python3.11"],
@@ -195,8 +203,10 @@ def test_every_place_of_other_packages_has_a_bait(tmp_path, name):
     found = survey(tmp_path, name)
     assert found.unpromised
     assert not any(may_read(found, path) for path in found.unpromised)
-    places = {os.path.dirname(os.path.realpath(tmp_path / package)) for package in SITES[name][1]}
-    for place in places - {str(tmp_path / "store")}:  # what lies beside the end of a link is no package's place
+    stdlib, packages, _, _ = SITES[name]
+    places = {os.path.realpath((tmp_path / package).parent) for package in packages}
+    below_library = [path for folder in stdlib for path in (tmp_path / folder).rglob("*") if path.name in HIDDEN]
+    for place in places | set(map(os.path.realpath, below_library)):
         assert any(is_in(os.path.realpath(bait), [place]) for bait in found.unpromised), place
 
 
@@ -226,11 +236,12 @@ def test_a_library_that_is_linked_file_by_file_is_read_where_its_files_are(tmp_p
     lay_out(tmp_path, below("pkgs/python-3.11/lib/python3.11", BASE))
     lay_out(tmp_path, below("pkgs/python-3.11/lib/python3.11/site-packages", OTHERS))
     stdlib, linked = tmp_path / "env/lib/python3.11", tmp_path / "pkgs/python-3.11/lib/python3.11"
-    lay_out(tmp_path, [], {f"env/lib/python3.11/{name}": linked / name for name in BASE})
+    lay_out(tmp_path, [], {f"env/lib/python3.11/{name}": f"/{linked.relative_to(tmp_path)}/{name}" for name in BASE})
     monkeypatch.setattr(sysconfig, "get_path", lambda *_, **__: str(stdlib))
     found = readable.survey(readable.stdlib_folders(), [], ())
     assert all(may_read(found, stdlib / name) and is_seen(found, str(linked / name)) for name in BASE)
     assert not any(may_read(found, linked / "site-packages" / name) for name in OTHERS)
+    assert set(found.shown) == {str(stdlib), str(linked)}  # not a mount for each file
 
 
 def test_a_virtual_environment_has_no_standard_library_of_its_own(tmp_path):
@@ -285,7 +296,7 @@ print(json.dumps([opened, wrote, [os.listdir(path) for path in hidden], os.stat(
 """
 
 
-@pytest.mark.parametrize("name", ["one prefix", "site-packages by a link"])
+@pytest.mark.parametrize("name", ["one prefix", "site-packages by a link", "site-packages by a link, numpy too"])
 def test_the_root_of_level_one_hides_other_packages_by_itself(tmp_path, name):
     found = survey(tmp_path, name)
     mine, others = map(sorted, promised(tmp_path, name))
