@@ -95,13 +95,17 @@ class _Library:
     """The standard library as it lies on the disk, all paths real: where it hides packages, what its links lead to."""
 
     def __init__(self, folders: Sequence[str]):
-        self.roots = outermost(os.path.realpath(path) for path in folders)
+        first = outermost(os.path.realpath(path) for path in folders)
+        self.roots = list(first)
         self.hidden: set[str] = set()
         self.files: set[str] = set()  # at the end of links
-        waiting = list(self.roots)
+        waiting = list(first)
         while waiting:
             links = [link for root in waiting for link in self._walk(root)]
-            waiting = self._follow(links)  # where all hidden folders so far are known
+            waiting = self._follow(links)
+        # A hidden folder may have been found behind the links into it.
+        self.files = {path for path in self.files if not self._is_hidden(path)}
+        self.roots = [root for root in self.roots if root in first or not self._is_hidden(root)]
 
     def _walk(self, folder: str) -> Iterator[str]:
         """Notes the hidden folders below a folder; yields its links."""
@@ -152,8 +156,7 @@ class _Library:
 
     def rules(self) -> list[str]:
         """Files and folders in which all is standard library."""
-        files = (path for path in self.files if not self._is_hidden(path))
-        return outermost([*(entry for root in self.roots for entry in self._entries(root)), *files])
+        return outermost([*(entry for root in self.roots for entry in self._entries(root)), *self.files])
 
     def covers(self, named: Sequence[str]) -> list[str]:
         """The hidden folders, by every name that they have below the folders as they were named."""
