@@ -142,17 +142,3 @@ def resize_scratch(max_bytes: int, max_entries: int) -> None:
 def unmount_scratch() -> None:
     """Frees the call's tmpfs with all in it."""
     kernel.unmount(SCRATCH, _MNT_DETACH)
-
-
-def end_everybody_else() -> None:
-    """Ends every process of this namespace but process 1, which calls.
-
-    Raises:
-      RuntimeError: if the caller is not process 1 of a namespace.
-    """
-    if os.getpid() != 1:
-        raise RuntimeError("only process 1 of a pid namespace may end all others")
-    try:
-        os.kill(-1, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nobody else is there

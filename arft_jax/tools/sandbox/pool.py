@@ -14,8 +14,11 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from arft_jax.tools.sandbox import levels, probe, wire
 from arft_jax.tools.sandbox import readable as readable_lib
+from arft_jax.tools.sandbox import request as request_lib
 from arft_jax.tools.sandbox import scratch as scratch_lib
 from arft_jax.tools.sandbox.limits import Limits
 
@@ -130,11 +133,29 @@ class Worker:
             raise levels.DoesNotHold(report["fault"])
         return report
 
-    def call(self, header: dict, pixels: bytes, timeout_s: float) -> tuple[dict, bytearray]:
-        """One request and its reply."""
+    def call(self, request: request_lib.Request, timeout_s: float, max_outputs: int) -> tuple[dict, bytearray]:
+        """One call and its reply; the worker hears its size, and hands over the channel to the child that runs it.
+
+        Args:
+          request: the call's own.
+          timeout_s: wall-clock seconds of the code.
+          max_outputs: images that are collected beside the paper's.
+        """
         self.sock.settimeout(timeout_s + _GRACE_S)
         self.n_calls += 1
-        wire.send(self.sock, header, pixels)
+        header = {
+            "n_given": request.n_given,
+            "by_name": request.head["images"] is not None,
+            "is_replay": bool(request.head["cells"]),
+            "max_outputs": max_outputs,
+            "timeout_s": timeout_s,
+        }
+        wire.send(self.sock, header)
+        _, fd = wire.receive_with_fd(self.sock, 1 << 10)
+        with socket.socket(fileno=fd) as channel:
+            channel.settimeout(timeout_s + _GRACE_S)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended: the reply tells how
+                request.send(channel)
         return wire.receive(self.sock, self._max_reply_bytes)
 
     def hang_up(self) -> None:
@@ -218,17 +239,10 @@ class Pool:
 
     def attempt_canaries(self, worker: Worker) -> list[str]:
         """Attacks this host from inside a call; returns the attacks that were not refused."""
-        header = {
-            "images": [{"name": "", "height": 1, "width": 1}],
-            "by_name": False,
-            "cells": [],
-            "is_session": False,
-            "max_outputs": 0,
-            "timeout_s": _PROBE_S,
-        }
         with probe.baits(self.readable.unpromised) as bait:
             code = probe.source(bait, self.limits.memory_bytes)
-            reply, _ = worker.call(header | {"source": code}, bytes(3), _PROBE_S)
+            request = request_lib.make(code, None, {"": np.zeros((1, 1, 3), np.uint8)}, by_name=False)
+            reply, _ = worker.call(request, _PROBE_S, max_outputs=0)
             leaks = probe.damage(bait)
         if not reply["was_set_up"]:
             return [*leaks, "a call could not be set up"]
