@@ -20,7 +20,10 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 _PATHS = [path for path in json.loads(sys.argv[1])["paths"] if path not in sys.path] if __name__ == "__main__" else []
-sys.path.extend(_PATHS)  # where numpy, PIL, cv2 and this package lie for the trainer
+_SITES = [n for n, path in enumerate(sys.path) if os.path.basename(path) in ("site-packages", "dist-packages")]
+_PLACE = min(_SITES, default=len(sys.path))
+# Where numpy, PIL, cv2 and this package lie for the trainer: before what else this interpreter has installed.
+sys.path[_PLACE:_PLACE] = _PATHS
 # What libraries do in every fork (take locks again, seed generators) costs more than the fork. Here one thread forks,
 # which holds no lock of theirs, and each call is seeded by itself.
 os.register_at_fork = lambda **_: None
@@ -29,6 +32,7 @@ from arft_jax import protocol  # noqa: E402
 from arft_jax.tools.sandbox import confine, levels, namespaces, spare, warm, wire  # noqa: E402
 from arft_jax.tools.sandbox import limits as limits_lib  # noqa: E402
 from arft_jax.tools.sandbox import proc as proc_lib  # noqa: E402
+from arft_jax.tools.sandbox import readable as readable_lib  # noqa: E402
 from arft_jax.tools.sandbox import scratch as scratch_lib  # noqa: E402
 
 MAX_HEADER_BYTES = 1 << 16
@@ -282,11 +286,11 @@ def _settle(config: dict, sock: socket.socket) -> spare.Home:
     """Takes the level on and reports it; ends the process where the level does not hold here."""
     level, limits = config["level"], limits_lib.Limits(**config["limits"])
     base_bytes = limits_lib.mapped_bytes()
-    readable, proc = tuple(config["readable"]), proc_lib.Proc()
+    readable, proc = config["readable"], proc_lib.Proc()
     try:
         if level == levels.L1:
-            namespaces.enter(list(readable))
-        plan, faults = confine.survey(readable)
+            namespaces.enter(readable["shown"], readable["hidden"])
+        plan, faults = confine.survey(tuple(readable["rules"]))
         levels.check(level, plan, faults)
     except (OSError, levels.DoesNotHold) as error:
         wire.send(sock, {"ready": False, "fault": str(error)})
@@ -311,6 +315,7 @@ def main() -> None:
     os.set_inheritable(sock.fileno(), False)
     try:
         warm.warm_up()
+        readable_lib.narrow_imports()
         home = _settle(config, sock)
         ready = {"ready": True, "landlock": home.plan.landlock, "seccomp": home.plan.seccomp, "isolated": home.isolated}
         wire.send(sock, ready)

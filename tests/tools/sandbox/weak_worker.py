@@ -70,7 +70,7 @@ def weaken(choice):
     elif kind == "disk":
         worker._is_full = lambda *_: False
     elif kind == "root":
-        namespaces.own_root = lambda readable: os.makedirs(namespaces.SCRATCH, exist_ok=True)
+        namespaces.own_root = lambda *_: os.makedirs(namespaces.SCRATCH, exist_ok=True)
     elif kind == "decoder":
         _decode_in_worker()
     elif kind == "bare":
