@@ -11,6 +11,7 @@ import numpy as np
 
 from arft_jax.tools.call import Call, Cancelled
 from arft_jax.tools.sandbox import levels, verdict
+from arft_jax.tools.sandbox import request as request_lib
 from arft_jax.tools.sandbox.limits import Limits
 from arft_jax.tools.sandbox.pool import INFRA_ERRORS, Pool, Worker, find_wrapper
 from arft_jax.trajectory import Image, Observation, ToolStatus
@@ -53,21 +54,6 @@ def _named(images: Image | Mapping[str, Image]) -> dict[str, Image]:
     for image in named.values():
         _check_image(image)
     return named
-
-
-def _header(
-    source: str, cells: Sequence[tuple[str, int]] | None, named: Mapping[str, Image], by_name: bool
-) -> dict[str, object]:
-    """What a worker is told of a call beside the pixels."""
-    return {
-        "source": source,
-        "cells": list(cells or ()),
-        "is_session": cells is not None,
-        "images": [{"name": n, "height": i.pixels.shape[0], "width": i.pixels.shape[1]} for n, i in named.items()],
-        "by_name": by_name,
-        "max_outputs": MAX_OUTPUTS,
-        "timeout_s": None,
-    }
 
 
 def _make_limits(timeout_s: float, memory_mb: int, max_output_bytes: int, max_image_px: int) -> Limits:
@@ -196,7 +182,7 @@ class PythonSandbox:
                 pass
         raise Cancelled
 
-    def _attempt(self, header: dict, pixels: bytes, call: Call) -> tuple[dict, bytearray]:
+    def _attempt(self, request: request_lib.Request, call: Call) -> tuple[dict, bytearray]:
         """One try on one worker; a worker that fails is replaced at the next try, not here.
 
         A call that is given up takes its worker with it, which ends the code at once.
@@ -206,7 +192,7 @@ class PythonSandbox:
             if worker is None:
                 (worker,), _ = self._pool.start(1, self.level)
             with call.ended_by(worker.hang_up):
-                result = worker.call(header, pixels, self._limits.timeout_s)
+                result = worker.call(request, self._limits.timeout_s, MAX_OUTPUTS)
             if call.cancelled:  # its socket may be shut
                 raise Cancelled
             if worker.n_calls >= _MAX_CALLS:
@@ -258,15 +244,15 @@ class PythonSandbox:
         if max(len(source), sum(len(cell) for cell, _ in cells or ())) > MAX_SOURCE_CHARS:
             late = time.monotonic() - started
             return verdict.Report(Observation(verdict.LONG_SOURCE, (), ToolStatus.ERROR, late))
-        header = _header(source, cells, named, by_name=not isinstance(images, Image))
-        pixels = b"".join(image.pixels.tobytes() for image in named.values())
+        pixels = {name: image.pixels for name, image in named.items()}
+        request = request_lib.make(source, cells, pixels, by_name=not isinstance(images, Image))
         call = Call(float("inf")) if call is None else call
         fault = "the sandbox is closed"
         for _ in range(_TRIES):
             if self._pool.closed:
                 break
             try:
-                reply, content = self._attempt(header, pixels, call)
+                reply, content = self._attempt(request, call)
                 observation = verdict.judge(reply, content, self._limits, time.monotonic() - started)
                 return verdict.Report(observation, verdict.exit_text(reply), *(reply[name] for name in _TOLD))
             # RuntimeError: the starter is shut down. DoesNotHold: the host grants the level no longer.

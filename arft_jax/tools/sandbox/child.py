@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import io
-import json
 import os
 import random
 import signal
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-import zlib
+from collections.abc import Sequence
 from typing import NoReturn
 
 import cv2
@@ -20,21 +19,33 @@ import numpy as np
 
 from arft_jax.tools.sandbox import confine, helpers, replay, wire
 from arft_jax.tools.sandbox import limits as limits_lib
+from arft_jax.tools.sandbox import request as request_lib
 
 CODE_NAME = "<code>"
-_NOTE_FD, _ERR_FD, _GO_FD, _N_FDS = 3, 4, 5, 6
+_NOTE_FD, _ERR_FD, _REQUEST_FD, _N_FDS = 3, 4, 5, 6
 _MAX_TRACE_CHARS = 4000
 _CV_OUT_OF_MEMORY = -4  # cv::Error::StsNoMem
 
 
 @dataclasses.dataclass(frozen=True)
-class Ends:
-    """The child's ends of its pipes: the request, what is printed, the note, and what goes to standard error."""
+class Place:
+    """Where a worker's calls run, and under what.
 
-    go_fd: int
-    out_fd: int
-    note_fd: int
-    err_fd: int
+    Args:
+      folder: the scratch folder.
+      limits: the numbers.
+      hold: what is taken on.
+      base_bytes: address space that the worker has mapped.
+      worker_pid: the process whose death ends a call.
+      isolated: whether the worker has namespaces of its own.
+    """
+
+    folder: str
+    limits: limits_lib.Limits
+    hold: confine.Confinement
+    base_bytes: int
+    worker_pid: int
+    isolated: bool
 
 
 def _line_of(error: BaseException) -> int | None:
@@ -57,11 +68,6 @@ def describe(error: BaseException) -> str:
     line = _line_of(error)
     text = text[: wire.MAX_NOTE_CHARS]
     return text if line is None else f"{text} (line {line})"
-
-
-def seed_of(source: str, pixels: bytes) -> int:
-    """Seed from the request: one code on one image gives one result, on any worker, after any restart."""
-    return zlib.crc32(pixels, zlib.crc32(source.encode("utf-8", "surrogatepass")))
 
 
 def _seed(seed: int) -> None:
@@ -96,32 +102,32 @@ def _tell(fd: int, text: str) -> None:
         os.write(fd, text.encode("utf-8", "backslashreplace"))
 
 
-def _take_descriptors(ends: Ends) -> None:
-    """Puts the pipes at fixed numbers and closes everything else."""
+def _take_descriptors(fds: Sequence[int]) -> None:
+    """Puts them at fixed numbers and closes everything else."""
     # Out of the way first: one may have the number that another is to get.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (ends.out_fd, ends.note_fd, ends.err_fd, ends.go_fd)]
-    for fd, numbers in zip(high, ((1, 2), (_NOTE_FD,), (_ERR_FD,), (_GO_FD,)), strict=True):
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]
+    for fd, numbers in zip(high, ((_REQUEST_FD,), (1, 2), (_NOTE_FD,), (_ERR_FD,)), strict=True):
         for number in numbers:
             os.dup2(fd, number)
     os.closerange(_N_FDS, 1024)
 
 
-def _set_up(ends: Ends, folder: str, limits: limits_lib.Limits, hold: confine.Confinement, base_bytes: int) -> None:
+def _set_up(place: Place, fds: Sequence[int]) -> None:
     os.setsid()
-    hold.guard_files()
+    place.hold.guard_files()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    _take_descriptors(ends)
-    os.chdir(folder)
+    _take_descriptors(fds)
+    os.chdir(place.folder)
     os.umask(0o077)
-    os.environ.update(HOME=folder, TMPDIR=folder)
-    tempfile.tempdir = folder
+    os.environ.update(HOME=place.folder, TMPDIR=place.folder)
+    tempfile.tempdir = place.folder
     warnings.simplefilter("ignore")
     sys.__stdout__ = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8", errors="backslashreplace")
     sys.stdout, sys.stderr = sys.__stdout__, _Errors()
     sys.__stderr__ = sys.stderr
-    limits_lib.apply(limits, base_bytes)
-    hold.guard_calls()
+    limits_lib.apply(place.limits, place.base_bytes, place.isolated)
+    place.hold.guard_calls()
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -162,34 +168,25 @@ def _execute(request: dict) -> int:
     return wire.EXIT_ERROR
 
 
-def run(
-    ends: Ends, folder: str, limits: limits_lib.Limits, hold: confine.Confinement, base_bytes: int, worker_pid: int
-) -> NoReturn:
+def run(place: Place, fds: Sequence[int]) -> NoReturn:
     """Confines itself, waits for the request, runs it and ends the process; never returns.
 
-    The request is one JSON object and then end of file: ``source``, ``seed``, ``images`` (names, or null for the
-    paper's protocol alone), and ``cells``, each with ``source``, ``seed`` and ``n_images`` (replay.py).
-
     Args:
-      ends: pipes.
-      folder: this call's scratch folder.
-      limits: the numbers.
-      hold: what is taken on.
-      base_bytes: address space that the worker has mapped.
-      worker_pid: the process whose death ends this one.
+      place: where, and under what.
+      fds: the channel of the request (request.py); pipes for what is printed, the note, and standard error.
     """
     code, leave = wire.EXIT_ERROR, os._exit
     try:
-        confine.die_with_parent(worker_pid, signal.SIGKILL)
-        _set_up(ends, folder, limits, hold, base_bytes)
-        with open(_GO_FD, "rb") as go:
-            request = json.loads(go.read() or b"null")
+        confine.die_with_parent(place.worker_pid, signal.SIGKILL)
+        _set_up(place, fds)
+        request = request_lib.receive(_REQUEST_FD)
+        os.close(_REQUEST_FD)
         if request is not None:
             os.write(_NOTE_FD, wire.READY)
             code = _execute(request)
     except MemoryError:
         code = wire.EXIT_MEMORY
     except BaseException:
-        pass  # READY is missing, which tells it; nothing may unwind into the worker's frames
+        pass  # READY is missing, which tells it; nothing may unwind into the forker's frames
     finally:
         leave(code)

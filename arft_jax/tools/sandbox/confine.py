@@ -99,10 +99,10 @@ class Confinement:
         if self._filter is not None:
             seccomp.restrict(self._filter)
 
-    def close(self) -> None:
-        """Frees the descriptor of the rules."""
-        if self._ruleset is not None:
-            os.close(self._ruleset)
+    @property
+    def fds(self) -> list[int]:
+        """Descriptors that it needs until it has been taken on."""
+        return [] if self._ruleset is None else [self._ruleset]
 
 
 def survey(readable: tuple[str, ...]) -> tuple[Plan, list[str]]:

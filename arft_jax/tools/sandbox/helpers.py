@@ -7,14 +7,9 @@ import numpy as np
 import PIL.Image
 
 from arft_jax.tools.crop import BadBox, pixel_box
+from arft_jax.tools.sandbox.request import file_of
 
-SUFFIX = ".png"
 _AS_THEY_ARE = ("RGBA", "LA", "I;16")
-
-
-def file_of(name: str) -> str:
-    """File under which an image lies in the call's folder."""
-    return name + SUFFIX
 
 
 def _make_show() -> Callable[[object], str]:

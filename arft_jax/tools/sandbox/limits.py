@@ -2,7 +2,11 @@
 
 import dataclasses
 import math
+import os
+import re
 import resource
+
+_N_OWN_PROCESSES = 4  # of the worker's namespace: the one that waits outside, the worker, the forker, the decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Limits:
       max_scratch_bytes: size of all files in the scratch folder together.
       max_scratch_entries: files and folders in it.
       max_descriptors: open descriptors.
+      max_threads: threads that run at the same time, the first one counted.
       forbids_processes: neither processes nor threads are made, by RLIMIT_NPROC.
     """
 
@@ -29,6 +34,7 @@ class Limits:
     max_scratch_bytes: int
     max_scratch_entries: int = 256
     max_descriptors: int = 64
+    max_threads: int = 64
     forbids_processes: bool = False
 
     def to_json(self) -> dict:
@@ -50,16 +56,25 @@ def _lower(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def apply(limits: Limits, base_bytes: int) -> None:
+def _counts_by_namespace() -> bool:
+    """Whether RLIMIT_NPROC counts the tasks of a user namespace apart from the user's others: since Linux 5.14."""
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (5, 14)
+
+
+def apply(limits: Limits, base_bytes: int, isolated: bool) -> None:
     """Takes the kernel limits on, in the child; they cannot be raised again without privilege.
 
-    CPU seconds are the second line behind the worker's clock. RLIMIT_NPROC counts every process and thread
-    of the user, the trainer's too, and does not bind root: it is set, to 0, only where no filter forbids fork
-    (seccomp.py).
+    CPU seconds are the second line behind the worker's clock. RLIMIT_NPROC counts every process and thread of the user,
+    the trainer's too, and does not bind root. In a user namespace of the worker's own it is the second line behind the
+    watch over threads; elsewhere it is set only where no filter forbids fork (seccomp.py), to 0.
 
     Args:
       limits: the numbers.
       base_bytes: address space that the worker has mapped.
+      isolated: whether the worker has a user namespace of its own.
+
+    Source: user_namespaces(7), getrlimit(2).
     """
     cpu_s = math.ceil(limits.timeout_s) + 1
     memory = base_bytes + limits.memory_bytes
@@ -71,4 +86,7 @@ def apply(limits: Limits, base_bytes: int) -> None:
     _lower(resource.RLIMIT_MSGQUEUE, 0, 0)
     if limits.forbids_processes:
         _lower(resource.RLIMIT_NPROC, 0, 0)
+    elif isolated and _counts_by_namespace():
+        n_tasks = limits.max_threads + _N_OWN_PROCESSES
+        _lower(resource.RLIMIT_NPROC, n_tasks, n_tasks)
     _lower(resource.RLIMIT_AS, memory, memory)

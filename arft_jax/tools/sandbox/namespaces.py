@@ -6,10 +6,13 @@ call gets a fresh tmpfs with a quota; all of it vanishes with the worker.
 Sources: user_namespaces(7), mount_namespaces(7), pid_namespaces(7), pivot_root(2), tmpfs(5).
 """
 
+import errno
 import os
 import signal
+from collections.abc import Sequence
 
 from arft_jax.tools.sandbox import confine, kernel
+from arft_jax.tools.sandbox.readable import is_below
 from arft_jax.tools.sandbox.syscalls import NUMBERS
 
 SCRATCH = "/scratch/call"
@@ -20,9 +23,11 @@ _NEW_NS, _NEW_UTS, _NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 _NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_COVER = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
 _MNT_DETACH = 2
 _INSIDE_ID = 65532  # user and group as the namespace calls them: nobody in particular
 _STAGE = "/tmp"  # where the new root is put together; only this process sees it
+_SMALL = "size=1m,nr_inodes=1024,mode=755"  # of a tmpfs that holds mount points alone
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
 
@@ -47,26 +52,42 @@ def _bind(fd: int, path: str, flags: int) -> None:
     kernel.mount(None, target, None, _MS_REMOUNT | _MS_BIND | flags)
 
 
-def _outermost(paths: list[str]) -> list[str]:
-    """Existing paths, without those below another of them."""
-    kept: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in paths if os.path.exists(path)}):
-        if not any(path == other or path.startswith(other.rstrip("/") + "/") for other in kept):
-            kept.append(path)
-    return kept
+def _layers(shown: Sequence[str], hidden: Sequence[str]) -> list[tuple[str, bool]]:
+    """Mounts in their order, a folder's before those in it: (path, whether it is a cover).
+
+    What lies in a mount of its own kind needs none; where nothing is shown there is nothing to cover.
+    """
+    is_cover = {path: False for path in map(os.path.abspath, shown) if os.path.exists(path)}
+    is_cover = {path: True for path in map(os.path.abspath, hidden) if os.path.isdir(path)} | is_cover
+    layers: list[tuple[str, bool]] = []
+    for path in sorted(is_cover):
+        around = [cover for other, cover in layers if is_below(path, other)] or [True]
+        if around[-1] != is_cover[path]:
+            layers.append((path, is_cover[path]))
+    return layers
 
 
-def own_root(readable: list[str]) -> None:
-    """Changes the root to a small read-only one with the given paths in it."""
+def own_root(shown: Sequence[str], hidden: Sequence[str]) -> None:
+    """Changes the root to a small read-only one with the given paths in it, and empty folders over the hidden ones.
+
+    Reading leaves no mark that another call could see: on a read-only mount no time of access is kept.
+    """
     kernel.mount(None, "/", None, _MS_REC | _MS_PRIVATE)
-    wanted = [(path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV) for path in _outermost(readable) if path not in _DEVICES]
-    wanted += [(path, _MS_NOSUID | _MS_NOEXEC) for path in _outermost(list(_DEVICES))]
+    layers = _layers([path for path in shown if path not in _DEVICES], hidden)
+    wanted = [(path, is_cover, _MS_RDONLY | _MS_NOSUID | _MS_NODEV) for path, is_cover in layers]
+    wanted += [(path, False, _MS_NOSUID | _MS_NOEXEC) for path in _DEVICES if os.path.exists(path)]
     # Opened first: the stage covers what lies below it.
-    opened = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path, flags) for path, flags in wanted]
-    kernel.mount("tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=1024,mode=755")
-    for fd, path, flags in opened:
-        _bind(fd, path, flags)
-        os.close(fd)
+    opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, is_cover, _ in wanted if not is_cover}
+    kernel.mount("tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, _SMALL)
+    for path, is_cover, flags in wanted:
+        if is_cover:
+            kernel.mount("tmpfs", _STAGE + path, "tmpfs", _COVER, _SMALL)
+        else:
+            _bind(opened[path], path, flags)
+            os.close(opened[path])
+    for path, is_cover in layers:
+        if is_cover:  # now that the mounts in it are made
+            kernel.mount(None, _STAGE + path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _COVER)
     os.makedirs(_STAGE + SCRATCH)
     os.mkdir(_STAGE + "/old")
     new_root, old_root = os.fsencode(_STAGE), os.fsencode(_STAGE + "/old")
@@ -77,10 +98,14 @@ def own_root(readable: list[str]) -> None:
     kernel.mount(None, "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
 
 
-def enter(readable: list[str]) -> None:
+def enter(shown: Sequence[str], hidden: Sequence[str]) -> None:
     """Moves this single-threaded process into namespaces of its own; returns in a fork of it, their process 1.
 
     The process that called waits for that fork and ends with it. Signals from inside do not reach process 1.
+
+    Args:
+      shown: files and folders that it sees, read-only.
+      hidden: folders below them that it sees empty but for what is shown in them.
 
     Raises:
       OSError: where the host refuses a step; the process is then of no more use.
@@ -90,7 +115,7 @@ def enter(readable: list[str]) -> None:
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{_INSIDE_ID} {user} 1")
     _write("/proc/self/gid_map", f"{_INSIDE_ID} {group} 1")
-    own_root(readable)
+    own_root(shown, hidden)
     pid = os.fork()
     for number in (signal.SIGTERM, signal.SIGHUP):
         # For the one that waits: its end is that of process 1. For process 1: without a handler, no signal comes in.
@@ -116,19 +141,9 @@ def resize_scratch(max_bytes: int, max_entries: int) -> None:
 
 
 def unmount_scratch() -> None:
-    """Frees the call's tmpfs with all in it."""
-    kernel.unmount(SCRATCH, _MNT_DETACH)
-
-
-def end_everybody_else() -> None:
-    """Ends every process of this namespace but process 1, which calls.
-
-    Raises:
-      RuntimeError: if the caller is not process 1 of a namespace.
-    """
-    if os.getpid() != 1:
-        raise RuntimeError("only process 1 of a pid namespace may end all others")
+    """Takes the call's tmpfs away, if there is one; it goes with all in it when nobody has it open."""
     try:
-        os.kill(-1, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nobody else is there
+        kernel.unmount(SCRATCH, _MNT_DETACH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # none is mounted
+            raise

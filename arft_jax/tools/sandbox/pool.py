@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-import importlib.util
+import dataclasses
 import json
 import os
 import queue
@@ -10,12 +10,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from arft_jax.tools.sandbox import levels, probe, wire
+from arft_jax.tools.sandbox import readable as readable_lib
+from arft_jax.tools.sandbox import request as request_lib
 from arft_jax.tools.sandbox import scratch as scratch_lib
 from arft_jax.tools.sandbox.limits import Limits
 
@@ -27,27 +30,12 @@ _START_S = 60.0
 _CLOSE_S = 2.0
 _PROBE_S = 30.0
 _WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-_PACKAGES = ("numpy", "PIL", "cv2")
-_SHARED = ("/usr/share/zoneinfo", "/usr/share/fonts", "/dev/null", "/dev/zero", "/dev/urandom")
-
-
-def _folder_of(package: str) -> str:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"the Python sandbox needs the package {package}: not found")
-    return os.path.dirname(os.path.abspath(spec.origin))
 
 
 def module_paths() -> list[str]:
     """Folders from which the worker imports: it ignores user site and PYTHONPATH, this process may not."""
-    return list(dict.fromkeys(os.path.dirname(_folder_of(name)) for name in (*_PACKAGES, "arft_jax")))
-
-
-def readable_paths(extra: Sequence[str]) -> list[str]:
-    """What a call may read beyond its scratch folder: the standard library, the packages, fonts, time zones."""
-    libraries = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-    libraries = [os.path.realpath(path) for path in libraries] + [_folder_of(name) for name in _PACKAGES]
-    return list(dict.fromkeys([*libraries, *_SHARED, *map(os.path.abspath, extra)]))
+    found = [path for name in (*readable_lib.PACKAGES, "arft_jax") for path in readable_lib.locations(name)]
+    return list(dict.fromkeys(map(os.path.dirname, found)))
 
 
 def _environment(root: str) -> dict[str, str]:
@@ -110,14 +98,14 @@ class Worker:
             "parent_pid": 0 if pool.wrapper else os.getpid(),  # a wrapper stands between
             "root": self.root,
             "paths": pool.paths,
-            "readable": pool.readable,
+            "readable": dataclasses.asdict(pool.readable),
             "level": level,
             "limits": pool.limits.to_json(),
             "max_image_px": pool.max_image_px,
         }
         try:
             with theirs:
-                wrap = _bwrap(pool.wrapper, self.root, pool.paths + pool.readable) if pool.wrapper else []
+                wrap = _bwrap(pool.wrapper, self.root, [*pool.paths, *pool.readable.shown]) if pool.wrapper else []
                 self.process = subprocess.Popen(
                     [*wrap, sys.executable, "-s", "-P", "-B", _WORKER, json.dumps(config)],
                     pass_fds=[theirs.fileno()],
@@ -145,11 +133,29 @@ class Worker:
             raise levels.DoesNotHold(report["fault"])
         return report
 
-    def call(self, header: dict, pixels: bytes, timeout_s: float) -> tuple[dict, bytearray]:
-        """One request and its reply."""
+    def call(self, request: request_lib.Request, timeout_s: float, max_outputs: int) -> tuple[dict, bytearray]:
+        """One call and its reply; the worker hears its size, and hands over the channel to the child that runs it.
+
+        Args:
+          request: the call's own.
+          timeout_s: wall-clock seconds of the code.
+          max_outputs: images that are collected beside the paper's.
+        """
         self.sock.settimeout(timeout_s + _GRACE_S)
         self.n_calls += 1
-        wire.send(self.sock, header, pixels)
+        header = {
+            "n_given": request.n_given,
+            "by_name": request.head["images"] is not None,
+            "is_replay": bool(request.head["cells"]),
+            "max_outputs": max_outputs,
+            "timeout_s": timeout_s,
+        }
+        wire.send(self.sock, header)
+        _, fd = wire.receive_with_fd(self.sock, 1 << 10)
+        with socket.socket(fileno=fd) as channel:
+            channel.settimeout(timeout_s + _GRACE_S)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended: the reply tells how
+                request.send(channel)
         return wire.receive(self.sock, self._max_reply_bytes)
 
     def hang_up(self) -> None:
@@ -186,7 +192,7 @@ class Pool:
         self.max_image_px = max_image_px
         self.wrapper = wrapper
         self.paths = module_paths()
-        self.readable = readable_paths(readable)
+        self.readable = readable_lib.of_this_interpreter(readable)
         self.level = ""
         self._base = ""
         self.idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
@@ -233,17 +239,10 @@ class Pool:
 
     def attempt_canaries(self, worker: Worker) -> list[str]:
         """Attacks this host from inside a call; returns the attacks that were not refused."""
-        header = {
-            "images": [{"name": "", "height": 1, "width": 1}],
-            "by_name": False,
-            "cells": [],
-            "is_session": False,
-            "max_outputs": 0,
-            "timeout_s": _PROBE_S,
-        }
-        with probe.baits() as bait:
+        with probe.baits(self.readable.unpromised) as bait:
             code = probe.source(bait, self.limits.memory_bytes)
-            reply, _ = worker.call(header | {"source": code}, bytes(3), _PROBE_S)
+            request = request_lib.make(code, None, {"": np.zeros((1, 1, 3), np.uint8)}, by_name=False)
+            reply, _ = worker.call(request, _PROBE_S, max_outputs=0)
             leaks = probe.damage(bait)
         if not reply["was_set_up"]:
             return [*leaks, "a call could not be set up"]

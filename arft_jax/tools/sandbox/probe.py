@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 HELD = 42  # exit status of a call in which every attack was refused
 
@@ -29,6 +29,14 @@ def must(result):
 def read_a_file(): open(secret).read()
 def read_a_password_file(): open('/etc/passwd').read()
 def list_a_folder(): os.listdir(bait['folder'])
+def read_a_package_that_is_not_promised():
+    for path in bait['unpromised']:
+        try:
+            open(path, 'rb').close()
+            return
+        except OSError:
+            pass
+    raise OSError('refused')
 def write_a_file(): open(os.path.join(bait['folder'], 'new'), 'w').write('x')
 def empty_a_file(): must(libc.truncate(secret.encode(), ctypes.c_long(0)))
 def empty_a_file_by_open(): os.open(secret, os.O_TRUNC | 3)
@@ -75,8 +83,12 @@ os._exit({held})
 
 
 @contextlib.contextmanager
-def baits() -> Iterator[dict]:
-    """Files, sockets and a process outside the sandbox; the value names them for :func:`source`."""
+def baits(unpromised: Sequence[str] = ()) -> Iterator[dict]:
+    """Files, sockets and a process outside the sandbox; the value names them for :func:`source`.
+
+    Args:
+      unpromised: files of this host that no call may open (readable.py).
+    """
     folder = tempfile.mkdtemp(prefix="arft-bait-")
     name = f"arft-bait-{secrets.token_hex(8)}"
     try:
@@ -85,7 +97,13 @@ def baits() -> Iterator[dict]:
         with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
             unix.bind("\0" + name)
             unix.listen()
-            yield {"folder": folder, "port": tcp.getsockname()[1], "name": name, "pid": os.getpid()}
+            yield {
+                "folder": folder,
+                "port": tcp.getsockname()[1],
+                "name": name,
+                "pid": os.getpid(),
+                "unpromised": list(unpromised),
+            }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,13 +7,14 @@ paper's name as well, no output of an earlier cell, its own seed, the call's fol
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import PIL.Image
 
 from arft_jax import protocol
-from arft_jax.tools.sandbox import helpers, scratch
+from arft_jax.tools.sandbox import helpers, request, scratch
 
 _HIDDEN = ".later_"  # stands before the names of images that a cell did not have
 
@@ -42,7 +43,13 @@ def _tidy(folder: str, names: Sequence[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     if names:
-        shutil.copyfile(helpers.file_of(names[-1]), protocol.INPUT_NAME)
+        shutil.copyfile(request.file_of(names[-1]), protocol.INPUT_NAME)
+
+
+def _stop_timers() -> None:
+    """A cell's timers ended with its process, when it ran at first."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def replay(cells: Sequence[dict], names: Sequence[str], seed: Callable[[int], None], fds: Sequence[int]) -> dict:
@@ -59,15 +66,15 @@ def replay(cells: Sequence[dict], names: Sequence[str], seed: Callable[[int], No
     """
     n, folder, out, err = cells[0]["n_images"], os.getcwd(), sys.stdout, sys.stderr
     for name in names[n:]:
-        os.rename(helpers.file_of(name), _HIDDEN + name)
+        os.rename(request.file_of(name), _HIDDEN + name)
     values = helpers.make_globals(names[:n])
     images = values["images"]
 
     def arrive(n_images: int) -> None:
         os.chdir(folder)
         for name in names[n:n_images]:
-            os.rename(_HIDDEN + name, helpers.file_of(name))
-            images[name] = values[name] = PIL.Image.open(helpers.file_of(name))
+            os.rename(_HIDDEN + name, request.file_of(name))
+            images[name] = values[name] = PIL.Image.open(request.file_of(name))
         _tidy(folder, names[:n_images])
 
     with _unheard(fds):
@@ -79,5 +86,6 @@ def replay(cells: Sequence[dict], names: Sequence[str], seed: Callable[[int], No
                 exec(compile(cell["source"], "<earlier>", "exec"), values)
             sys.stdout, sys.stderr = out, err
             out.flush()
+            _stop_timers()
     arrive(len(names))
     return values

@@ -148,6 +148,18 @@ def _mapped_inodes(pid: int, folder: str) -> set[int]:
     return found
 
 
+def _deleted_files(descriptors: str) -> dict[int, int]:
+    """Bytes of the deleted files among open descriptors, by inode."""
+    sizes = {}
+    with os.scandir(descriptors) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # closed since it was listed: the others count all the same
+                info = entry.stat()
+                if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                    sizes[info.st_ino] = info.st_blocks * 512
+    return sizes
+
+
 def held_bytes(pid: int, folder_fd: int, max_file_bytes: int) -> int:
     """Bytes of deleted files of a folder that a running process keeps, open or mapped: no folder shows them.
 
@@ -158,14 +170,9 @@ def held_bytes(pid: int, folder_fd: int, max_file_bytes: int) -> int:
     """
     sizes = {}
     with contextlib.suppress(OSError):  # it ends just now, or there is no /proc: then a quota holds
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            for entry in entries:
-                try:
-                    info = entry.stat()
-                except OSError:  # closed since it was listed: the others count all the same
-                    continue
-                if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
-                    sizes[info.st_ino] = info.st_blocks * 512
+        for thread in os.listdir(f"/proc/{pid}/task"):  # a thread could have a table of descriptors of its own
+            with contextlib.suppress(FileNotFoundError):  # it has ended since
+                sizes |= _deleted_files(f"/proc/{pid}/task/{thread}/fd")
         for inode in _mapped_inodes(pid, os.readlink(f"/proc/self/fd/{folder_fd}")):
             sizes.setdefault(inode, max_file_bytes)
     return sum(sizes.values())

@@ -11,10 +11,15 @@ shaped the list:
   F_SETSIG send any signal, SIGKILL too, to any process of the same user.
 * Modes, owners, times and extended attributes of files are no business of Landlock's: changing modes and
   times answers success and does nothing (``shutil.copy`` wants it), the others are refused.
+* Nothing that two calls on one host could tell each other anything by, time aside: no locks on files, no futex in
+  shared memory (a library's pages are shared by all), no merging of equal pages, no figures of the whole host (free
+  memory, free blocks, tasks), no question about other processes, none whether a file is in the page cache
+  (``preadv2`` answers it), no pipes, whose numbers count those of all processes. ``close_range`` may not unshare
+  the table of descriptors, which would hide files from the watch.
 * Opening for truncation needs an access mode that Landlock checks: before its version 3 it let
   ``O_RDONLY | O_TRUNC`` and the access mode 3 empty a file that is only to be read.
 
-Sources: seccomp(2), fcntl(2), clone(2), open(2);
+Sources: seccomp(2), fcntl(2), clone(2), open(2), futex(2), madvise(2), close_range(2), readv(2);
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
 """
 
@@ -34,22 +39,20 @@ _WORD = 0xFFFFFFFF
 _SET_MODE_FILTER, _TSYNC = 1, 1
 
 FREE = """
-read write close stat fstat lstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
-pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 access select sched_yield mremap msync madvise
-dup dup2 dup3 nanosleep getitimer alarm setitimer getpid exit uname flock fsync fdatasync ftruncate getdents
-getdents64 getcwd chdir fchdir rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat readlink
-readlinkat umask gettimeofday getrlimit getrusage sysinfo times time getuid getgid geteuid getegid getppid
-getpgrp getpgid getsid getgroups getresuid getresgid getpriority sigaltstack statfs fstatfs gettid futex
-sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min
-set_tid_address restart_syscall clock_gettime clock_getres clock_nanosleep exit_group newfstatat faccessat
-faccessat2 pselect6 ppoll set_robust_list pipe pipe2 getrandom statx rseq fadvise64 membarrier
-copy_file_range sendfile eventfd2 epoll_create1 epoll_ctl epoll_wait epoll_pwait capget rt_sigpending
-rt_sigtimedwait rt_sigsuspend getcpu close_range creat
+read write close stat fstat lstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64
+pwrite64 readv writev preadv pwritev access select sched_yield mremap msync dup dup2 dup3 nanosleep getitimer
+alarm setitimer getpid exit uname fsync fdatasync ftruncate getdents getdents64 getcwd chdir fchdir rename
+renameat renameat2 mkdir mkdirat rmdir unlink unlinkat readlink readlinkat umask gettimeofday getrlimit
+getrusage times time getuid getgid geteuid getegid getppid getpgrp getgroups getresuid getresgid sigaltstack
+gettid sched_get_priority_max sched_get_priority_min set_tid_address restart_syscall clock_gettime clock_getres
+clock_nanosleep exit_group newfstatat faccessat faccessat2 pselect6 ppoll set_robust_list getrandom statx rseq
+fadvise64 membarrier copy_file_range sendfile eventfd2 epoll_create1 epoll_ctl epoll_wait epoll_pwait
+rt_sigpending rt_sigtimedwait rt_sigsuspend getcpu creat
 """.split()
 
 ANSWERS = {  # calls that are not made, and the errno that is answered: 0 pretends success
     0: "chmod fchmod fchmodat fchmodat2 utimensat utime utimes futimesat sched_setaffinity".split(),
-    errno.ENOSYS: "clone3 openat2".split(),
+    errno.ENOSYS: "clone3 openat2 preadv2 pwritev2".split(),
     errno.ENOTSUP: (
         "getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr setxattr lsetxattr fsetxattr "
         "removexattr lremovexattr fremovexattr"
@@ -61,9 +64,11 @@ _CLONE_FILES = 0x400  # a thread with descriptors of its own could keep deleted 
 _PROT_EXEC = 4
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _OPEN_MODES = (0, 1, 2, _O_TRUNC | 1, _O_TRUNC | 2)
-# DUPFD, GETFD, SETFD, GETFL, SETFL, GETLK, SETLK, SETLKW, the same for open file descriptions, DUPFD_CLOEXEC,
-# GETPIPE_SZ
-_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
+# DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, GETPIPE_SZ
+_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)
+_FUTEX_PRIVATE = 128
+# NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, DONTFORK, DOFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP
+_ADVICES = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
@@ -81,6 +86,7 @@ class Test:
 def _rules(pid: int) -> dict[str, tuple[tuple[Test, ...], int]]:
     """Calls that pass where all tests hold, and the errno where not."""
     to_self = (Test(0, (pid,)),), errno.EPERM
+    of_self = (Test(0, (0, pid)),), errno.EPERM
     no_code = (Test(2, (0,), _PROT_EXEC),), errno.EPERM
     thread = _CLONE_THREAD | _CLONE_FILES
     return {
@@ -94,6 +100,12 @@ def _rules(pid: int) -> dict[str, tuple[tuple[Test, ...], int]]:
         "fcntl": ((Test(1, _FCNTL_COMMANDS),), errno.EPERM),
         "ioctl": ((Test(1, _IOCTL_REQUESTS),), errno.ENOTTY),
         # Limits may be read, of this process alone, and not set.
+        "close_range": ((Test(2, (0,)),), errno.EPERM),
+        "madvise": ((Test(2, _ADVICES),), errno.EPERM),
+        # What the C library waits for so (the end of a thread) it asks for again until it is there.
+        "futex": ((Test(1, (_FUTEX_PRIVATE,), _FUTEX_PRIVATE),), errno.EAGAIN),
+        "getpriority": ((Test(0, (0,)), Test(1, (0, pid))), errno.EPERM),
+        **dict.fromkeys(("getpgid", "getsid", "sched_getaffinity", "sched_getparam", "sched_getscheduler"), of_self),
         "prlimit64": ((Test(0, (0, pid)), Test(2, (0,)), Test(2, (0,), high=True)), errno.EPERM),
     }
 

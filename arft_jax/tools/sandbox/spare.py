@@ -2,13 +2,23 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
+import resource
 import signal
+import socket
+from collections.abc import Sequence
 
 from arft_jax.tools.sandbox import child, confine, namespaces
 from arft_jax.tools.sandbox import decoder as decoder_lib
+from arft_jax.tools.sandbox import forker as forker_lib
 from arft_jax.tools.sandbox import limits as limits_lib
+from arft_jax.tools.sandbox import proc as proc_lib
 from arft_jax.tools.sandbox import scratch as scratch_lib
+
+_CALL, _DECODER = b"c", b"d"
+# Numbers of processes within namespaces: a call's is always the same, whatever ran before it.
+_FIRST_DECODER, _FIRST_CALL = 600, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,22 +30,26 @@ class Home:
       isolated: whether the worker is process 1 of its own namespaces (level L1).
       limits: of every call.
       plan: what children take on.
-      hold: the same made ready for calls.
+      proc: the processes below the worker.
+      forker: forks calls.
       decoder: decodes what calls wrote.
-      base_bytes: address space that the worker has mapped.
     """
 
     folder: str
     isolated: bool
     limits: limits_lib.Limits
     plan: confine.Plan
-    hold: confine.Confinement
+    proc: proc_lib.Proc
+    forker: forker_lib.Forker
     decoder: decoder_lib.Decoder
-    base_bytes: int
 
     def open_folder(self) -> int:
-        """Descriptor of the empty scratch folder, under L1 of a fresh one with a quota."""
+        """Descriptor of the next call's scratch folder: under L1 a fresh one, else to be cleared before the call.
+
+        Under L1 the last one is there as long as its descriptor.
+        """
         if self.isolated:
+            namespaces.unmount_scratch()
             namespaces.mount_scratch(self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
         return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -46,16 +60,46 @@ class Home:
 
     def clear_folder(self) -> None:
         """Leaves the folder empty; raises OSError where that fails, and the worker must not go on."""
-        if self.isolated:
-            namespaces.unmount_scratch()
-        else:
+        if not self.isolated:
             scratch_lib.empty(self.folder)
+
+    def end_strays(self) -> None:
+        """Ends whatever a call left behind, though the filter lets it make no process: its orphans fall to us."""
+        ours = {self.forker.pid, self.decoder.pid}
+        while strays := [pid for pid in self.proc.children() if pid not in ours]:
+            for stray in strays:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(stray, signal.SIGKILL)
+                os.waitpid(stray, 0)
+
+
+def _ask(
+    proc: proc_lib.Proc, isolated: bool, number: int, forker: forker_lib.Forker, service: bytes, fds: Sequence[int]
+) -> forker_lib.Birth:
+    """Asks for a process; inside namespaces it gets the given number."""
+    if isolated:
+        forker.settle()  # what was asked for before has its number
+        proc.number_next(number)
+    return forker.ask(service, fds)
 
 
 def make_home(
-    root: str, isolated: bool, limits: limits_lib.Limits, plan: confine.Plan, base_bytes: int, max_image_px: int
+    root: str,
+    isolated: bool,
+    limits: limits_lib.Limits,
+    plan: confine.Plan,
+    base_bytes: int,
+    max_image_px: int,
+    proc: proc_lib.Proc,
 ) -> Home:
-    """Makes the folder, the confinements and the decoder of a worker."""
+    """Makes the folder, the confinements and the forker of a worker that has not seen a request yet.
+
+    Args:
+      root: the worker's folder; unused inside namespaces.
+      isolated, limits, plan, proc: as in :class:`Home`.
+      base_bytes: address space that the worker has mapped.
+      max_image_px: inclusive cap on the pixels of output images, each and together.
+    """
     folder = namespaces.SCRATCH if isolated else os.path.join(root, "call")
     if not isolated:
         os.mkdir(folder, 0o700)
@@ -65,97 +109,103 @@ def make_home(
     writable = [namespaces.SCRATCH_RULE if isolated else folder, os.devnull]
     hold = confine.Confinement(plan, plan.readable, writable)
     without_files = confine.Confinement(plan, (), ())
-    decoder = decoder_lib.Decoder(without_files, base_bytes, limits.max_file_bytes, max_image_px)
-    return Home(folder, isolated, limits, plan, hold, decoder, base_bytes)
+    place = child.Place(folder, limits, hold, base_bytes, os.getpid(), isolated)
+    services = {
+        _CALL: functools.partial(child.run, place),
+        _DECODER: functools.partial(
+            decoder_lib.run, without_files, base_bytes, limits.max_file_bytes, max_image_px, os.getpid()
+        ),
+    }
+    forker = forker_lib.Forker(services, hold.fds + without_files.fds, functools.partial(_prepare, proc))
+
+    def fork_decoder(fds: Sequence[int]) -> int:
+        birth = _ask(proc, isolated, _FIRST_DECODER, forker, _DECODER, fds)
+        forker.settle()
+        return birth.pid
+
+    decoder = decoder_lib.Decoder(fork_decoder, limits.max_file_bytes, max_image_px)
+    return Home(folder, isolated, limits, plan, proc, forker, decoder)
 
 
-@dataclasses.dataclass
+def _prepare(proc: proc_lib.Proc) -> None:
+    """Lets the forker, and what it forks, end first where memory runs out."""
+    with contextlib.suppress(OSError):
+        proc.write("self/oom_score_adj", b"1000")
+
+
 class Spare:
-    """A child that waits for its request; descriptors are this side's ends."""
+    """A child that waits for its request, confined, in the scratch folder; asked for ahead of the call.
 
-    pid: int
-    pid_fd: int
-    go_fd: int
-    out_fd: int
-    note_fd: int
-    err_fd: int
-    folder_fd: int
-    is_over: bool = False  # waited for
-
-
-def fork(home: Home) -> Spare:
-    """Opens a folder and forks a child that waits in it, confined."""
-    folder_fd = home.open_folder()
-    worker_pid = os.getpid()
-    go_r, go_w = os.pipe()
-    out_r, out_w = os.pipe()
-    note_r, note_w = os.pipe()
-    err_r, err_w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(go_w)
-        child.run(
-            child.Ends(go_r, out_w, note_w, err_w), home.folder, home.limits, home.hold, home.base_bytes, worker_pid
-        )
-    for fd in (go_r, out_w, note_w, err_w):
-        os.close(fd)
-    for fd in (out_r, note_r, err_r):
-        os.set_blocking(fd, False)
-    return Spare(pid, os.pidfd_open(pid), go_w, out_r, note_r, err_r, folder_fd)
-
-
-def kill(spare: Spare) -> None:
-    """Ends the child and, where it could fork after all, its group."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(spare.pid_fd, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(spare.pid, signal.SIGKILL)
-
-
-def _children() -> list[int]:
-    """Processes whose parent is this one."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as f:
-            return [int(pid) for pid in f.read().split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        pass
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{name}/stat", "rb") as f:
-                if int(f.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
-    return found
-
-
-def end_strays(home: Home, was_odd: bool) -> None:
-    """Ends whatever a call left behind, though the filter lets it make no process.
-
-    Its orphans fall to this process, which is their reaper. Inside namespaces there is no list of processes: all
-    are ended, the decoder too, after a call that ended oddly, and where no filter held it.
+    Attributes:
+      request: the trainer's end of the channel to the child, until it is handed over.
+      out_fd, note_fd, err_fd: what is printed; how the code ended; what goes to standard error.
+      folder_fd: the scratch folder.
+      is_over: whether the child has been waited for.
     """
-    if home.isolated:
-        if was_odd or not home.plan.seccomp:
-            home.decoder.stop()
-            namespaces.end_everybody_else()
-            with contextlib.suppress(ChildProcessError):
-                while True:
-                    os.waitpid(-1, 0)
-        return
-    while strays := [pid for pid in _children() if pid != home.decoder.pid]:
-        for stray in strays:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(stray, signal.SIGKILL)
-            os.waitpid(stray, 0)
 
+    def __init__(self, home: Home):
+        """Asks for the child; it is there from :meth:`await_birth` on."""
+        self._home = home
+        self.folder_fd = home.open_folder()
+        self.request, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pipes = [os.pipe() for _ in range(3)]
+        fds = [theirs.fileno(), *(write for _, write in pipes)]
+        self._birth = _ask(home.proc, home.isolated, _FIRST_CALL, home.forker, _CALL, fds)
+        theirs.close()
+        for read, write in pipes:
+            os.close(write)
+            os.set_blocking(read, False)
+        self.out_fd, self.note_fd, self.err_fd = (read for read, _ in pipes)
+        self.pid_fd = self._tasks_fd = -1
+        self.is_over = False
 
-def discard(spare: Spare, home: Home) -> None:
-    """Ends the child if it has not been waited for, frees its descriptors and clears its folder."""
-    if not spare.is_over:
-        kill(spare)
-        os.waitpid(spare.pid, 0)
-        end_strays(home, True)
-    for fd in (spare.pid_fd, spare.go_fd, spare.out_fd, spare.note_fd, spare.err_fd, spare.folder_fd):
-        if fd >= 0:
-            os.close(fd)
-    home.clear_folder()
+    @property
+    def pid(self) -> int:
+        """Number of the child."""
+        return self._birth.pid
+
+    def await_birth(self) -> None:
+        """Waits until the child is there; raises OSError or EOFError where it cannot be."""
+        self._home.forker.settle()
+        self.pid_fd = os.pidfd_open(self.pid)
+
+    def hand_over(self) -> int:
+        """Descriptor of the trainer's end of the channel, for it; its threads are numbered from the child's own on."""
+        if self._home.isolated:
+            self._home.proc.number_next(self.pid + 1)
+        return self.request.fileno()
+
+    def n_threads(self) -> int:
+        """Threads of the running child; 0 where the host does not show them, or it is gone."""
+        if self._tasks_fd < 0:
+            self._tasks_fd = self._home.proc.open_tasks(self.pid_fd)
+        with contextlib.suppress(OSError):
+            return len(os.listdir(self._tasks_fd)) if self._tasks_fd >= 0 else 0
+        return 0
+
+    def kill(self) -> None:
+        """Ends the child and, where it could fork after all, its group."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pid_fd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self) -> tuple[int, resource.struct_rusage]:
+        """Waits for the child's end; returns its status and what it used. Nothing of the call runs behind this."""
+        _, status, usage = os.wait4(self.pid, 0)
+        self.is_over = True
+        self._home.end_strays()
+        return status, usage
+
+    def discard(self) -> None:
+        """Ends the child if it has not been waited for, and frees the descriptors.
+
+        A child of which the worker has not heard yet is left alone: the worker is about to end, and it ends with it.
+        """
+        if not self.is_over and self.pid_fd >= 0:
+            self.kill()
+            self.wait()
+        self.request.close()
+        for fd in (self.pid_fd, self.out_fd, self.note_fd, self.err_fd, self.folder_fd, self._tasks_fd):
+            if fd >= 0:
+                os.close(fd)

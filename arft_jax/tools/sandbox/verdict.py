@@ -17,6 +17,7 @@ IRREGULAR_OUTPUT = "The output image must be a regular file."
 LARGE_OUTPUT = "The output image file is too large."
 TOO_MUCH_PRINTED = "Too much was printed."
 TOO_MUCH_WRITTEN = "Too much was written to files."
+TOO_MANY_THREADS = "Too many threads were started."
 LONG_SOURCE = "The code is too long."
 _KIND_TEXTS = {"irregular": IRREGULAR_OUTPUT, "large": LARGE_OUTPUT}
 _MAX_FAULT_CHARS = 200
@@ -115,6 +116,7 @@ def judge(reply: dict, pixels: bytearray, limits: Limits, seconds: float) -> Obs
     if not reply["was_set_up"]:
         return Observation("sandbox fault: a call could not be set up", (), ToolStatus.INFRA, seconds)
     limit_texts = {"time": time_text(limits), "flood": TOO_MUCH_PRINTED, "disk": TOO_MUCH_WRITTEN}
+    limit_texts["threads"] = TOO_MANY_THREADS
     if reply["verdict"] in limit_texts:
         return Observation(limit_texts[reply["verdict"]], (), ToolStatus.LIMIT, seconds)
     code = os.waitstatus_to_exitcode(reply["status"])

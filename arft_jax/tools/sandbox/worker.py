@@ -1,8 +1,10 @@
-"""The worker: a small server process that runs one call at a time in a child forked ahead of it.
+"""The worker: a small server process that has one call at a time run, in a child forked ahead of it.
 
 Started by the broker as ``python -s -P -B worker.py CONFIG``; it loads what policies use (numpy, PIL,
-OpenCV) once. It holds nothing of the trainer's: no environment, no descriptor but its socket. It ends when
-that socket closes, when its parent dies, or on SIGTERM, and removes its scratch folders on the way.
+OpenCV) once, and forks the process from which calls are forked (forker.py) before it serves the first. It holds nothing
+of the trainer's: no environment, no descriptor but its socket; of a call it never sees the code or the images, only how
+it ended and what it printed and wrote. It ends when that socket closes, when its parent dies, or on SIGTERM, and
+removes its scratch folders on the way.
 """
 
 import contextlib
@@ -14,24 +16,30 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 _PATHS = [path for path in json.loads(sys.argv[1])["paths"] if path not in sys.path] if __name__ == "__main__" else []
-sys.path.extend(_PATHS)  # where numpy, PIL, cv2 and this package lie for the trainer
+_SITES = [n for n, path in enumerate(sys.path) if os.path.basename(path) in ("site-packages", "dist-packages")]
+_PLACE = min(_SITES, default=len(sys.path))
+# Where numpy, PIL, cv2 and this package lie for the trainer: before what else this interpreter has installed.
+sys.path[_PLACE:_PLACE] = _PATHS
 # What libraries do in every fork (take locks again, seed generators) costs more than the fork. Here one thread forks,
 # which holds no lock of theirs, and each call is seeded by itself.
 os.register_at_fork = lambda **_: None
 
 from arft_jax import protocol  # noqa: E402
-from arft_jax.tools.sandbox import child, confine, helpers, levels, namespaces, spare, warm, wire  # noqa: E402
+from arft_jax.tools.sandbox import confine, levels, namespaces, spare, warm, wire  # noqa: E402
 from arft_jax.tools.sandbox import limits as limits_lib  # noqa: E402
+from arft_jax.tools.sandbox import proc as proc_lib  # noqa: E402
+from arft_jax.tools.sandbox import readable as readable_lib  # noqa: E402
 from arft_jax.tools.sandbox import scratch as scratch_lib  # noqa: E402
 
-MAX_REQUEST_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 16
 _NOTE_BYTES = 4096
 _WATCH_S = 0.02  # how often a running call's scratch folder is measured
+_COUNT_S = 0.005  # how often its threads are counted
 _READ_BYTES = 65536
-_BLOCK_BYTES = 4096  # files fill whole blocks
 _ORPHAN_S = 1.0
 
 
@@ -87,6 +95,22 @@ def _is_full(waiting: spare.Spare, home: spare.Home, n_given: int) -> bool:
     return held > limits.max_scratch_bytes
 
 
+def _wait_for_start(waiting: spare.Spare, sock: socket.socket, note: _Stream) -> bool:
+    """Waits until the child has its request and is about to run it; returns False where it ended before.
+
+    The trainer may take its time to send: none of it counts.
+    """
+    poller = select.poll()
+    poller.register(waiting.note_fd, select.POLLIN)
+    poller.register(sock, 0)  # hang-up is always reported
+    while not note.n_bytes:
+        if sock.fileno() in dict(poller.poll()):
+            raise _Gone
+        if not note.read() and not note.n_bytes:
+            return False
+    return note.kept.startswith(wire.READY)
+
+
 def _watch(
     waiting: spare.Spare,
     sock: socket.socket,
@@ -97,14 +121,14 @@ def _watch(
 ) -> str:
     """Waits for the child's end; ends it at a limit. Returns ``exit`` or the limit's name."""
     now = time.monotonic()
-    deadline, next_look = now + timeout_s, now + _WATCH_S
+    deadline, next_count, next_look = now + timeout_s, now + _COUNT_S, now + _WATCH_S
     poller = select.poll()
     poller.register(waiting.pid_fd, select.POLLIN)
     poller.register(sock, 0)  # hang-up is always reported
     for stream in streams:
         poller.register(stream.fd, select.POLLIN)
     while True:
-        events = dict(poller.poll(max(0.0, min(deadline, next_look) - now) * 1000 + 1))
+        events = dict(poller.poll(max(0.0, min(deadline, next_count) - now) * 1000 + 1))
         if sock.fileno() in events:
             raise _Gone
         if waiting.pid_fd in events:
@@ -117,119 +141,110 @@ def _watch(
         now = time.monotonic()
         if now >= deadline:
             return "time"
+        if now >= next_count:
+            next_count = now + _COUNT_S
+            if waiting.n_threads() > home.limits.max_threads:
+                return "threads"
         if now >= next_look:
             next_look = now + _WATCH_S
             if _is_full(waiting, home, n_given):
                 return "disk"
 
 
-def _write_images(home: spare.Home, images: list[dict], pixels: bytearray) -> int:
-    """Writes the call's images: binary PPM, lossless and nothing to compute; readers go by content, not name.
+def _gather(waiting: spare.Spare, home: spare.Home, header: dict) -> tuple[list[dict], memoryview]:
+    """Collects and decodes the images that a dead child left, one after the other up to the first with a fault.
 
-    The last one also lies under the paper's name, as a file of its own: code may write over it.
+    All files together may be no larger than one may be.
 
     Returns:
-      Bytes on the disk.
+      (a report on each, their pixels).
     """
-    files, at, view = [], 0, memoryview(pixels)
-    for image in images:
-        n_bytes = 3 * image["height"] * image["width"]
-        header = b"P6\n%d %d\n255\n" % (image["width"], image["height"])
-        names = [helpers.file_of(image["name"])] if image["name"] else []
-        names += [protocol.INPUT_NAME] if image is images[-1] else []
-        files += [(name, header, view[at : at + n_bytes]) for name in names]
-        at += n_bytes
-    n_given = sum(len(header) + len(content) + _BLOCK_BYTES for _, header, content in files)
-    home.make_room(n_given)
-    for name, header, content in files:
-        with open(os.path.join(home.folder, name), "wb") as f:
-            f.write(header)
-            f.write(content)
-    return n_given
-
-
-def _gather(waiting: spare.Spare, home: spare.Home, header: dict) -> tuple[list[dict], memoryview]:
-    """Collects and decodes the images that a dead child left; returns a report on each, and the pixels."""
     names = [protocol.OUTPUT_NAME]
     if header["by_name"]:
         names += scratch_lib.output_names(waiting.folder_fd)[: header["max_outputs"]]
-    reports, contents = [], []
-    for name in names:
-        kind, content = scratch_lib.collect(waiting.folder_fd, name, home.limits.max_file_bytes)
-        if kind == "file":
-            contents.append(content)
-        if kind != "none":
+    reports = []
+
+    def contents() -> Iterator[bytes]:
+        room = home.limits.max_file_bytes
+        for name in names:
+            kind, content = scratch_lib.collect(waiting.folder_fd, name, room)
+            if kind == "none":
+                continue
             reports.append({"name": name, "kind": kind, "height": 0, "width": 0, "fault": ""})
-    if not contents:
-        return reports, memoryview(b"")
-    results, pixels = home.decoder.decode(contents)
-    for report, result in zip([r for r in reports if r["kind"] == "file"], results, strict=True):
+            if kind != "file":
+                return
+            room -= len(content)
+            yield content
+
+    results, pixels = home.decoder.decode(contents())
+    for report, result in zip(reports, results, strict=False):  # the last one may be of what is no file
         report.update(height=result.height, width=result.width, fault=result.fault)
     return reports, pixels
 
 
-def _serve_call(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict, pixels: bytearray) -> None:
-    """Runs one request in the waiting child and answers it."""
-    limits, folder = home.limits, home.folder
-    started = time.monotonic()
-    n_given = _write_images(home, header["images"], pixels)
-    request = {
-        "source": header["source"],
-        "seed": child.seed_of(header["source"], b"" if header["is_session"] else pixels),
-        "images": [image["name"] for image in header["images"]] if header["by_name"] else None,
-        "cells": [{"source": cell, "seed": child.seed_of(cell, b""), "n_images": n} for cell, n in header["cells"]],
-    }
-    with open(waiting.go_fd, "wb") as go:
-        waiting.go_fd = -1
-        with contextlib.suppress(BrokenPipeError):  # it ended before it could read: not set up
-            go.write(json.dumps(request).encode())
-            go.flush()
+def _run(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict) -> dict:
+    """Lets the waiting child have its request from the trainer, and runs it; returns how it ended."""
+    limits, n_given = home.limits, header["n_given"]
+    home.make_room(n_given)
+    wire.send(sock, {}, fds=[waiting.hand_over()])
+    waiting.request.close()
     out, err = _Stream(waiting.out_fd, limits.max_output_bytes), _Stream(waiting.err_fd, _NOTE_BYTES, tail=True)
-    verdict = _watch(waiting, sock, home, header["timeout_s"] or limits.timeout_s, (out, err), n_given)
+    note = _Stream(waiting.note_fd, _NOTE_BYTES)
+    verdict, started = "exit", time.monotonic()
+    if was_set_up := _wait_for_start(waiting, sock, note):
+        started = time.monotonic()
+        verdict = _watch(waiting, sock, home, header["timeout_s"], (out, err), n_given)
     if verdict != "exit":
-        spare.kill(waiting)
-    _, status, usage = os.wait4(waiting.pid, 0)
-    waiting.is_over = True
-    spare.end_strays(home, was_odd=verdict != "exit" or os.WIFSIGNALED(status))
+        waiting.kill()
+    status, usage = waiting.wait()
     seconds = time.monotonic() - started
     out.drain(limits.max_flood_bytes)
     err.drain(limits.max_flood_bytes)
-    note = _Stream(waiting.note_fd, _NOTE_BYTES)
     note.drain(_NOTE_BYTES)
     if verdict == "exit" and status != 0 and _is_full(waiting, home, n_given):
         verdict = "disk"  # a quota was quicker than the watch
-    outputs, content = _gather(waiting, home, header) if verdict == "exit" and status == 0 else ([], memoryview(b""))
-    was_set_up = note.kept.startswith(wire.READY)
     note.kept = note.kept[len(wire.READY) :]
-    was_replayed = not header["cells"]
+    was_replayed = not header["is_replay"]
     if not was_replayed and note.kept.startswith(wire.REPLAYED):
         was_replayed, note.kept = True, note.kept[len(wire.REPLAYED) :]
-    reply = {
+    return {
         "verdict": verdict,
         "status": status,
-        "printed": out.text(folder),
+        "printed": out.text(home.folder),
         "was_cut": out.n_bytes > len(out.kept),
         "was_set_up": was_set_up,
         "was_replayed": was_replayed,
-        "note": note.text(folder),
-        "stderr": err.text(folder),
-        "outputs": outputs,
+        "note": note.text(home.folder),
+        "stderr": err.text(home.folder),
         "seconds": seconds,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "max_rss_bytes": usage.ru_maxrss << 10,
     }
-    wire.send(sock, reply, content)
-    home.decoder.tidy(len(content))
+
+
+def _answer(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: dict, reply: dict) -> None:
+    """Sends the reply of a call whose child is dead, with the images that it left."""
+    outputs, pixels = [], memoryview(b"")
+    if (reply["verdict"], reply["status"]) == ("exit", 0):
+        outputs, pixels = _gather(waiting, home, header)
+    wire.send(sock, reply | {"outputs": outputs}, pixels)
+    del pixels
+    home.decoder.tidy()
 
 
 def _serve(sock: socket.socket, home: spare.Home) -> None:
+    waiting = spare.Spare(home)
     while True:
-        waiting = spare.fork(home)
         try:
-            header, pixels = wire.receive(sock, MAX_REQUEST_BYTES)
-            _serve_call(waiting, sock, home, header, pixels)
+            waiting.await_birth()
+            header, _ = wire.receive(sock, MAX_HEADER_BYTES)
+            reply = _run(waiting, sock, home, header)
+            coming = spare.Spare(home)  # it is forked and confined while this call's images are decoded
+            _answer(waiting, sock, home, header, reply)
         finally:
-            spare.discard(waiting, home)
+            waiting.discard()
+            home.clear_folder()
+        waiting = coming
 
 
 def _raise_exit(*_: object) -> NoReturn:
@@ -271,16 +286,20 @@ def _settle(config: dict, sock: socket.socket) -> spare.Home:
     """Takes the level on and reports it; ends the process where the level does not hold here."""
     level, limits = config["level"], limits_lib.Limits(**config["limits"])
     base_bytes = limits_lib.mapped_bytes()
-    readable = tuple(config["readable"])
+    readable, proc = config["readable"], proc_lib.Proc()
     try:
         if level == levels.L1:
-            namespaces.enter(list(readable))
-        plan, faults = confine.survey(readable)
+            namespaces.enter(readable["shown"], readable["hidden"])
+        plan, faults = confine.survey(tuple(readable["rules"]))
         levels.check(level, plan, faults)
     except (OSError, levels.DoesNotHold) as error:
         wire.send(sock, {"ready": False, "fault": str(error)})
         raise SystemExit(0) from None
-    return spare.make_home(config["root"], level == levels.L1, limits, plan, base_bytes, config["max_image_px"])
+    confine.shut_privileges()
+    confine.be_reaper()
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages that children share
+    return spare.make_home(config["root"], level == levels.L1, limits, plan, base_bytes, config["max_image_px"], proc)
 
 
 def main() -> None:
@@ -296,11 +315,8 @@ def main() -> None:
     os.set_inheritable(sock.fileno(), False)
     try:
         warm.warm_up()
+        readable_lib.narrow_imports()
         home = _settle(config, sock)
-        confine.shut_privileges()
-        confine.be_reaper()
-        gc.collect()
-        gc.freeze()  # keeps the collector from touching, and so copying, the pages that children share
         ready = {"ready": True, "landlock": home.plan.landlock, "seccomp": home.plan.seccomp, "isolated": home.isolated}
         wire.send(sock, ready)
         _serve(sock, home)

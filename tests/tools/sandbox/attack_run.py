@@ -180,6 +180,14 @@ def left_processes(before):
     return [f"process {pid}" for pid in canary.family(os.getpid()) if pid not in before]
 
 
+def wait_for_none(left, seconds=5.0):
+    """What is left when nothing is, or after some seconds: namespaces end a moment behind their holder."""
+    deadline = time.monotonic() + seconds
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
 def attempt(box, attack, names, planted, is_own):
     """(what the attack got, what it printed before the planted call; nothing unless it is made ``twice``)."""
     code, before = attack.code(names), ""
@@ -243,8 +251,7 @@ def main():
             print(json.dumps({"line": box.line, "level": box.level}), flush=True)
             chosen = [attack for attack in chosen if attack.level in ("", box.level)]
             attack_all(box, chosen, names, damage, config.get("own", False))
-        time.sleep(0.05)
-        left = left_processes(alive) + left_overs()
+        left = wait_for_none(lambda: left_processes(alive)) + left_overs()
         if sorted(os.listdir("/proc/self/fd")) != descriptors:
             left.append("descriptors")
     print(json.dumps({"left": left}), flush=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arft_jax.tools.sandbox import PythonSandbox, decoder, pool
+from arft_jax.tools.sandbox import PythonSandbox, decoder, pool, verdict
 from arft_jax.trajectory import Image, ToolStatus
 
 GREY = {"image_1": Image(np.full((8, 8, 3), 9, np.uint8))}
@@ -49,3 +49,30 @@ def test_images_of_thousands_of_scans_are_refused_and_never_a_fault_of_ours():
         seen = box.run(SCANS, GREY)
     assert (seen.status, seen.text) == (ToolStatus.ERROR, decoder.UNREADABLE)
     assert seen.seconds < 5.0
+
+
+SPARSE = """
+for n in range(1, 9):
+    with open('output_%d.png' % n, 'wb') as f: f.truncate(67108864)
+with open('path_to_output_image.jpg', 'wb') as f: f.truncate(67108864)
+"""
+# Two sound images, each with room for more behind it.
+LARGE_TOGETHER = """
+for _ in range(2): open(show(image_1), 'r+b').truncate(40000000)
+"""
+
+
+def most_memory_mb(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) >> 10 for line in f if line.startswith("VmHWM"))
+
+
+def test_files_are_read_one_by_one_and_within_one_bound():
+    with PythonSandbox(n_workers=1, max_image_px=16_777_216, level="L0") as box:
+        (worker,) = box.workers
+        before = most_memory_mb(worker.process.pid)
+        seen = box.run(SPARSE, GREY)
+        assert (seen.status, seen.text) == (ToolStatus.ERROR, decoder.UNREADABLE)
+        assert most_memory_mb(worker.process.pid) - before < 150  # one file, and once more as it is passed on
+        seen = box.run(LARGE_TOGETHER, GREY)
+        assert (seen.status, seen.text) == (ToolStatus.ERROR, "output_2.png: " + verdict.LARGE_OUTPUT)

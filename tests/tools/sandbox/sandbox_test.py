@@ -267,6 +267,7 @@ def test_a_replacement_outlives_the_thread_that_asked_for_it(image):
     with PythonSandbox(n_workers=1) as box:
         (worker,) = box.workers
         os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()  # until then it may still serve
         thread = threading.Thread(target=box.run, args=("print(1)", image))
         thread.start()
         thread.join()
@@ -303,9 +304,9 @@ def test_hundred_mixed_calls_from_eight_threads_are_right_and_leave_nothing(imag
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             assert all(threads.map(check, range(100)))
         assert len(os.listdir("/proc/self/fd")) == open_descriptors
-        # Two workers and a waiting child each; at L1 one more process holds each worker's namespaces. Either worker may
-        # keep its image decoder, depending on how the calls fell to them.
-        fewest = {"L0": 4, "L1": 6}[box.level]
+        # Two workers, and each with a process that forks and a waiting child; at L1 one more process holds each
+        # worker's namespaces. Either worker may keep its image decoder, depending on how the calls fell to them.
+        fewest = {"L0": 6, "L1": 8}[box.level]
         assert wait_until(lambda: fewest <= len(descendants() - processes) <= fewest + 2)
         bases = [os.path.join(scratch.choose_root(), folder) for folder in scratch_folders() - folders]
         assert len(bases) == (box.level == "L0")  # L1 keeps nothing in the host's file system
@@ -362,3 +363,51 @@ def test_a_worker_that_cannot_start_is_reported(monkeypatch):
     with pytest.raises(RuntimeError, match="worker did not start"):
         PythonSandbox(n_workers=1)
     assert scratch_folders() <= folders
+
+
+def read_of(pid, name):
+    with open(f"/proc/{pid}/{name}", encoding="ascii") as f:
+        return f.read()
+
+
+def test_calls_end_first_where_memory_runs_out(image):
+    before = descendants()
+    with PythonSandbox(n_workers=1) as box:
+        box.run(INVERT, image)
+        scores = sorted(int(read_of(pid, "oom_score_adj")) for pid in descendants() - before)
+    own = int(read_of("self", "oom_score_adj"))
+    # The worker, and at L1 the process that holds its namespaces; then what forks, the waiting child and the decoder.
+    assert scores == [own] * (len(scores) - 3) + [1000] * 3 and len(scores) in (4, 5)
+
+
+@pytest.mark.parametrize("level", ["L1", "L0"])
+def test_more_threads_than_may_be_end_the_call(level, image):
+    code = (
+        "import threading, time\n"
+        "threading.stack_size(32768)\n"
+        "for n in range({}): threading.Thread(target=time.sleep, args=(1.5,), daemon=True).start()\n"
+        "time.sleep(0.3)\nprint('done')"
+    )
+    with PythonSandbox(n_workers=1, level=level) as box:
+        few, many = box.run(code.format(60), image), box.run(code.format(200), image)
+    assert (few.status, few.text) == (ToolStatus.OK, "done")
+    if os.getuid() and level == "L1":  # the kernel refuses the next one, unless root is asked
+        assert many.status in (ToolStatus.LIMIT, ToolStatus.ERROR)
+    else:
+        assert (many.status, many.text) == (ToolStatus.LIMIT, verdict.TOO_MANY_THREADS)
+
+
+def test_numbers_of_processes_in_a_namespace_do_not_count_earlier_calls(image):
+    if not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK):
+        pytest.skip("this host does not let a namespace choose its numbers")
+    code = (
+        "import os, threading\nseen = []\n"
+        "for _ in range({}):\n"
+        "    t = threading.Thread(target=lambda: seen.append(threading.get_native_id()))\n"
+        "    t.start(); t.join()\nprint(os.getpid(), seen)"
+    )
+    with PythonSandbox(n_workers=1, level="L1") as box:
+        first = box.run(code.format(2), image).text
+        for n in (1, 9, 30):
+            box.run(code.format(n) + "\n" + INVERT, image)  # also starts and ends decoders
+        assert box.run(code.format(2), image).text == first

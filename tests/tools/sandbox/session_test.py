@@ -193,3 +193,9 @@ def test_the_config_switches_sessions_on(is_on):
         for source in ("x = 1\nprint(2)", "print(x)"):
             seen = mine.call(box, source)
     assert seen.status == (ToolStatus.OK if is_on else ToolStatus.ERROR)
+
+
+def test_a_cells_timer_ends_with_the_cell(run):
+    timer = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)\nx = 3"
+    assert run(timer) == ("error", verdict.NO_OUTPUT)
+    assert run("import time\ntime.sleep(0.6)\nprint(x)") == ("ok", "3")

@@ -29,5 +29,5 @@ def _decode_slowly(*args):
 
 if __name__ == "__main__":
     decode.decode_output, decoder._TIMEOUT_S = _decode_slowly, CALL_S
-    limits.apply = lambda its, base_bytes: _apply(dataclasses.replace(its, timeout_s=CPU_S - 1.0), base_bytes)
+    limits.apply = lambda its, *rest, **more: _apply(dataclasses.replace(its, timeout_s=CPU_S - 1.0), *rest, **more)
     worker.main()

@@ -1,6 +1,7 @@
 """A worker that lacks one defence, or takes the kernel's Landlock for an older one; started as worker.py is."""
 
 import json
+import mmap
 import os
 import resource
 import sys
@@ -46,11 +47,11 @@ def _bare():
 
 def _decode_in_worker():
     def decode_here(self, files):
-        at, results = 0, []
+        outbox, at, results = mmap.mmap(-1, self._sizes[1]), 0, []
         for content in files:
-            results.append(decoder._decode_one(content, self._max_image_px, self._outbox, at))
+            results.append(decoder._decode_one(content, self._sizes[1] // 3, outbox, at))
             at += results[-1].n_bytes
-        return results, memoryview(self._outbox)[:at]
+        return results, memoryview(outbox)[:at]
 
     decoder.Decoder.decode = decode_here
 
@@ -78,7 +79,7 @@ def weaken(choice):
     elif kind == "disk":
         worker._is_full = lambda *_: False
     elif kind == "root":
-        namespaces.own_root = lambda readable: os.makedirs(namespaces.SCRATCH, exist_ok=True)
+        namespaces.own_root = lambda *_: os.makedirs(namespaces.SCRATCH, exist_ok=True)
     elif kind == "decoder":
         _decode_in_worker()
     elif kind == "bare":
