@@ -8,21 +8,55 @@ def others(folder):  # what is seen in a folder of packages beside the promised 
 """
 
 TEXT = r"""
-## threads by clone with tiny stacks | limit
+## threads by clone with tiny stacks | error, limit
 libc.mmap.restype = ctypes.c_void_p
-n, size = 0, 4096
-area = libc.mmap(None, ctypes.c_size_t(size * 8000), 3, 0x22, -1, ctypes.c_long(0))
-for n in range(1, 8000):
-    top = ctypes.c_void_p(area + n * size - 64)
-    if libc.clone(libc.pause, top, 0x10000 | 0x800 | 0x400 | 0x200 | 0x100, None) < 0: break
+size, n = 4096, 8000
+area = libc.mmap(None, ctypes.c_size_t(size * n), 3, 0x22, -1, ctypes.c_long(0))
+for i in range(1, n):
+    must(libc.clone(libc.sleep, ctypes.c_void_p(area + i * size - 64), 0x10F00, ctypes.c_void_p(60)))
 time.sleep(0.3)
 breach(n)
-## seventy threads that rest | limit
+## a few hundred threads by clone, that rest | error, limit
+libc.mmap.restype = ctypes.c_void_p
+size, n = 4096, 300
+area = libc.mmap(None, ctypes.c_size_t(size * n), 3, 0x22, -1, ctypes.c_long(0))
+for i in range(1, n):
+    must(libc.clone(libc.sleep, ctypes.c_void_p(area + i * size - 64), 0x10F00, ctypes.c_void_p(60)))
+time.sleep(0.3)
+breach(n)
+## threads by clone that end at once, as many as can be
+libc.mmap.restype = ctypes.c_void_p
+area = libc.mmap(None, ctypes.c_size_t(1 << 22), 3, 0x22, -1, ctypes.c_long(0))
+end, n = time.monotonic() + 0.5, 0
+while time.monotonic() < end:
+    n += libc.clone(libc.getpid, ctypes.c_void_p(area + n % 1000 * 4096 + 4032), 0x10F00, None) > 0
+print(n > 0)
+## threads by clone that end at once, without end | limit
+libc.mmap.restype = ctypes.c_void_p
+area, n = libc.mmap(None, ctypes.c_size_t(1 << 22), 3, 0x22, -1, ctypes.c_long(0)), 0
+while True:
+    n += 1
+    libc.clone(libc.getpid, ctypes.c_void_p(area + n % 1000 * 4096 + 4032), 0x10F00, None)
+## disk: deleted files behind a crowd of threads that end | error, limit
+libc.mmap.restype = ctypes.c_void_p
+area = libc.mmap(None, ctypes.c_size_t(1 << 22), 3, 0x22, -1, ctypes.c_long(0))
+def crowd():
+    n = 0
+    while True:
+        n += 1
+        libc.clone(libc.getpid, ctypes.c_void_p(area + n % 1000 * 4096 + 4032), 0x10F00, None)
+threading.Thread(target=crowd, daemon=True).start()
+time.sleep(0.05)
+for i in range(40):
+    fd = os.open('a', os.O_RDWR | os.O_CREAT); os.unlink('a')
+    for _ in range(7): os.write(fd, bytes(1 << 20))
+    if i * (7 << 20) > T['scratch_bytes'] * 3: breach(i)
+## seventy threads that rest | error, limit
 threading.stack_size(32768)
 for _ in range(70): threading.Thread(target=time.sleep, args=(0.4,), daemon=True).start()
 time.sleep(0.3)
 breach()
-## threads that come and go | limit
+## threads that come and go | error, limit
 threading.stack_size(32768)
 end = time.monotonic() + 0.7
 while time.monotonic() < end:
@@ -58,7 +92,7 @@ raise ValueError('the descriptors are closed')
 stack = ctypes.create_string_buffer(1 << 16)
 top = ctypes.c_void_p(ctypes.addressof(stack) + 65520)
 for flags in (0x10B00, 0x50900):  # CLONE_THREAD, _SIGHAND, _VM, and more, and not _FILES
-    if libc.clone(libc.pause, top, flags, None) > 0: breach(hex(flags))
+    if libc.clone(libc.sleep, top, flags, ctypes.c_void_p(60)) > 0: breach(hex(flags))
 ## clone as a sibling
 for flags in (0x8000 | 17, 0x8000, 0x8000 | 0x100 | 0x4000 | 17):
     try: pid = sys_call(56, 220, flags, 0, 0, 0, 0)
@@ -82,7 +116,7 @@ for flags in (0x00200000 | 17, 0x01000000 | 17, 0x00100000 | 17, 0x1000 | 17, 0x
 stack = ctypes.create_string_buffer(1 << 16)
 top = ctypes.c_void_p(ctypes.addressof(stack) + 65520)
 for more in (0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80):
-    if libc.clone(libc.pause, top, 0x10F00 | more, None) >= 0: breach(hex(more))
+    if libc.clone(libc.sleep, top, 0x10F00 | more, ctypes.c_void_p(60)) >= 0: breach(hex(more))
 ## nine sparse outputs | error, limit
 import PIL.Image
 for i in range(9):
