@@ -336,7 +336,9 @@ print([hex(id(x)) for x in (object(), [], {}, 'x' * 70, bytearray(5000), T)], he
 print([hex(libc.malloc(n)) for n in (24, 100, 1000, 10_000, 100_000, 1_000_000)], np.empty(9000).ctypes.data)
 ## size of the process at its start | ok twice
 import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, resource.getrusage(resource.RUSAGE_CHILDREN))
+for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+    try: print(resource.getrusage(who).ru_maxrss >> 10, resource.getrusage(who).ru_nswap)
+    except OSError as e: print(e.errno)
 ## exceptions of the start, and their memory
 try: raise MemoryError
 except MemoryError as e: walk([e], 'a reserve')
