@@ -28,6 +28,7 @@ from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.steps import init, param_edits
 
 CONFIG = "config.json"
+_MAX_CONFIG_BYTES = 2**24
 _CHUNK_BYTES = 4 * 2**20  # read and turned at once: a few rows stay in the processor's cache
 _ALIGNMENT = 64
 
@@ -47,9 +48,12 @@ def load_model_config(directory: str | os.PathLike, family: Family | None = None
         return _config_by(gguf_file.hf_config(directory), directory, family)
     if not path.is_file():
         raise ValueError(f"weights must be a directory with {CONFIG}: {directory} holds none")
+    n_bytes = path.stat().st_size
+    if n_bytes > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} must hold at most {_MAX_CONFIG_BYTES} bytes: got {n_bytes}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     return _config_by(config, path, family)
 
