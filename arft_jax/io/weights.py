@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from arft_jax.io import gguf_file, safetensors_dir
+from arft_jax.io.finite import check_finite
 from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
 from arft_jax.models.families import DEFAULT, family_of
 from arft_jax.models.family import Family, Sizes, WeightNames
@@ -115,12 +116,18 @@ def load_params(
 
     Raises:
       ValueError: files that are missing, truncated or corrupt; unmapped names, unassigned parameters, shape clashes,
-        all in one message and before any parameter is made.
+        all in one message and before any parameter is made; a value that is NaN or infinite, as its tensor is read.
     """
     with _open(directory) as files:
         assignments = assign(params, files.headers, files.is_same, rules)
         chosen = [item for item in assignments if part in ("", item.keys[0])]
-        return _fill(chosen, files.headers, files.read, shardings, rules)
+
+        def read(name: str, start: int, stop: int) -> np.ndarray:
+            values = files.read(name, start, stop)
+            check_finite(values, name, files.path_of(name))
+            return values
+
+        return _fill(chosen, files.headers, read, shardings, rules)
 
 
 def params_from_hf(
