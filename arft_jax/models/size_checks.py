@@ -5,7 +5,6 @@ from making a model that never ends or that divides by zero.
 """
 
 import numbers
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,19 +25,19 @@ def whole(name: str, value: Any, most: int, least: int = 1) -> list[str]:
     """One sentence where a value is no whole number from ``least`` to ``most``, both inclusive; else none."""
     if is_whole(value) and least <= value <= most:
         return []
-    return [f"{name} must be a whole number from {least} to {most}: got {reprlib.repr(value)}"]
+    return [f"{name} must be a whole number from {least} to {most}: got {value!r:.80}"]
 
 
 def real(name: str, value: Any, least: float, most: float) -> list[str]:
     """One sentence where a value is no number from ``least`` to ``most``, both inclusive; else none."""
     if is_real(value) and least <= value <= most:
         return []
-    return [f"{name} must be a number from {least:g} to {most:g}: got {reprlib.repr(value)}"]
+    return [f"{name} must be a number from {least:g} to {most:g}: got {value!r:.80}"]
 
 
 def flag(name: str, value: Any) -> list[str]:
     """One sentence where a value is neither true, false nor left out; else none."""
-    return [] if isinstance(value, bool | None) else [f"{name} must be true or false: got {reprlib.repr(value)}"]
+    return [] if isinstance(value, bool | None) else [f"{name} must be true or false: got {value!r:.80}"]
 
 
 def require(problems: list[str]) -> None:
@@ -55,7 +54,7 @@ def part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """
     value = config.get(key)
     if value is not None and not isinstance(value, Mapping):
-        require([f"{key} must be an object: got {reprlib.repr(value)}"])
+        require([f"{key} must be an object: got {value!r:.80}"])
     return value or {}
 
 
