@@ -4,6 +4,7 @@ It is written last and by rename, so a step without one was never completed, and
 not those of the manifest is not the step that was saved: a copy under another number, a damaged one, or none at all.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,9 @@ def _sync_folder(folder: pathlib.Path) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such thing for folders
+            raise
     finally:
         os.close(fd)
 
