@@ -154,7 +154,7 @@ def _search() -> ml_collections.ConfigDict:
         dict(
             backend="local",  # local: the data set's index; http: a retriever; serper; ddgs: needs the [search] extra
             url="",  # of the retriever (http)
-            cache="",  # file of recorded replies of http, serper, ddgs
+            cache="",  # file of recorded replies of http, serper, ddgs; a hash beside each
             cache_mode="off",  # off; record; replay: nothing goes out; mixed: what is not recorded goes out
             deadline_s=20.0,  # one search over the network, waiting and all tries included
             try_s=0.0,  # one try of it; 0: 2 (http), 4 (serper) or 8 (ddgs)
@@ -275,7 +275,7 @@ def default_config() -> ml_collections.ConfigDict:
             ),
             checkpoint=dict(  # what an interrupted run goes on from
                 every=25,  # GRPO steps
-                keep=2,  # newest ones
+                keep=2,  # newest completed ones; an older one is deleted behind a newer one
             ),
             report=dict(n_trajectories=12),  # of each task on the trajectory page
         )

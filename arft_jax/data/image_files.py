@@ -13,6 +13,7 @@ import pathlib
 import threading
 import warnings
 from collections import OrderedDict
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -26,6 +27,7 @@ from arft_jax.data.images import (
     decode_image,
     readable_formats,
 )
+from arft_jax.data.open_file import open_regular
 from arft_jax.trajectory import Image
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -63,8 +65,15 @@ def safe_path(root: pathlib.Path, name: object) -> pathlib.Path:
     return path
 
 
+def _open(path: str | os.PathLike) -> BinaryIO:
+    return open_regular(path, os.fspath(path), links=False)
+
+
 def header_size(path: str | os.PathLike) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header alone where that tells it: JPEG and most PNG.
+
+    Args:
+      path: resolved: no part of it is a link.
 
     Raises:
       ValueError: no readable image, or a size that is not let in.
@@ -73,7 +82,7 @@ def header_size(path: str | os.PathLike) -> tuple[int, int]:
         size = _told_by_header(path)
     except Exception:  # damaged files make the readers raise nearly anything; decoding says what is wrong
         size = None
-    height, width = size or decode_image(path).size
+    height, width = size or decode_image(path, links=False).size
     check_size(height, width, os.fspath(path))
     return height, width
 
@@ -81,10 +90,11 @@ def header_size(path: str | os.PathLike) -> tuple[int, int]:
 def _told_by_header(path: str | os.PathLike) -> tuple[int, int] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on large pictures and odd metadata
-        with PIL.Image.open(path, formats=("JPEG", "PNG")) as opened:
+        with _open(path) as file, PIL.Image.open(file, formats=("JPEG", "PNG")) as opened:
             width, height = opened.size
             if opened.format == "PNG":  # Pillow would decode a PNG to find its orientation
-                contents = pathlib.Path(path).read_bytes()
+                file.seek(0)
+                contents = file.read()
                 return None if any(mark in contents for mark in _PNG_METADATA) else (height, width)
             turned = opened.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
             return (width, height) if turned else (height, width)
@@ -95,7 +105,7 @@ def is_animated(path: str | os.PathLike) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with PIL.Image.open(path, formats=readable_formats()) as opened:
+            with _open(path) as file, PIL.Image.open(file, formats=readable_formats()) as opened:
                 return bool(getattr(opened, "is_animated", False)) and opened.format != "MPO"  # a photo's previews
     except Exception:  # decoding says what is wrong
         return False
@@ -103,6 +113,8 @@ def is_animated(path: str | os.PathLike) -> bool:
 
 class ImageFiles:
     """Decodes files when asked and keeps the last used, up to ``max_bytes`` of pixels. Threads may share it.
+
+    Paths are those of :func:`safe_path`, resolved; what has become a link since then is refused.
 
     Args:
       max_bytes: of pixels.
@@ -163,7 +175,7 @@ class ImageFiles:
     def _decode(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         if path not in self._bad:
             try:
-                pixels = decode_image(path).pixels
+                pixels = decode_image(path, links=False).pixels
                 self._good.add(path)
                 return pixels
             except BadImage as error:
@@ -178,7 +190,8 @@ class ImageFiles:
           size: (height, width) of what takes its place where it is bad.
 
         Raises:
-          ValueError: it cannot be decoded, and there is no quarantine or it could be before.
+          ValueError: it cannot be decoded, and there is no quarantine or it could be before; a link has taken its
+            place.
         """
         with self._lock:  # held while decoding: the peak is one image above the bound
             if path not in self._kept:

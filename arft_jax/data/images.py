@@ -14,13 +14,13 @@ import functools
 import io
 import math
 import os
-import stat
 import warnings
 
 import numpy as np
 import PIL.Image
 
 from arft_jax.data import jpeg
+from arft_jax.data.open_file import open_regular
 from arft_jax.trajectory import Image
 
 MAX_DECODE_PIXELS = 50_000_000
@@ -122,6 +122,7 @@ def decode_image(
     on_bad: str = "raise",
     quarantine: Quarantine | None = None,
     max_pixels: int | None = None,
+    links: bool = True,
 ) -> Image:
     """Decodes an image file to RGB, upright by its EXIF orientation, transparency over white.
 
@@ -140,6 +141,7 @@ def decode_image(
         takes the place of a bad image. A file that cannot be opened is a wrong path, not a bad image, and raises.
       quarantine: counts what was replaced; needed with ``replace``.
       max_pixels: a tighter bound than 50 million, for what a tool wrote.
+      links: False: a path that was resolved when it was checked; a link in it by now is refused.
 
     Raises:
       BadImage: (a ValueError) no image of a known format, damaged, or beyond a limit of the door.
@@ -150,11 +152,13 @@ def decode_image(
     is_bytes = isinstance(data, bytes)
     path = None if is_bytes else os.fspath(data)
     label = _printable((name or "<bytes>") if is_bytes else path)
-    n_bytes = len(data) if is_bytes else _file_bytes(path, label)
     try:
-        if n_bytes > MAX_FILE_BYTES:
-            raise BadImage(f"an image file must hold at most {MAX_FILE_BYTES} bytes: got {n_bytes} in {label}", "size")
-        return Image(_decode(io.BytesIO(data) if is_bytes else path, label, max_pixels), name)
+        with io.BytesIO(data) if is_bytes else open_regular(path, label, links) as file:
+            n_bytes = len(data) if is_bytes else os.fstat(file.fileno()).st_size
+            if n_bytes > MAX_FILE_BYTES:
+                sentence = f"an image file must hold at most {MAX_FILE_BYTES} bytes: got {n_bytes} in {label}"
+                raise BadImage(sentence, "size")
+            return Image(_decode(file, label, max_pixels), name)
     except BadImage as error:
         if on_bad == "raise":
             raise
@@ -167,21 +171,6 @@ def _printable(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in name)
 
 
-def _file_bytes(path: str, label: str) -> int:
-    """Size of a regular file; anything else (a folder, a pipe that would block) is refused."""
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        raise ValueError(f"image file must exist: got {label}") from None
-    except OSError as error:
-        raise ValueError(f"image must be readable: got {label} ({error.strerror})") from error
-    except ValueError as error:  # a NUL or a lone surrogate
-        raise ValueError(f"image must be readable: got {label} (no file can have this name)") from error
-    if not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"image must be readable: got {label} (not a regular file)")
-    return info.st_size
-
-
 def _decode(source, label: str, max_pixels: int | None) -> np.ndarray:
     """uint8[height, width, 3], or BadImage."""
     try:
@@ -192,8 +181,6 @@ def _decode(source, label: str, max_pixels: int | None) -> np.ndarray:
                 return _upright_rgb(opened, label)
     except BadImage:
         raise
-    except PermissionError as error:
-        raise ValueError(f"image must be readable: got {label} ({error.strerror})") from error
     except PIL.UnidentifiedImageError:
         reason = f"image must be readable: got {label} (no image format that is read here)"
         raise BadImage(reason, "format") from None

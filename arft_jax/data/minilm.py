@@ -39,7 +39,7 @@ class MiniLM:
       folder: with model.safetensors and tokenizer.json; None: the installed package's.
 
     Raises:
-      ValueError: no such package; files that cannot be read.
+      ValueError: no such package; files that cannot be read, weights that are NaN or infinite.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
@@ -49,6 +49,9 @@ class MiniLM:
             self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # both libraries raise errors of their own
             raise ValueError(f"{folder} must hold model.safetensors and tokenizer.json: {error}") from error
+        bad = [name for name, values in self._weights.items() if not np.isfinite(values).all()]
+        if bad:
+            raise ValueError(f"weights must be finite numbers: {bad[0]} of {folder / 'model.safetensors'} has others")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
 

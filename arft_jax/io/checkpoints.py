@@ -1,12 +1,17 @@
 """Checkpoints that are either whole or not used: orbax, sealed by a manifest of hashes.
 
-A step is written by orbax into ``steps/<step>``; then a manifest with the size and sha256 of each of its files is
-written last, by rename. A step without a manifest, or whose files differ from it, is moved to ``quarantine/`` and the
-newest good step is restored in its stead.
+A step is written by orbax into ``steps/<step>``; then a manifest with its number and the size and sha256 of each of its
+files is written last, by rename (``seal.py``). Only then are older steps deleted: a process that is killed, or a disk
+that is full, at any moment of a save leaves the step before it. A step without a manifest, with a malformed one, with
+that of another step, or whose files differ from it, is moved to ``quarantine/`` and the newest good step is restored in
+its stead.
+
+Manifests of earlier versions of this package do not name their step. Beside steps that do, such a one is a fault as any
+other. Where there are no others, moving them all aside would begin a resumed run anew, and taking them would let a
+copied step pass for another; the run stops, nothing is moved, and the message says what to write into which manifest.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
@@ -19,8 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from arft_jax.io import hosts
-
-MANIFEST = "manifest.json"
+from arft_jax.io.seal import MANIFEST, NO_STEP, fault_of, is_sealed, seal
 
 
 def _is_key(leaf: Any) -> bool:
@@ -55,47 +59,10 @@ def check_spec(want: dict[str, list], got: dict[str, list]) -> None:
         raise ValueError("the checkpoint must fit the state of this config: " + "; ".join(problems))
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    return {
-        str(path.relative_to(folder)): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, MANIFEST + ".tmp")
-    }
-
-
-def seal(folder: pathlib.Path) -> None:
-    """Writes the manifest; its rename is what makes the step count."""
-    files = {name: [path.stat().st_size, _sha256(path)] for name, path in _files(folder).items()}
-    temporary = folder / (MANIFEST + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / MANIFEST)
-
-
-def fault_of(folder: pathlib.Path) -> str | None:
-    """What is wrong with a step's files, or None."""
-    try:
-        wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
-        return "it was never completed (no manifest)"
-    except (ValueError, KeyError, TypeError):
-        return "its manifest is unreadable"
-    found = _files(folder)
-    if differing := sorted(wanted.keys() ^ found.keys()):
-        return f"{differing[0]} is {'missing' if differing[0] in wanted else 'not in the manifest'}"
-    for name, (size, digest) in wanted.items():
-        if found[name].stat().st_size != size:
-            return f"{name} has {found[name].stat().st_size} bytes instead of {size}"
-        if _sha256(found[name]) != digest:
-            return f"{name} has other contents than were written"
-    return None
+def step_numbers(steps: pathlib.Path) -> list[int]:
+    """The steps of a folder, sealed or not, in rising order; orbax's unfinished ones have other names."""
+    names = [path.name for path in steps.iterdir()] if steps.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
 
 
 class Checkpoints:
@@ -107,7 +74,7 @@ class Checkpoints:
 
     Args:
       directory: made where it does not exist.
-      keep: how many of the newest steps stay.
+      keep: how many of the newest completed steps stay; older ones are deleted when a new one is completed.
 
     Raises:
       ValueError: keep below 1.
@@ -123,7 +90,9 @@ class Checkpoints:
         if self._is_primary:
             for left in self._steps.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._keep = keep
+        # Orbax would delete older steps when it commits a new one, which is before the new one's seal.
+        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self._steps, options=options)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
@@ -161,7 +130,16 @@ class Checkpoints:
     def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
         if self._is_primary:
-            seal(self._steps / str(step))
+            seal(self._steps / str(step), step)
+            self._drop_older()
+
+    def _drop_older(self) -> None:
+        """Deletes what is older than the newest ``keep`` sealed steps; a step without a seal stands for none."""
+        steps = step_numbers(self._steps)
+        kept = [step for step in steps if is_sealed(self._steps / str(step))][-self._keep :]
+        for step in steps:
+            if step < kept[0]:
+                shutil.rmtree(self._steps / str(step))
 
     def wait(self) -> None:
         """Returns when the last save is on disk and sealed; raises the error that stopped it."""
@@ -185,17 +163,32 @@ class Checkpoints:
           (step, state, host), or None where there is no good step.
 
         Raises:
-          ValueError: a good checkpoint of another config, every difference named.
+          ValueError: a good checkpoint of another config, every difference named; steps of an earlier version alone,
+            which do not name their number.
         """
         self.wait()
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            fault = fault_of(self._steps / str(step)) if self._is_primary else None
+        hosts.any_of(False)  # older steps are gone
+        self._manager.reload()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for at, step in enumerate(steps):
+            fault = fault_of(self._steps / str(step), step) if self._is_primary else None
             if not hosts.any_of(fault is not None):
                 return self._restore(step, abstract_state)
+            self._check_any_named(fault, step, steps[at + 1 :])
             if fault is not None:
                 logging.warning("checkpoint of step %d is not used: %s; trying an older one", step, fault)
             self._quarantine(step)
         return None
+
+    def _check_any_named(self, fault: str | None, step: int, older: list[int]) -> None:
+        """Raises where a step does not name its number and no older one could be used in its stead."""
+        unnamed = fault == NO_STEP and all(fault_of(self._steps / str(other), other) is not None for other in older)
+        if hosts.any_of(unnamed):
+            raise ValueError(
+                f"a checkpoint's manifest must name its step: {self._steps / str(step) / MANIFEST} names none, as those"
+                " of earlier versions of this package; if the folder has the number that it was saved with, add "
+                f'"step": {step} to the manifest\'s outermost object and start again (config.workdir)'
+            )
 
     def _quarantine(self, step: int) -> None:
         if self._is_primary:

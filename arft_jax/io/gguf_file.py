@@ -123,7 +123,7 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
     config = {theirs: _field(reader, f"{kind}.{ours}") for theirs, ours in keys.items()}
     absent = [f"{kind}.{keys[name]}" for name, value in config.items() if value is None]
     embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-    if absent or embedding is None:
+    if absent or embedding is None or len(embedding.shape) != 2:
         raise ValueError(f"{path} must hold {', '.join(absent) or 'token_embd.weight'} (config.weights)")
     return config | {
         "model_type": kind,
@@ -176,9 +176,13 @@ class GgufTensors:
         if part in self._n_heads:
             rows = _row_of(n_rows, self._n_heads[part])[rows]
         try:
-            return np.asarray(self._dequantize(tensor.data[rows], tensor.tensor_type), np.float32)
+            return np.ascontiguousarray(self._dequantize(tensor.data[rows], tensor.tensor_type), np.float32)
         except NotImplementedError as error:
             raise ValueError(f"{name} of {self._path} must be dequantised: {error} (config.weights)") from error
+
+    def path_of(self, name: str) -> str | os.PathLike:
+        """The file."""
+        return self._path
 
     def is_same(self, one: str, other: str) -> bool:
         """Whether two tensors have the same values."""

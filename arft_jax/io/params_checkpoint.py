@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from flax import nnx
 
-from arft_jax.io import checkpoints
+from arft_jax.io import checkpoints, seal
 
 _PARAMS = "['params']"  # how the path of each parameter begins on disk
 
@@ -25,13 +25,15 @@ def newest_good_step(directory: str | os.PathLike) -> int:
       ValueError: there is none.
     """
     steps = pathlib.Path(directory) / "steps"
-    numbers = [int(path.name) for path in steps.iterdir() if path.name.isdigit()] if steps.is_dir() else []
-    for step in sorted(numbers, reverse=True):
-        fault = checkpoints.fault_of(steps / str(step))
+    faults = []
+    for step in reversed(checkpoints.step_numbers(steps)):
+        fault = seal.fault_of(steps / str(step), step)
         if fault is None:
             return step
         logging.warning("checkpoint of step %d is not used: %s", step, fault)
-    raise ValueError(f"a checkpoint must hold a good step: {directory} holds none")
+        faults.append(f"step {step}: {fault}")
+    newest = f" ({faults[0]})" if faults else ""
+    raise ValueError(f"a checkpoint must hold a good step: {directory} holds none{newest}")
 
 
 def _read(folder: pathlib.Path, handler: ocp.CheckpointHandler, args: ocp.args.CheckpointArgs) -> Any:

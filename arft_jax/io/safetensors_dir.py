@@ -70,6 +70,10 @@ class TensorFiles:
             raise ValueError(f"{path} must hold {values.nbytes} bytes of {name}: got {n_bytes}")
         return values
 
+    def path_of(self, name: str) -> pathlib.Path:
+        """The file that a tensor is in."""
+        return self._places[name].path
+
     def is_same(self, one: str, other: str) -> bool:
         """Whether two tensors of one shape have the same values; a chunk of rows at a time."""
         shape = self.headers[one].shape
@@ -143,7 +147,7 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         good = isinstance(weight_map, dict) and all(isinstance(name, str) for name in weight_map.values())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} must be a JSON index with a weight_map ({type(error).__name__}: {error})") from error
     if not good or not weight_map:
         raise ValueError(f"{path} must be a JSON index whose weight_map gives each tensor its file")

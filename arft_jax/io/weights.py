@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from arft_jax.io import gguf_file, safetensors_dir
+from arft_jax.io.finite import check_finite
 from arft_jax.io.weight_rules import Assignment, Header, as_published, assign
 from arft_jax.models.families import DEFAULT, family_of
 from arft_jax.models.family import Family, Sizes, WeightNames
@@ -28,6 +29,7 @@ from arft_jax.models.lora import NO_LORA, Lora
 from arft_jax.steps import init, param_edits
 
 CONFIG = "config.json"
+_MAX_CONFIG_BYTES = 2**24
 _CHUNK_BYTES = 4 * 2**20  # read and turned at once: a few rows stay in the processor's cache
 _ALIGNMENT = 64
 
@@ -47,9 +49,12 @@ def load_model_config(directory: str | os.PathLike, family: Family | None = None
         return _config_by(gguf_file.hf_config(directory), directory, family)
     if not path.is_file():
         raise ValueError(f"weights must be a directory with {CONFIG}: {directory} holds none")
+    n_bytes = path.stat().st_size
+    if n_bytes > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} must hold at most {_MAX_CONFIG_BYTES} bytes: got {n_bytes}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     return _config_by(config, path, family)
 
@@ -111,12 +116,18 @@ def load_params(
 
     Raises:
       ValueError: files that are missing, truncated or corrupt; unmapped names, unassigned parameters, shape clashes,
-        all in one message and before any parameter is made.
+        all in one message and before any parameter is made; a value that is NaN or infinite, as its tensor is read.
     """
     with _open(directory) as files:
         assignments = assign(params, files.headers, files.is_same, rules)
         chosen = [item for item in assignments if part in ("", item.keys[0])]
-        return _fill(chosen, files.headers, files.read, shardings, rules)
+
+        def read(name: str, start: int, stop: int) -> np.ndarray:
+            values = files.read(name, start, stop)
+            check_finite(values, name, files.path_of(name))
+            return values
+
+        return _fill(chosen, files.headers, read, shardings, rules)
 
 
 def params_from_hf(

@@ -123,7 +123,7 @@ def image_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
 def _vectors(folder, names: list[str], embed: Embed, batch: int, out: TextIO) -> Iterator[np.ndarray]:
     started = last = time.monotonic()
     for start in range(0, len(names), batch):
-        images = [decode_image(image_path(folder, name)) for name in names[start : start + batch]]
+        images = [decode_image(image_path(folder, name), links=False) for name in names[start : start + batch]]
         yield _embed_checked(embed, images)
         done, now = start + len(images), time.monotonic()
         if now - last >= _REPORT_EVERY:
@@ -253,7 +253,7 @@ class ImageIndex:
         Raises:
           ValueError: the file is gone, unreadable or has left the folder.
         """
-        return decode_image(image_path(self.folder, hit.name), name)
+        return decode_image(image_path(self.folder, hit.name), name, links=False)
 
     def close(self) -> None:
         """Lets go of the files; safe to repeat."""

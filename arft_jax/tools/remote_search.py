@@ -130,11 +130,15 @@ class RemoteSearch:
             raise ValueError("a search must have a service to ask, or replies to replay")
         self._name, self._service, self._cache = name, service, cache
 
+    def counts(self) -> dict[str, float]:
+        """``cache_faults``: recorded replies that were damaged or could not be read or written, since the start."""
+        return {} if self._cache is None else {"cache_faults": float(self._cache.n_faults)}
+
     def recall(self, query: str, top_k: int) -> list[Hit] | None:
         """What is known without asking: a recorded reply; nothing, for an empty query. None: :meth:`fetch` it.
 
         Raises:
-          Fault: in replay, nothing is recorded.
+          Fault: in replay, nothing is recorded that can be read.
         """
         query = normalise(query)
         if not query:

@@ -43,6 +43,10 @@ class SearchService:
                 raise ValueError(f"{name} must be at least 1: got {value}")
         self._search, self._top_k, self._max_result_chars = search, top_k, max_result_chars
 
+    def counts(self) -> dict[str, float]:
+        """See :meth:`RemoteSearch.counts`; nothing of a local index."""
+        return self._search.counts() if isinstance(self._search, RemoteSearch) else {}
+
     def begin(self, arguments: Mapping[str, Any], context: ToolContext) -> Job:
         """See :class:`arft_jax.tools.record.Service`."""
         search, top_k, query, corpus = self._search, self._top_k, arguments["query"], context.task.corpus

@@ -107,11 +107,14 @@ class Toolbox:
     def metrics(self) -> dict[str, float]:
         """Counts since the start and durations of the latest calls, as ``tool/<name>/<figure>``.
 
-        ``tool/<name>/refused`` is there for tools too that are not open; a refusal is not among the ``calls``.
+        ``tool/<name>/refused`` is there for tools too that are not open; a refusal is not among the ``calls``. Services
+        that have ``counts()`` add counts of their own.
         """
         with self._lock:
             refused = {f"tool/{name}/refused": float(self._refused[name]) for name in self._offer.tools}
-        return self._runner.metrics() | refused
+        counted = {name: service.counts() for name, service in self._services.items() if hasattr(service, "counts")}
+        own = {f"tool/{name}/{key}": count for name, counts in counted.items() for key, count in counts.items()}
+        return self._runner.metrics() | own | refused
 
     def close(self) -> None:
         """Resolves what is open as INFRA and ends the threads; safe to repeat."""

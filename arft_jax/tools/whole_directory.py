@@ -44,7 +44,8 @@ def write_directory(path: str | os.PathLike[str], header: dict[str, Any]) -> Ite
 
     A second writer of the same name waits for the first. What a killed writer left (``PATH.building``, ``PATH.old``) is
     removed by the next. Between the two renames that replace an older directory, nothing stands under the
-    name for an instant; who opened files of the older one keeps them.
+    name for an instant; who opened files of the older one keeps them. Where a writer ended in that instant, the next
+    first gives the older directory its name back: it is deleted behind a new one only.
 
     Args:
       path: the final name; its parent must exist.
@@ -63,6 +64,8 @@ def write_directory(path: str | os.PathLike[str], header: dict[str, Any]) -> Ite
     try:
         for left in building.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if (old / HEADER).is_file() and not os.path.lexists(path):
+            os.rename(old, path)
         shutil.rmtree(old, ignore_errors=True)  # a leftover that resists stops nobody
         try:
             yield building

@@ -139,6 +139,43 @@ def test_a_file_that_changes_its_size_is_no_more_the_same_image(tmp_path):
         _ = image.pixels
 
 
+@pytest.mark.parametrize("quarantine", [None, Quarantine()])
+def test_a_link_that_takes_a_files_or_a_folders_place_behind_the_check_is_refused(tmp_path, quarantine):
+    root, outside = tmp_path.resolve() / "root", tmp_path.resolve() / "outside"
+    for folder in (root / "sub" / "deep", outside / "deep"):
+        folder.mkdir(parents=True)
+        picture(folder / "a.png", value=9 if folder.is_relative_to(outside) else 7)
+    (root / "inner.png").symlink_to("sub/deep/a.png")
+    files = ImageFiles(max_bytes=1, quarantine=quarantine)  # nothing is kept
+    image = FileImage(files, safe_path(root, "inner.png"), "image_1", "item 5 of x.json")
+    assert image.pixels[5, 5, 0] == 7  # a link inside that was there at the start
+
+    def swapped(path, target):
+        path.rename(path.with_name("kept"))
+        path.symlink_to(target)
+        sentence = rf"item 5 of x.json: an image path must stay in its folder: .*a.png leads over '{path.name}', which"
+        with pytest.raises(ValueError, match=sentence):
+            _ = image.pixels
+        with pytest.raises(ValueError, match="has become a link since"):
+            files.size(image.path)
+        path.unlink()
+        path.with_name("kept").rename(path)
+
+    swapped(root / "sub" / "deep" / "a.png", outside / "deep" / "a.png")
+    swapped(root / "sub" / "deep", outside / "deep")
+    swapped(root / "sub", outside)
+    assert image.pixels[5, 5, 0] == 7 and not image.is_bad
+
+
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path):
+    path = picture(tmp_path / "a.png")
+    image = FileImage(ImageFiles(), path, "image_1", "item 5")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"item 5: image must be readable: got .*a.png \(not a regular file\)"):
+        _ = image.pixels
+
+
 def test_paths_stay_in_their_folder(tmp_path):
     root, outside = tmp_path / "root", tmp_path / "outside.png"
     (root / "sub").mkdir(parents=True)

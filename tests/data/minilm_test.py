@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from arft_jax.data import minilm
 from arft_jax.rewards.recorded import query_score
@@ -89,6 +90,17 @@ def test_a_long_text_is_cut_and_texts_do_not_touch_each_other(folder):
     embed = minilm.MiniLM(folder)
     np.testing.assert_array_equal(embed(["fox " * 254]), embed(["fox " * 900]))  # with both ends: 256
     np.testing.assert_array_equal(embed(TEXTS)[1], embed(TEXTS[1:2])[0])
+
+
+def test_a_weight_that_is_no_number_is_refused(folder, tmp_path):
+    harmed = tmp_path / "harmed"
+    shutil.copytree(folder, harmed)
+    weights = load_file(harmed / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].flat[-1] = np.nan
+    save_file(weights, harmed / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"finite numbers: {name} of .*harmed/model.safetensors"):
+        minilm.MiniLM(harmed)
 
 
 def test_files_or_a_package_that_are_not_there_are_an_error(tmp_path, monkeypatch):

@@ -1,5 +1,12 @@
 """A checkpoint comes back bit for bit, or is not used."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +105,43 @@ def test_a_harmed_step_is_set_aside_and_the_one_before_it_is_used(folder, harm, 
     assert newest(folder)[0] == 2
 
 
+def test_a_step_copied_over_another_is_not_taken_for_it(folder, caplog):
+    save_steps(folder, [4, 6])
+    shutil.rmtree(folder / "steps" / "6")
+    shutil.copytree(folder / "steps" / "4", folder / "steps" / "6")
+    with caplog.at_level("WARNING"):
+        assert newest(folder)[0] == 4
+    assert "checkpoint of step 6 is not used: its manifest is that of step 4" in caplog.text
+
+
+def drop_numbers(folder):
+    """Makes the manifests those of an earlier version."""
+    for path in (folder / "steps").glob("*/" + checkpoints.MANIFEST):
+        manifest = json.loads(path.read_text())
+        del manifest["step"]
+        path.write_text(json.dumps(manifest))
+
+
+def test_steps_of_an_earlier_version_stop_the_run_until_their_number_is_written_in(folder):
+    save_steps(folder, [4, 6])
+    drop_numbers(folder)
+    with pytest.raises(ValueError, match=r'must name its step: .*steps/6/manifest.json names none.* add "step": 6 to'):
+        newest(folder)
+    assert not (folder / "quarantine").exists()
+    path = folder / "steps" / "6" / checkpoints.MANIFEST
+    path.write_text(json.dumps({"step": 6} | json.loads(path.read_text())))
+    assert newest(folder)[0] == 6
+
+
+def test_a_nameless_step_above_a_named_one_is_set_aside(folder):
+    save_steps(folder, [6])
+    drop_numbers(folder)
+    shutil.move(folder / "steps" / "6", folder / "6")
+    save_steps(folder, [4])
+    shutil.move(folder / "6", folder / "steps" / "6")
+    assert newest(folder)[0] == 4
+
+
 def test_no_good_step_is_none(folder):
     save_steps(folder, [1])
     victim(folder, 1).unlink()
@@ -107,6 +151,54 @@ def test_no_good_step_is_none(folder):
 def test_only_the_newest_are_kept(folder):
     save_steps(folder, [1, 2, 3, 4], keep=2)
     assert sorted(p.name for p in (folder / "steps").iterdir()) == ["3", "4"]
+
+
+def test_a_seal_that_fails_leaves_the_step_before_it_and_nothing_stands_for_a_good_step(folder, monkeypatch):
+    for keep in (1, 2):
+        save_steps(folder, [1], keep)
+        with checkpoints.Checkpoints(folder, keep) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoints, "seal", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+                store.save(2, make_state(2), {})
+                with pytest.raises(OSError, match="disk full"):
+                    store.wait()
+            assert (folder / "steps" / "1").is_dir()
+            if keep == 2:  # the unsealed step does not count as one of those that are kept
+                store.save(3, make_state(3), {})
+                store.wait()
+                assert (folder / "steps" / "1" / checkpoints.MANIFEST).is_file()
+                continue
+        assert newest(folder)[0] == 1
+        shutil.rmtree(folder)
+
+
+KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+from arft_jax.io import checkpoints
+folder, keep = sys.argv[1], int(sys.argv[2])
+with checkpoints.Checkpoints(folder, keep) as store:
+    store.save(1, {"x": jnp.full(4, 1.0)}, {})
+    store.wait()
+    checkpoints.seal = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    store.save(2, {"x": jnp.full(4, 2.0)}, {})
+    store.wait()
+"""
+
+
+def test_a_process_killed_between_commit_and_seal_leaves_the_step_before_it(tmp_path):
+    env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=os.pathsep.join(sys.path))
+    killed = [
+        subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / str(keep)), str(keep)], env=env)
+        for keep in (1, 2)
+    ]
+    assert [process.wait() for process in killed] == [-signal.SIGKILL] * 2
+    for keep in (1, 2):
+        steps = tmp_path / str(keep) / "steps"
+        assert (steps / "2").is_dir() and not (steps / "2" / checkpoints.MANIFEST).exists()  # committed, not sealed
+        with checkpoints.Checkpoints(tmp_path / str(keep), keep) as store:
+            step, state, _ = store.restore_latest({"x": jax.ShapeDtypeStruct((4,), jnp.float32)})
+        assert step == 1 and state["x"].tolist() == [1.0] * 4
 
 
 def test_what_an_interrupted_save_left_is_removed_at_start(folder):
@@ -119,7 +211,7 @@ def test_what_an_interrupted_save_left_is_removed_at_start(folder):
 
 
 def test_an_error_of_the_last_save_is_raised_at_the_next_call(folder, monkeypatch):
-    def full(path):
+    def full(*args):
         raise OSError("no space left on device")
 
     with checkpoints.Checkpoints(folder, 2) as store:

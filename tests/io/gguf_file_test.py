@@ -126,6 +126,15 @@ def test_what_cannot_be_read_is_refused(directory, tmp_path):
     path = write(tmp_path / "more.gguf", folder, kind, extra=[("blk.0.attn_q_norm.weight", np.ones(8, np.float32))])
     with pytest.raises(ValueError, match="unmapped: blk.0.attn_q_norm.weight"):
         load_params(path, abstract_params(sizes))
+    values = safetensors.numpy.load_file(folder / "model.safetensors")
+    values["model.norm.weight"][3] = np.inf
+    (tmp_path / "inf").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "inf" / name).write_bytes((folder / name).read_bytes())
+    safetensors.numpy.save_file(values, tmp_path / "inf" / "model.safetensors")
+    path = write(tmp_path / "inf.gguf", tmp_path / "inf", kind)
+    with pytest.raises(ValueError, match=r"finite numbers: got inf in model.norm.weight of .*inf.gguf.*config.weights"):
+        load_params(path, abstract_params(sizes))
     path = write(tmp_path / "other.gguf", folder, "gemma")
     with pytest.raises(ValueError, match=r"architecture must be llama or qwen2: got 'gemma' in .*config.weights"):
         load_model_config(path)

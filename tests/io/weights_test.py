@@ -191,6 +191,15 @@ def test_a_repeated_head_in_a_directory_must_be_the_embedding(tmp_path):
         load_params(_save(tmp_path, _published(tiny_model(), False)), _abstract(tied=False))
 
 
+def test_a_weight_that_is_no_number_is_refused_with_its_tensor_and_file(tmp_path, monkeypatch):
+    tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in _published(tiny_model(), False).items()}
+    name = "model.layers.2.mlp.up_proj.weight"
+    monkeypatch.setattr(weights, "_CHUNK_BYTES", 1024)  # the last of several parts
+    tensors[name][-1, -1] = np.nan
+    with pytest.raises(ValueError, match=f"must be finite numbers: got nan in {name} of .*model.safetensors"):
+        load_params(_save(tmp_path, tensors), _abstract())
+
+
 def test_faults_of_a_directory_are_told_before_a_value_is_read(tmp_path, monkeypatch):
     tensors = _published(tiny_model(), False)
     del tensors["model.norm.weight"]

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sqlite3
 import threading
 import time
 
@@ -261,6 +262,23 @@ def test_mixed_serves_records_in_an_outage_and_faults_for_the_rest(server, tmp_p
         assert box.metrics()["tool/search/breaker"] > 0
         assert observe(box, ["red fox"]) == [known]
         server.set_mode(WELL)
+
+
+def test_a_locked_cache_fails_no_call_and_is_counted(server, tmp_path):
+    cache = str(tmp_path / "replies.sqlite")
+    with (
+        open_remote_search("http", url=server.url, cache=cache, cache_mode="mixed") as search,
+        make_toolbox(None, search, policies=TERMS) as box,
+    ):
+        [known] = observe(box, ["red fox"])
+        assert box.metrics()["tool/search/cache_faults"] == 0
+        other = sqlite3.connect(cache, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        seen = observe(box, ["red fox"] * 8)
+        other.execute("ROLLBACK")
+        other.close()
+        assert seen == [known] * 8
+        assert box.metrics()["tool/search/cache_faults"] == 16  # each was neither read nor written
 
 
 def test_only_what_is_clean_is_recorded(tmp_path):

@@ -17,6 +17,7 @@ from arft_jax.models.qwen2_5_vl.config import (
     vision_from_hf,
     vision_to_hf,
 )
+from arft_jax.models.size_checks import MAX_TOKEN_ID, as_float, is_whole, part, require, whole
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _HAS_BIAS = {"llama": False, "qwen2": True}  # of queries, keys and values
@@ -53,8 +54,10 @@ class DecoderConfig:
     vision_end_token_id: int = -1
 
     def __post_init__(self) -> None:
-        if self.model_type not in _ARCHITECTURES:
+        if not isinstance(self.model_type, str) or self.model_type not in _ARCHITECTURES:
             raise ValueError(f"model_type must be one of {', '.join(_ARCHITECTURES)}: got {self.model_type!r}")
+        least = -1 if self.vision is None else 0
+        require([problem for key in CONTROL_TOKENS for problem in whole(key, getattr(self, key), MAX_TOKEN_ID, least)])
         if self.vision is not None and self.vision.out_dim != self.text.dim:
             raise ValueError(
                 f"vision out_hidden_size must equal the decoder's hidden_size: got {self.vision.out_dim} and "
@@ -75,18 +78,20 @@ class DecoderConfig:
         Raises:
           ValueError: a key is missing or asks for what this model does not have.
         """
-        kind, vision = config.get("model_type"), config.get("vision_config")
-        text = {**_DEFAULTS.get(kind, {}), **config}
+        kind, vision = config.get("model_type"), part(config, "vision_config")
+        known = kind if isinstance(kind, str) else ""
+        text = {**_DEFAULTS.get(known, {}), **config}
         try:
             text.setdefault("num_key_value_heads", text["num_attention_heads"])
-            rope = _rope(text)
+            head_dim = _head_dim(text)
+            tied = text["tie_word_embeddings"]
             return cls(
                 text=TextConfig(
                     **{ours: text[theirs] for theirs, ours in TEXT_KEYS.items()},
-                    mrope_section=(text["hidden_size"] // text["num_attention_heads"] // 2, 0, 0),
-                    rope_theta=rope,
-                    tied=bool(text["tie_word_embeddings"]),
-                    qkv_bias=_HAS_BIAS.get(kind, False),
+                    mrope_section=(head_dim // 2, 0, 0),
+                    rope_theta=_rope(text, head_dim),
+                    tied=False if tied is None else tied,
+                    qkv_bias=_HAS_BIAS.get(known, False),
                 ),
                 vision=vision_from_hf(vision) if vision else None,
                 model_type=kind,
@@ -114,9 +119,15 @@ class DecoderConfig:
         return layout
 
 
-def _rope(text: Mapping[str, Any]) -> float:
+def _head_dim(text: Mapping[str, Any]) -> int:
+    """H; 0 where the sizes give none, which the decoder's own checks name."""
+    dim, n_heads = text["hidden_size"], text["num_attention_heads"]
+    return dim // n_heads if is_whole(dim) and is_whole(n_heads) and min(dim, n_heads) > 0 else 0
+
+
+def _rope(text: Mapping[str, Any], head_dim: int) -> Any:
     """θ; raises for everything that these decoders do not have."""
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    rope = {**part(text, "rope_scaling"), **part(text, "rope_parameters")}
     kind = rope.get("rope_type", rope.get("type", "default"))
     problems = [
         f"{key} must be {must!r}: got {text[key]!r}"
@@ -125,12 +136,10 @@ def _rope(text: Mapping[str, Any]) -> float:
     ]
     if kind != "default":
         problems.append(f"rope type must be default: got {kind!r}")
-    head_dim = text["hidden_size"] // text["num_attention_heads"]
-    if text.get("head_dim") not in (None, head_dim):
+    if head_dim and text.get("head_dim") not in (None, head_dim):
         problems.append(f"head_dim must be hidden_size / num_attention_heads = {head_dim}: got {text['head_dim']}")
-    if problems:
-        raise ValueError("model configuration: " + "; ".join(problems))
-    return float(rope.get("rope_theta", text.get("rope_theta", 10_000.0)))
+    require(problems)
+    return as_float(rope.get("rope_theta", text.get("rope_theta", 10_000.0)))
 
 
 def with_tower(sizes: DecoderConfig, vision: Mapping[str, Any], ids: Mapping[str, int], n_ids: int) -> DecoderConfig:

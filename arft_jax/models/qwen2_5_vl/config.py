@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from arft_jax.models.family import Family
-
-
-def _require(problems: list[str]) -> None:
-    if problems:
-        raise ValueError("model configuration: " + "; ".join(problems))
+from arft_jax.models.size_checks import (
+    MAX_TOKEN_ID,
+    as_float,
+    as_tuple,
+    flag,
+    is_whole,
+    part,
+    real,
+    require,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,12 @@ class TextConfig:
     qkv_bias: bool = True
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = _wrong_numbers(self, TEXT_KEYS, _TEXT_MOST)
+        problems += flag("tie_word_embeddings", self.tied)
+        section = self.mrope_section
+        if not isinstance(section, tuple) or not all(is_whole(n) and n >= 0 for n in section):
+            problems.append(f"mrope_section must be a list of whole numbers, none negative: got {section!r:.100}")
+        require(problems)
         if self.dim % self.n_heads or self.head_dim % 2:
             problems.append(f"hidden_size must be n_heads even heads: got D={self.dim}, N={self.n_heads}")
         if self.n_heads % self.n_kv_heads:
@@ -60,7 +71,7 @@ class TextConfig:
                 f"mrope_section must be three numbers summing to head_dim / 2 = {self.head_dim // 2}: "
                 f"got {self.mrope_section}"
             )
-        _require(problems)
+        require(problems)
 
     @property
     def head_dim(self) -> int:
@@ -103,7 +114,11 @@ class VisionConfig:
     tokens_per_second: int = 2
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = _wrong_numbers(self, _VISION_KEYS, _VISION_MOST, "vision_config.")
+        layers = self.full_layers
+        if not isinstance(layers, tuple) or not all(map(is_whole, layers)):
+            problems.append(f"fullatt_block_indexes must be a list of whole numbers: got {layers!r:.100}")
+        require(problems)
         if self.dim % self.n_heads or self.head_dim % 4:
             problems.append(
                 f"vision hidden_size / num_heads must be a whole multiple of 4: got {self.dim} / {self.n_heads}"
@@ -115,7 +130,7 @@ class VisionConfig:
             )
         if any(not 0 <= layer < self.n_layers for layer in self.full_layers):
             problems.append(f"fullatt_block_indexes must lie in [0, {self.n_layers}): got {self.full_layers}")
-        _require(problems)
+        require(problems)
 
     @property
     def head_dim(self) -> int:
@@ -145,6 +160,7 @@ class ModelConfig:
     vision_end_token_id: int = 151653
 
     def __post_init__(self) -> None:
+        require([problem for key in CONTROL_TOKENS for problem in whole(key, getattr(self, key), MAX_TOKEN_ID, 0)])
         if self.vision.out_dim != self.text.dim:
             raise ValueError(
                 "vision out_hidden_size must equal the decoder's hidden_size: "
@@ -167,12 +183,13 @@ class ModelConfig:
         Raises:
           ValueError: a key is missing or asks for what this model does not have.
         """
-        text = {**config, **(config.get("text_config") or {})}
-        tied = bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+        text = {**config, **part(config, "text_config")}
+        ties = [one.get("tie_word_embeddings") for one in (config, text)]
+        require([problem for tied in ties for problem in flag("tie_word_embeddings", tied)][:1])
         try:
             return cls(
-                text=_text_from_hf(text, tied),
-                vision=vision_from_hf(config["vision_config"]),
+                text=_text_from_hf(text, any(ties)),
+                vision=vision_from_hf(_vision_part(config)),
                 **{key: config[key] for key in CONTROL_TOKENS if key in config},
             )
         except KeyError as error:
@@ -209,6 +226,15 @@ TEXT_KEYS = {
     "rms_norm_eps": "norm_eps",
     "max_position_embeddings": "max_positions",
 }
+_TEXT_MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 2**14,
+    "num_key_value_heads": 2**14,
+    "max_position_embeddings": 2**28,
+}
 _VISION_KEYS = {
     "hidden_size": "dim",
     "intermediate_size": "mlp_dim",
@@ -221,6 +247,19 @@ _VISION_KEYS = {
     "in_channels": "channels",
     "spatial_merge_size": "merge",
     "tokens_per_second": "tokens_per_second",
+}
+_VISION_MOST = {
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "depth": 1024,
+    "num_heads": 2**14,
+    "out_hidden_size": 2**20,
+    "window_size": 2**16,
+    "patch_size": 2**10,
+    "temporal_patch_size": 64,
+    "in_channels": 64,
+    "spatial_merge_size": 64,
+    "tokens_per_second": 2**16,
 }
 # Of transformers' Qwen2_5_VLVisionConfig: its versions 4.49 to 4.51 leave out of a saved file what equals them. Its
 # hidden_size is no published model's, so every file has its own; of the decoder's keys those versions leave out none.
@@ -239,8 +278,22 @@ _VISION_DEFAULTS = {
 }
 
 
+def _wrong_numbers(sizes: Any, keys: Mapping[str, str], most: Mapping[str, int], prefix: str = "") -> list[str]:
+    """A sentence for each field of a configuration that is no number within its bounds."""
+    values = {theirs: getattr(sizes, ours) for theirs, ours in keys.items()}
+    problems = [problem for key, bound in most.items() for problem in whole(prefix + key, values[key], bound)]
+    problems += real(prefix + "rope_theta", sizes.rope_theta, 1.0, 1e15)
+    return problems + real(prefix + "rms_norm_eps", sizes.norm_eps, 1e-30, 0.1)
+
+
+def _vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "vision_config" not in config:
+        raise KeyError("vision_config")
+    return part(config, "vision_config")
+
+
 def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    rope = {**part(text, "rope_scaling"), **part(text, "rope_parameters")}
     kind = rope.get("rope_type", rope.get("type", "default"))
     problems = []
     if kind not in ("default", "mrope"):
@@ -249,11 +302,11 @@ def _text_from_hf(text: Mapping[str, Any], tied: bool) -> TextConfig:
         problems.append("use_sliding_window must be false: got true")
     if text.get("hidden_act", "silu") != "silu":
         problems.append(f"hidden_act must be silu: got {text['hidden_act']!r}")
-    _require(problems)
+    require(problems)
     return TextConfig(
         **{ours: text[theirs] for theirs, ours in TEXT_KEYS.items()},
-        mrope_section=tuple(rope["mrope_section"] if "mrope_section" in rope else text["mrope_section"]),
-        rope_theta=float(rope["rope_theta"] if "rope_theta" in rope else text["rope_theta"]),
+        mrope_section=as_tuple(rope["mrope_section"] if "mrope_section" in rope else text["mrope_section"]),
+        rope_theta=as_float(rope["rope_theta"] if "rope_theta" in rope else text["rope_theta"]),
         tied=tied,
     )
 
@@ -280,9 +333,9 @@ def vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
         raise KeyError("vision_config.hidden_size")
     older = {"in_channels": vision["in_chans"]} if "in_chans" in vision else {}  # the published files' word
     vision = {**_VISION_DEFAULTS, **older, **vision}
-    theta = (vision.get("rope_parameters") or {}).get("rope_theta", 10_000.0)
+    theta = part(vision, "rope_parameters").get("rope_theta", 10_000.0)
     return VisionConfig(
         **{ours: vision[theirs] for theirs, ours in _VISION_KEYS.items()},
-        full_layers=tuple(vision["fullatt_block_indexes"]),
-        rope_theta=float(theta),
+        full_layers=as_tuple(vision["fullatt_block_indexes"]),
+        rope_theta=as_float(theta),
     )

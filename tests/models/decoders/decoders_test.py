@@ -74,7 +74,7 @@ def test_sizes_survive_their_own_layout(tmp_path, kind):
         (dict(hidden_act="gelu"), "hidden_act must be 'silu': got 'gelu'"),
         (dict(model_type="qwen2", use_sliding_window=True), "use_sliding_window must be False: got True"),
         (dict(num_key_value_heads=3), "must be a multiple of num_key_value_heads: got N=4, K=3"),
-        (dict(hidden_size=None), r"NoneType"),
+        (dict(hidden_size=None), "hidden_size must be a whole number from 1 to 1048576: got None"),
     ],
 )
 def test_what_the_decoder_does_not_have_is_refused(tmp_path, change, sentence):
