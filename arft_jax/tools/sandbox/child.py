@@ -110,6 +110,9 @@ def _take_descriptors(fds: Sequence[int]) -> None:
         for number in numbers:
             os.dup2(fd, number)
     os.closerange(_N_FDS, 1024)
+    null = os.open(os.devnull, os.O_RDWR)  # its flags would pass from call to call
+    os.dup2(null, 0)
+    os.close(null)
 
 
 def _set_up(place: Place, fds: Sequence[int]) -> None:
@@ -119,6 +122,7 @@ def _set_up(place: Place, fds: Sequence[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     _take_descriptors(fds)
     os.chdir(place.folder)
+    place.hold.narrow(place.folder)
     os.umask(0o077)
     os.environ.update(HOME=place.folder, TMPDIR=place.folder)
     tempfile.tempdir = place.folder

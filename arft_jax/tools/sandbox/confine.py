@@ -78,6 +78,7 @@ class Confinement:
     """
 
     def __init__(self, plan: Plan, readable: Sequence[str], writable: Sequence[str]):
+        self._landlock = plan.landlock
         self._ruleset = landlock.make_ruleset(plan.landlock, readable, writable) if plan.landlock else None
         self._filter = seccomp.template() if plan.seccomp else None
         self._capset = NUMBERS[os.uname().machine]["capset"]
@@ -90,6 +91,11 @@ class Confinement:
         """Gives up files; first, while the descriptor of the rules is open."""
         if self._ruleset is not None:
             landlock.restrict(self._ruleset)
+
+    def narrow(self, folder: str) -> None:
+        """Gives up writing anywhere but in one of the writable folders, or below one, and to ``os.devnull``."""
+        if self._landlock:
+            landlock.narrow(self._landlock, [folder, os.devnull])
 
     def guard_calls(self) -> None:
         """Gives up capabilities and system calls; last, for setting up needs them."""

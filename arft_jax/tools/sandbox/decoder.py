@@ -106,6 +106,7 @@ def run(
             max_descriptors=64,
         )
         limits_lib.apply(limits, base_bytes, isolated=False)
+        limits_lib.bound_files(0, 0)
         hold.guard_calls()
         while request := os.read(request_fd, _REQUEST.size):
             n_bytes, at = _REQUEST.unpack(request)

@@ -51,6 +51,15 @@ def _add(ruleset: int, path: str, rights: int) -> None:
         os.close(fd)
 
 
+def _known(abi: int) -> int:
+    return (1 << _N_RIGHTS.get(abi, _NEWEST_RIGHTS)) - 1
+
+
+def _create(words: Sequence[int]) -> int:
+    attributes = ctypes.create_string_buffer(struct.pack(f"={len(words)}Q", *words), 8 * len(words))
+    return kernel.syscall("landlock_create_ruleset", _CREATE, attributes, 8 * len(words), 0)
+
+
 def make_ruleset(abi: int, readable: Sequence[str], writable: Sequence[str]) -> int:
     """Rules on files, as a descriptor; any number of processes may take them on.
 
@@ -63,10 +72,9 @@ def make_ruleset(abi: int, readable: Sequence[str], writable: Sequence[str]) -> 
     Raises:
       OSError: where the kernel refuses.
     """
-    known = (1 << _N_RIGHTS.get(abi, _NEWEST_RIGHTS)) - 1
+    known = _known(abi)
     words = (known,) if abi < 4 else (known, _NO_TCP) if abi < 6 else (known, _NO_TCP, _SCOPED)
-    attributes = ctypes.create_string_buffer(struct.pack(f"={len(words)}Q", *words), 8 * len(words))
-    ruleset = kernel.syscall("landlock_create_ruleset", _CREATE, attributes, 8 * len(words), 0)
+    ruleset = _create(words)
     for path in readable:
         _add(ruleset, path, _READ & known)
     for path in writable:
@@ -77,3 +85,23 @@ def make_ruleset(abi: int, readable: Sequence[str], writable: Sequence[str]) -> 
 def restrict(ruleset: int) -> None:
     """Holds this process to the rules from now on. Needs ``no_new_privs``; raises OSError where the kernel refuses."""
     kernel.syscall("landlock_restrict_self", _RESTRICT, ruleset, 0)
+
+
+def narrow(abi: int, writable: Sequence[str]) -> None:
+    """Takes rules on, on top of those that hold, that leave reading as it is and writing to these places alone.
+
+    Args:
+      abi: the kernel's version.
+      writable: files and folders, with all below them.
+
+    Raises:
+      OSError: where the kernel refuses.
+    """
+    rights = _WRITE & ~_READ & _known(abi)
+    ruleset = _create((rights,))
+    try:
+        for path in writable:
+            _add(ruleset, path, rights)
+        restrict(ruleset)
+    finally:
+        os.close(ruleset)

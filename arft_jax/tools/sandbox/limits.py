@@ -48,12 +48,17 @@ def mapped_bytes() -> int:
         return int(f.read().split()[0]) * resource.getpagesize()
 
 
-def _lower(kind: int, soft: int, hard: int) -> None:
-    """Sets a limit, never above the one that already holds."""
-    ceiling = resource.getrlimit(kind)[1]
+def _lower(kind: int, soft: int, hard: int, pid: int = 0) -> None:
+    """Sets a limit, of this process or of another one of this user, never above the one that already holds."""
+    ceiling = resource.prlimit(pid, kind)[1]
     if ceiling != resource.RLIM_INFINITY:
         soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(kind, (soft, hard))
+    resource.prlimit(pid, kind, (soft, hard))
+
+
+def bound_files(pid: int, n_bytes: int) -> None:
+    """Bounds the size of any one file that a process writes from now on."""
+    _lower(resource.RLIMIT_FSIZE, n_bytes, n_bytes, pid)
 
 
 def _counts_by_namespace() -> bool:
@@ -69,6 +74,8 @@ def apply(limits: Limits, base_bytes: int, isolated: bool) -> None:
     the trainer's too, and does not bind root. In a user namespace of the worker's own it is the second line behind the
     watch over threads; elsewhere it is set only where no filter forbids fork (seccomp.py), to 0.
 
+    The size of files is bounded from outside (:func:`bound_files`), by what the call is given.
+
     Args:
       limits: the numbers.
       base_bytes: address space that the worker has mapped.
@@ -79,11 +86,11 @@ def apply(limits: Limits, base_bytes: int, isolated: bool) -> None:
     cpu_s = math.ceil(limits.timeout_s) + 1
     memory = base_bytes + limits.memory_bytes
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
-    _lower(resource.RLIMIT_FSIZE, limits.max_file_bytes, limits.max_file_bytes)
     _lower(resource.RLIMIT_NOFILE, limits.max_descriptors, limits.max_descriptors)
     _lower(resource.RLIMIT_CORE, 0, 0)
     _lower(resource.RLIMIT_MEMLOCK, 0, 0)
     _lower(resource.RLIMIT_MSGQUEUE, 0, 0)
+    _lower(resource.RLIMIT_SIGPENDING, 0, 0)
     if limits.forbids_processes:
         _lower(resource.RLIMIT_NPROC, 0, 0)
     elif isolated and _counts_by_namespace():

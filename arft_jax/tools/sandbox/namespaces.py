@@ -15,9 +15,7 @@ from arft_jax.tools.sandbox import confine, kernel
 from arft_jax.tools.sandbox.readable import is_below
 from arft_jax.tools.sandbox.syscalls import NUMBERS
 
-SCRATCH = "/scratch/call"
-# Landlock goes by folders, and past the one that a mount covers: the rule stands on the folder above.
-SCRATCH_RULE = "/scratch"
+SCRATCH = "/scratch/call"  # Landlock goes past a folder that a mount covers: its rule stands on the folder above
 SLACK_BYTES = 1 << 20  # of the quota, above what the watch allows
 _NEW_NS, _NEW_UTS, _NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 _NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000

@@ -145,6 +145,7 @@ class Worker:
         self.n_calls += 1
         header = {
             "n_given": request.n_given,
+            "largest": request.largest,
             "by_name": request.head["images"] is not None,
             "is_replay": bool(request.head["cells"]),
             "max_outputs": max_outputs,

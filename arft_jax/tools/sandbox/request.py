@@ -54,8 +54,16 @@ class Request:
     @property
     def n_given(self) -> int:
         """Bytes that its files fill on the disk, at most."""
-        sizes = ((len(file["names"]), pixels) for file, pixels in zip(self.head["files"], self.images, strict=True))
-        return sum(n * (len(_header(*pixels.shape[:2])) + pixels.nbytes + _BLOCK_BYTES) for n, pixels in sizes)
+        sizes = zip(self.head["files"], self._sizes(), strict=True)
+        return sum(len(file["names"]) * (n_bytes + _BLOCK_BYTES) for file, n_bytes in sizes)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest of its files."""
+        return max(self._sizes(), default=0)
+
+    def _sizes(self) -> list[int]:
+        return [len(_header(*pixels.shape[:2])) + pixels.nbytes for pixels in self.images]
 
     def send(self, sock: socket.socket) -> None:
         """Writes it to a child; blocks while the child is behind."""

@@ -13,13 +13,14 @@ shaped the list:
   times answers success and does nothing (``shutil.copy`` wants it), the others are refused.
 * Nothing that two calls on one host could tell each other anything by, time aside: no locks on files, no futex in
   shared memory (a library's pages are shared by all), no merging of equal pages, no figures of the whole host (free
-  memory, free blocks, tasks), no question about other processes, none whether a file is in the page cache
-  (``preadv2`` answers it), no pipes, whose numbers count those of all processes. ``close_range`` may not unshare
-  the table of descriptors, which would hide files from the watch.
+  memory, free blocks, tasks, huge pages, mounts by ``statx``), no question about other processes (a negative clock
+  is the processor time of one), none whether a file is in the page cache (``preadv2`` and ``getrusage`` answer it,
+  advice on a file would empty it), no pipes, whose numbers count those of all processes. ``close_range`` may not
+  unshare the table of descriptors, which would hide files from the watch.
 * Opening for truncation needs an access mode that Landlock checks: before its version 3 it let
   ``O_RDONLY | O_TRUNC`` and the access mode 3 empty a file that is only to be read.
 
-Sources: seccomp(2), fcntl(2), clone(2), open(2), futex(2), madvise(2), close_range(2), readv(2);
+Sources: seccomp(2), fcntl(2), clone(2), open(2), futex(2), madvise(2), close_range(2), readv(2), clock_gettime(2);
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
 """
 
@@ -42,17 +43,16 @@ FREE = """
 read write close stat fstat lstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64
 pwrite64 readv writev preadv pwritev access select sched_yield mremap msync dup dup2 dup3 nanosleep getitimer
 alarm setitimer getpid exit uname fsync fdatasync ftruncate getdents getdents64 getcwd chdir fchdir rename
-renameat renameat2 mkdir mkdirat rmdir unlink unlinkat readlink readlinkat umask gettimeofday getrlimit
-getrusage times time getuid getgid geteuid getegid getppid getpgrp getgroups getresuid getresgid sigaltstack
-gettid sched_get_priority_max sched_get_priority_min set_tid_address restart_syscall clock_gettime clock_getres
-clock_nanosleep exit_group newfstatat faccessat faccessat2 pselect6 ppoll set_robust_list getrandom statx rseq
-fadvise64 membarrier copy_file_range sendfile eventfd2 epoll_create1 epoll_ctl epoll_wait epoll_pwait
-rt_sigpending rt_sigtimedwait rt_sigsuspend getcpu creat
+renameat renameat2 mkdir mkdirat rmdir unlink unlinkat readlink readlinkat umask gettimeofday getrlimit times
+time getuid getgid geteuid getegid getppid getpgrp getgroups getresuid getresgid sigaltstack gettid
+sched_get_priority_max sched_get_priority_min set_tid_address restart_syscall exit_group newfstatat faccessat
+faccessat2 pselect6 ppoll set_robust_list getrandom rseq membarrier copy_file_range sendfile eventfd2
+epoll_create1 epoll_ctl epoll_wait epoll_pwait rt_sigpending rt_sigtimedwait rt_sigsuspend getcpu creat
 """.split()
 
 ANSWERS = {  # calls that are not made, and the errno that is answered: 0 pretends success
-    0: "chmod fchmod fchmodat fchmodat2 utimensat utime utimes futimesat sched_setaffinity".split(),
-    errno.ENOSYS: "clone3 openat2 preadv2 pwritev2".split(),
+    0: "chmod fchmod fchmodat fchmodat2 utimensat utime utimes futimesat sched_setaffinity fadvise64".split(),
+    errno.ENOSYS: "clone3 openat2 preadv2 pwritev2 statx".split(),
     errno.ENOTSUP: (
         "getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr setxattr lsetxattr fsetxattr "
         "removexattr lremovexattr fremovexattr"
@@ -61,7 +61,8 @@ ANSWERS = {  # calls that are not made, and the errno that is answered: 0 preten
 
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080
 _CLONE_FILES = 0x400  # a thread with descriptors of its own could keep deleted files that the watch does not see
-_PROT_EXEC = 4
+_PROT_EXEC, _MAP_HUGETLB = 4, 0x40000
+_CLOCKS = tuple(range(12))  # a negative one is the processor time of any process
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _OPEN_MODES = (0, 1, 2, _O_TRUNC | 1, _O_TRUNC | 2)
 # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, GETPIPE_SZ
@@ -91,9 +92,10 @@ def _rules(pid: int) -> dict[str, tuple[tuple[Test, ...], int]]:
     thread = _CLONE_THREAD | _CLONE_FILES
     return {
         "clone": ((Test(0, (thread,), thread | _CLONE_NAMESPACES),), errno.EPERM),
+        **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), ((Test(0, _CLOCKS),), errno.EINVAL)),
         "kill": to_self,
         "tgkill": to_self,
-        "mmap": no_code,
+        "mmap": (no_code[0] + (Test(3, (0,), _MAP_HUGETLB),), errno.EPERM),
         "mprotect": no_code,
         "open": ((Test(1, _OPEN_MODES, _O_ACCMODE | _O_TRUNC),), errno.EPERM),
         "openat": ((Test(2, _OPEN_MODES, _O_ACCMODE | _O_TRUNC),), errno.EPERM),

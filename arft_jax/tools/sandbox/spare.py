@@ -26,7 +26,8 @@ class Home:
     """Where a worker's calls happen.
 
     Args:
-      folder: every call's scratch folder: emptied after each, under L1 a mount point.
+      folder: every call's scratch folder, alone in a folder of its own; under L1 a mount point.
+      last_folder: where the last call's folder is moved; unused under L1.
       isolated: whether the worker is process 1 of its own namespaces (level L1).
       limits: of every call.
       plan: what children take on.
@@ -36,6 +37,7 @@ class Home:
     """
 
     folder: str
+    last_folder: str
     isolated: bool
     limits: limits_lib.Limits
     plan: confine.Plan
@@ -44,13 +46,19 @@ class Home:
     decoder: decoder_lib.Decoder
 
     def open_folder(self) -> int:
-        """Descriptor of the next call's scratch folder: under L1 a fresh one, else to be cleared before the call.
+        """Descriptor of the next call's scratch folder: always a fresh one, for a used one keeps the size of its table.
 
-        Under L1 the last one is there as long as its descriptor.
+        The last one is there as long as its descriptor and, without namespaces, until it is removed.
         """
         if self.isolated:
             namespaces.unmount_scratch()
             namespaces.mount_scratch(self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
+        else:
+            if os.path.lexists(self.folder):
+                os.chmod(self.folder, 0o700)
+                os.rename(self.folder, self.last_folder)
+            scratch_lib.empty(os.path.dirname(self.folder))
+            os.mkdir(self.folder, 0o700)
         return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def make_room(self, n_bytes: int) -> None:
@@ -58,10 +66,11 @@ class Home:
         if self.isolated and n_bytes > namespaces.SLACK_BYTES:
             namespaces.resize_scratch(n_bytes + self.limits.max_scratch_bytes, self.limits.max_scratch_entries)
 
-    def clear_folder(self) -> None:
-        """Leaves the folder empty; raises OSError where that fails, and the worker must not go on."""
-        if not self.isolated:
-            scratch_lib.empty(self.folder)
+    def remove_last_folder(self) -> None:
+        """Removes what the last call left; raises OSError where that fails, and the worker must not go on."""
+        if not self.isolated and os.path.lexists(self.last_folder):
+            scratch_lib.empty(self.last_folder)
+            os.rmdir(self.last_folder)
 
     def end_strays(self) -> None:
         """Ends whatever a call left behind, though the filter lets it make no process: its orphans fall to us."""
@@ -100,13 +109,13 @@ def make_home(
       base_bytes: address space that the worker has mapped.
       max_image_px: inclusive cap on the pixels of output images, each and together.
     """
-    folder = namespaces.SCRATCH if isolated else os.path.join(root, "call")
+    folder = namespaces.SCRATCH if isolated else os.path.join(root, "scratch", "call")
     if not isolated:
-        os.mkdir(folder, 0o700)
+        os.mkdir(os.path.dirname(folder), 0o700)
     if not plan.seccomp:
         limits = dataclasses.replace(limits, forbids_processes=True)
     # Programs write what they do not want to os.devnull.
-    writable = [namespaces.SCRATCH_RULE if isolated else folder, os.devnull]
+    writable = [os.path.dirname(folder), os.devnull]  # a call has but its own folder in it (Confinement.narrow)
     hold = confine.Confinement(plan, plan.readable, writable)
     without_files = confine.Confinement(plan, (), ())
     place = child.Place(folder, limits, hold, base_bytes, os.getpid(), isolated)
@@ -124,7 +133,7 @@ def make_home(
         return birth.pid
 
     decoder = decoder_lib.Decoder(fork_decoder, limits.max_file_bytes, max_image_px)
-    return Home(folder, isolated, limits, plan, proc, forker, decoder)
+    return Home(folder, os.path.join(root, "last"), isolated, limits, plan, proc, forker, decoder)
 
 
 def _prepare(proc: proc_lib.Proc) -> None:
@@ -169,9 +178,17 @@ class Spare:
         self._home.forker.settle()
         self.pid_fd = os.pidfd_open(self.pid)
 
-    def hand_over(self) -> int:
-        """Descriptor of the trainer's end of the channel, for it; its threads are numbered from the child's own on."""
-        if self._home.isolated:
+    def hand_over(self, largest: int) -> int:
+        """Gets the child ready for a request.
+
+        Args:
+          largest: bytes of the largest file that the call is given: one may write as much.
+
+        Returns:
+          Descriptor of the trainer's end of the channel to the child.
+        """
+        limits_lib.bound_files(self.pid, max(largest, self._home.limits.max_file_bytes))
+        if self._home.isolated:  # its threads are numbered from the child's own number on
             self._home.proc.number_next(self.pid + 1)
         return self.request.fileno()
 
@@ -179,8 +196,11 @@ class Spare:
         """Threads of the running child; 0 where the host does not show them, or it is gone."""
         if self._tasks_fd < 0:
             self._tasks_fd = self._home.proc.open_tasks(self.pid_fd)
+        if self._tasks_fd < 0:
+            return 0
         with contextlib.suppress(OSError):
-            return len(os.listdir(self._tasks_fd)) if self._tasks_fd >= 0 else 0
+            n_links = os.fstat(self._tasks_fd).st_nlink  # the folder itself, its name, and a folder a thread
+            return n_links - 2 if n_links > 2 else len(os.listdir(self._tasks_fd))
         return 0
 
     def kill(self) -> None:

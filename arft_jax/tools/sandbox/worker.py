@@ -186,7 +186,7 @@ def _run(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header: di
     """Lets the waiting child have its request from the trainer, and runs it; returns how it ended."""
     limits, n_given = home.limits, header["n_given"]
     home.make_room(n_given)
-    wire.send(sock, {}, fds=[waiting.hand_over()])
+    wire.send(sock, {}, fds=[waiting.hand_over(header["largest"])])
     waiting.request.close()
     out, err = _Stream(waiting.out_fd, limits.max_output_bytes), _Stream(waiting.err_fd, _NOTE_BYTES, tail=True)
     note = _Stream(waiting.note_fd, _NOTE_BYTES)
@@ -243,7 +243,7 @@ def _serve(sock: socket.socket, home: spare.Home) -> None:
             _answer(waiting, sock, home, header, reply)
         finally:
             waiting.discard()
-            home.clear_folder()
+            home.remove_last_folder()
         waiting = coming
 
 

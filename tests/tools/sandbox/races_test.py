@@ -94,7 +94,7 @@ def test_two_calls_at_once_on_one_name_see_each_its_own(level):
 def test_a_call_cannot_read_what_one_beside_it_writes():
     """At level L0, where both folders lie in the host's file system."""
     with PythonSandbox(2, 10.0, level="L0") as box, concurrent.futures.ThreadPoolExecutor(2) as threads:
-        paths = [os.path.join(worker.root, "call", "name") for worker in box.workers]
+        paths = [os.path.join(worker.root, "scratch", "call", "name") for worker in box.workers]
         writer = threads.submit(box.run, SAME_NAME.format(number=7), IMAGE)
         assert wait_until(lambda: any(map(os.path.exists, paths)))
         reader = box.run(READ_ALL.format(paths=paths), IMAGE)
