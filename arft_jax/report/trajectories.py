@@ -1,7 +1,6 @@
 """One page of trajectories with their images, as conversations; before and after side by side where both are given."""
 
 import os
-import re
 from collections.abc import Sequence
 
 from arft_jax.report import page
@@ -34,8 +33,6 @@ function apply() {
 selects.forEach(s => s.addEventListener('change', apply));
 """
 
-_THINK = re.compile(r"(.*?)<think>(.*?)</think>(.*)", re.DOTALL)
-
 
 def _is_correct(trajectory: Trajectory) -> bool:
     """By exact match; by the accuracy reward where that was not recorded."""
@@ -48,9 +45,19 @@ def _verdict(trajectory: Trajectory) -> str:
     return "correct" if _is_correct(trajectory) else "wrong"
 
 
+def around_thought(text: str) -> tuple[str, str, str]:
+    """(before, thought, behind) of the first thought that is closed; all of it is behind where there is none.
+
+    >>> around_thought("a<think>b</think>c"), around_thought("a<think>b")
+    (('a', 'b', 'c'), ('', '', 'a<think>b'))
+    """
+    before, opened, rest = text.partition("<think>")
+    thought, closed, behind = rest.partition("</think>")
+    return (before, thought, behind) if opened and closed else ("", "", text)
+
+
 def _turn(number: int, turn: Turn) -> str:
-    match = _THINK.fullmatch(turn.text)
-    before, thought, rest = match.groups() if match else ("", "", turn.text)
+    before, thought, rest = around_thought(turn.text)
     kind = turn.call.tool if turn.call else type(turn.action).__name__.lower()
     parts = [f'<p class="label dim">turn {number} · {page.text(kind)}</p>']
     if before.strip():
