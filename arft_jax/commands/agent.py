@@ -15,7 +15,7 @@ from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
 from arft_jax.data.items import check_texts
 from arft_jax.data.jsonl_tasks import KINDS
-from arft_jax.io import params_checkpoint
+from arft_jax.io import params_checkpoint, terminal
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
 from arft_jax.tools.search_router import ALL
@@ -113,10 +113,10 @@ def _check_index(config, paths: set[pathlib.Path]) -> None:
 
 
 def _tell(trajectories: list[Trajectory], title: str, html: str) -> list[Trajectory]:
-    print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
+    terminal.say("\n\n".join(transcript(trajectory) for trajectory in trajectories))
     if html:
         write_trajectories(html, title, trajectories)
-        print(f"wrote {html}")
+        terminal.say(f"wrote {html}")
     return trajectories
 
 
@@ -169,7 +169,7 @@ def ask(
     parts = make(planned)
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
-    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)
+    terminal.say(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)")
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     host = dataclasses.replace(planned.host, search_indices=_the_index(paths))
     with toolset.open_toolbox(config, planned.offer.only(tasks), host) as toolbox:

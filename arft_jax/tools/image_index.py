@@ -20,6 +20,7 @@ import numpy as np
 
 from arft_jax.data.images import decode_image
 from arft_jax.data.items import check_texts
+from arft_jax.io import terminal
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.tools.whole_directory import read_header, write_directory
 from arft_jax.trajectory import Image
@@ -130,10 +131,9 @@ def _vectors(folder, names: list[str], embed: Embed, batch: int, out: TextIO) ->
         done, now = start + len(images), time.monotonic()
         if now - last >= _REPORT_EVERY:
             last, rate = now, done / (now - started)
-            print(
+            terminal.say(
                 f"{done:,} of {len(names):,} images, {rate:.1f} a second, {(len(names) - done) / rate:.0f} s left",
                 file=out,
-                flush=True,
             )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from arft_jax.data.items import can_be_written
+from arft_jax.io import terminal
 from arft_jax.tools.search_index import Document, SearchIndex
 
 _REPORT_EVERY = 5.0  # seconds
@@ -144,11 +145,10 @@ def _reported(reader: PassageReader, out: TextIO) -> Iterator[Document]:
         if now - last >= _REPORT_EVERY:
             last, spent_s = now, now - started
             left_s = spent_s * (reader.total_bytes / reader.n_bytes - 1)
-            print(
+            terminal.say(
                 f"{reader.n_passages:,} passages, {reader.n_passages / spent_s:,.0f} a second, "
                 f"{reader.n_bytes / reader.total_bytes:.1%} of the input, {left_s:.0f} s left",
                 file=out,
-                flush=True,
             )
         yield document
 
