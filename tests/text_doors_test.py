@@ -221,7 +221,7 @@ def grown(text, n):
 
 def test_the_patterns_are_found():
     assert len(PATTERNS) >= 45
-    for known in ("tools.clean", "tools.result_text", "rewards.text", "syntax.hermes", "io.redact", "report.page"):
+    for known in ("tools.clean", "tools.result_text", "rewards.text", "syntax.hermes", "io.redact", "io.terminal"):
         assert any(name.startswith(f"arft_jax.{known}:") for name in PATTERNS), known
 
 

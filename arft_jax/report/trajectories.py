@@ -95,7 +95,7 @@ def _section(title: str, trajectory: Trajectory) -> str:
     status = page.text(trajectory.status.value)
     tone_end = "dim" if trajectory.status is Status.ANSWERED else "bad"
     return (
-        f"<section><h3>{page.text(title)}</h3>"
+        f"<section><h3>{page.attribute(title)}</h3>"
         f'<p>answer: <b class="{tone}">{page.text(answer)}</b>'
         + (f' <span class="{tone}">({verdict})</span>' if has_truth else "")
         + f' · ended: <span class="{tone_end}">{status}</span></p>'
@@ -114,8 +114,8 @@ def _article(number: int, trajectory: Trajectory, before: Trajectory | None, tit
     true_answer = f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>" if task.answers else ""
     split = f" · {page.text(task.split)}" if task.answers else ""
     return (
-        f'<article data-kind="{page.text(task.kind)}" data-split="{page.text(task.split)}"'
-        f' data-status="{page.text(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'
+        f'<article data-kind="{page.attribute(task.kind)}" data-split="{page.attribute(task.split)}"'
+        f' data-status="{page.attribute(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'
         f"<h2>{number}. {page.text(task.question)}</h2>"
         f"{true_answer}"
         f'<p class="dim">{page.text(task.kind)}{split}{problems}{corpus} · {page.text(task.id)}</p>'
@@ -136,7 +136,8 @@ def _filters(trajectories: Sequence[Trajectory]) -> str:
     for name, options in values.items():
         if len(options) < 2:
             continue
-        rows = "".join(f'<option value="{page.text(o)}">{page.text(o)}</option>' for o in sorted(options))
+        shown = map(page.attribute, sorted(options))  # an option takes no elements
+        rows = "".join(f'<option dir="auto" value="{option}">{option}</option>' for option in shown)
         selects.append(f'<label>{name} <select name="{name}"><option value="">all</option>{rows}</select></label>')
     return f"<form>{''.join(selects)}</form>" if selects else ""
 
