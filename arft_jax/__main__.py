@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from arft_jax.commands import COMMANDS, module_name, suggest
+from arft_jax.io import terminal
 
 
 def main(arguments: list[str]) -> int:
@@ -13,16 +14,18 @@ def main(arguments: list[str]) -> int:
       The exit status: the command's own, or 2 where there is no such command.
     """
     if not arguments or arguments[0] in ("help", "--help", "-h"):
-        print("Commands, installed as arft-NAME; NAME --help shows the flags, train --list_keys the configuration:\n")
+        terminal.say(
+            "Commands, installed as arft-NAME; NAME --help shows the flags, train --list_keys the configuration:\n"
+        )
         for name in COMMANDS:
             about = importlib.import_module(module_name(name)).__doc__.split("\n")[0]
-            print(f"  arft-{name:22} {about}")
+            terminal.say(f"  arft-{name:22} {about}")
         return 0
     name = arguments[0].removeprefix("arft-").replace("_", "-")
     if name not in COMMANDS:
         near = suggest.nearest(name, COMMANDS)
         asked = suggest.question([near] if near else [])
-        print(f"error: there is no command {arguments[0]!r}{asked} ({', '.join(COMMANDS)})", file=sys.stderr)
+        terminal.say(f"error: there is no command {arguments[0]!r}{asked} ({', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     return importlib.import_module(module_name(name)).main(arguments[1:])
 

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from arft_jax.commands.tokenizer_texts import training_texts
+from arft_jax.io import terminal
 
 N_IDS = 1024
 CONTROL = (
@@ -59,7 +60,7 @@ def main() -> None:
     path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(make(), encoding="utf-8")
-    print(f"wrote {path}")
+    terminal.say(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from arft_jax.build.parts import set_up_jax
 from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.io import terminal
 from arft_jax.models.cache import Layers, init_cache
 from arft_jax.models.families import DEFAULT
 from arft_jax.steps.init import abstract_params, init_params
@@ -330,7 +331,7 @@ def bench(
         decoder.draw()
         for context in sorted(set(contexts), reverse=True):  # later caches use the memory of the longest
             figures = sit(decoder, peers, context, repeats, max(speeds.values()))
-            print(context_line(context, figures), file=sys.stderr, flush=True)
+            terminal.say(context_line(context, figures), file=sys.stderr)
             result["contexts"][str(context)] = figures
     return result
 

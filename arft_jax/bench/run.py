@@ -17,6 +17,7 @@ from arft_jax.bench.measure import UNITS, Ours
 from arft_jax.bench.peers import Peer
 from arft_jax.build.parts import set_up_jax
 from arft_jax.config_checks import validate
+from arft_jax.io import terminal
 from arft_jax.report.timeline import timeline_plot
 
 OURS = "arft_jax"
@@ -57,7 +58,7 @@ def sit(ours: Any, peers: Sequence[Peer], figures: Sequence[str], repeats: int) 
         if hasattr(ours, "bound") and figure == "decode":
             results[figure]["bound"] = bound = ours.bound()
             results[figure]["share_of_bound"] = spread([rate / bound for rate in rates[OURS]])
-        print(figure_line(figure, results[figure]), file=sys.stderr, flush=True)
+        terminal.say(figure_line(figure, results[figure]), file=sys.stderr)
     return results
 
 

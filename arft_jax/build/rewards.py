@@ -4,6 +4,7 @@ import inspect
 import traceback
 
 from arft_jax.build.settings import query_embedding, reward_weights
+from arft_jax.io import terminal
 from arft_jax.io.import_path import load_object
 from arft_jax.rewards.combine import PARTS, Scorer
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, RewardFunction, reward_names
@@ -58,6 +59,6 @@ class _FirstFailure:
         if self._told:
             return
         self._told = True
-        print(f"{failure}; such rows are masked and counted as reward_failed, the first is shown", flush=True)
+        terminal.say(f"{failure}; such rows are masked and counted as reward_failed, the first is shown")
         if failure.__cause__ is not None:
-            print("".join(traceback.format_exception(failure.__cause__)).rstrip(), flush=True)
+            terminal.say("".join(traceback.format_exception(failure.__cause__)).rstrip())

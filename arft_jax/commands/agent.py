@@ -13,8 +13,9 @@ from arft_jax.build.search_indices import index_paths
 from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data.images import decode_image
+from arft_jax.data.items import check_texts
 from arft_jax.data.jsonl_tasks import KINDS
-from arft_jax.io import params_checkpoint
+from arft_jax.io import params_checkpoint, terminal
 from arft_jax.report.trajectories import write_trajectories
 from arft_jax.rollout.request import Request
 from arft_jax.tools.search_router import ALL
@@ -92,6 +93,13 @@ def _tasks(
     return [Task(f"question {n}", kind, text, shown, (), **options) for n, text in enumerate(questions, 1)]
 
 
+def _check_questions(questions: Sequence[str]) -> None:
+    for question in questions:
+        if not question.strip():
+            raise ValueError("question must not be empty (--question)")
+        check_texts(question, "", "--question", "question")  # a shell passes on bytes that are no UTF-8
+
+
 def _the_index(paths: set[pathlib.Path]) -> dict[str, pathlib.Path]:
     """The one local index that there is, for all tasks; empty where there is none, or several."""
     return {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
@@ -105,10 +113,10 @@ def _check_index(config, paths: set[pathlib.Path]) -> None:
 
 
 def _tell(trajectories: list[Trajectory], title: str, html: str) -> list[Trajectory]:
-    print("\n\n".join(transcript(trajectory) for trajectory in trajectories), flush=True)
+    terminal.say("\n\n".join(transcript(trajectory) for trajectory in trajectories))
     if html:
         write_trajectories(html, title, trajectories)
-        print(f"wrote {html}")
+        terminal.say(f"wrote {html}")
     return trajectories
 
 
@@ -142,8 +150,7 @@ def ask(
     Raises:
       ValueError: a missing or unreadable image, an empty question, no checkpoint, no index for a search.
     """
-    if not all(question.strip() for question in questions):
-        raise ValueError("question must not be empty (--question)")
+    _check_questions(questions)
     kind = kind_of(config, kind)
     tasks = _tasks(config, kind, images, questions, corpus, tools)
     paths = {pathlib.Path(index)} if index else set(index_paths(config).values())
@@ -162,7 +169,7 @@ def ask(
     parts = make(planned)
     params, step = load_policy(config, parts)
     policy = parts.for_rollout(params)
-    print(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)", flush=True)
+    terminal.say(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)")
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
     host = dataclasses.replace(planned.host, search_indices=_the_index(paths))
     with toolset.open_toolbox(config, planned.offer.only(tasks), host) as toolbox:

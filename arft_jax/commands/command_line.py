@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from absl import flags, logging
 
 from arft_jax.commands import config_flag, list_keys
+from arft_jax.io import terminal
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
 Work = Callable[[flags.FlagValues, list[str]], int | None]
@@ -33,6 +34,7 @@ def run(about: str, define: Define, work: Work, arguments: Sequence[str] | None 
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.set_verbosity(logging.WARNING)
+    terminal.guard()
     flags.FLAGS.mark_as_parsed()  # libraries read flags of their own
     values = flags.FlagValues()
     try:
@@ -47,14 +49,14 @@ def run(about: str, define: Define, work: Work, arguments: Sequence[str] | None 
             raise ValueError(f"every argument must be a --flag=value: got {rest[0]!r}")
         return work(values, rest) or 0
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _show(text: str) -> None:
     """Prints to a reader that may leave before the end, as ``head`` does."""
     try:
-        print(text, flush=True)
+        terminal.say(text)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the exit
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from arft_jax.build.plan import PolicyPlan
 from arft_jax.compile_check.programs import GIB, kind_of
+from arft_jax.io import terminal
 
 # What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
 REMEDIES = {
@@ -30,19 +31,18 @@ def row_printer() -> Callable[[Mapping[str, Any]], None]:
 
     def show(row: Mapping[str, Any]) -> None:
         if head:
-            print(head.pop())
+            terminal.say(head.pop())
         peak = row["peak_gib"]
         memory = (row["argument_gib"], row["temporary_gib"], row["beside_gib"], peak and peak + row["beside_gib"])
         flops = "-" if row["flops"] is None else f"{row['flops'] / 1e9:.1f}"
         kinds = row["sent_bytes"]
         sent = "-" if kinds is None else f"{sum(kinds.values()) / GIB:.3g}"
         by_kind = ", ".join(f"{kind} {x / GIB:.3g}" for kind, x in (kinds or {}).items())
-        print(
+        terminal.say(
             f"{row['program']:11s} {row['seconds']:5.1f} s "
             + " ".join(f"{'-' if x is None else f'{x:.2f}':>{n}s}" for x, n in zip(memory, (10, 10, 8, 8), strict=True))
             + f"  {flops:>10s} {sent:>9s}  {by_kind}"
             + ("" if row["fits"] else "  DOES NOT FIT"),
-            flush=True,
         )
 
     return show

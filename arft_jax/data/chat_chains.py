@@ -33,6 +33,7 @@ from arft_jax.protocol import Answer, ToolCall
 from arft_jax.syntax.spec import Syntax, check_arguments
 from arft_jax.trajectory import Observation, Task
 
+CONFIG_KEY = "config.warm_start.chains"
 KEYS = ("messages", "id", "kind", "images", "tools")
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
@@ -51,7 +52,7 @@ def load_chains(entries: Sequence[str], syntax: Syntax) -> list[Chain]:
     for entry in entries:
         path, name = file_of(entry), task_set_name(entry)
         files, where_by_id = ImageFiles(), {}
-        for number, (where, item) in enumerate(items.read_json_lines(path)):
+        for number, (where, item) in enumerate(items.read_json_lines(path, CONFIG_KEY)):
             items.check_keys(item, KEYS, where)
             identity = items.id_of(item, where) if "id" in item else f"{name}-{number}"
             items.check_different(where_by_id, identity, where)
@@ -135,6 +136,7 @@ def _call(calls: Any, syntax: Syntax) -> ToolCall:
             arguments = json.loads(arguments)
         except ValueError as error:
             raise ValueError(f"arguments must be JSON: {error}") from error
+        items.check_texts(arguments, "", CONFIG_KEY, "arguments")  # escapes of their own, unseen from outside
     if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
         raise ValueError(f"a call must have a name and arguments by name: got {call!r}")
     spec = next((spec for spec in syntax.specs if spec.name == call["name"]), None)

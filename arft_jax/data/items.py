@@ -24,11 +24,16 @@ def wrong(where: str, key: str, must: str, got: Any) -> ValueError:
     return ValueError(f"{head}{key} must {must}: got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '..'}")
 
 
-def read_json_lines(path: str | os.PathLike) -> list[tuple[str, dict[str, Any]]]:
+def read_json_lines(path: str | os.PathLike, config_key: str = "config.data.tasks") -> list[tuple[str, dict[str, Any]]]:
     """(where, object) of every line of a JSONL file; empty lines are passed over.
 
+    Args:
+      path: the file.
+      config_key: which names the file.
+
     Raises:
-      ValueError: an unreadable file, a line that is no JSON object, a NaN or an infinity in it, no line at all.
+      ValueError: an unreadable file, a line that is no JSON object, a NaN or an infinity in it, a text that nothing
+        can write (:func:`check_texts`), no line at all.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
@@ -48,6 +53,7 @@ def read_json_lines(path: str | os.PathLike) -> list[tuple[str, dict[str, Any]]]
         for key, value in item.items():
             if not _is_finite(value):
                 raise wrong(where, key, "hold no NaN or Infinity", value)
+        check_texts(item, where, config_key)
         found.append((where, item))
     if not found:
         raise ValueError(f"data file must hold items, one a line: got none in {path}")
@@ -60,6 +66,49 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def check_texts(value: Any, where: str, config_key: str, key: str = "") -> None:
+    """Refuses a text, however deep it lies in lists and objects, with a NUL or half of a surrogate pair.
+
+    JSON can hold both. No file can: neither a tokenizer nor a page, nor the record of a trajectory would take them.
+
+    Args:
+      value: of JSON.
+      where: the item.
+      config_key: which names the file.
+      key: under which the value stands; empty for a whole item.
+
+    Raises:
+      ValueError: such a text; the item, its key and the place below it are named.
+    """
+    left = [(key, value)]
+    while left:
+        name, each = left.pop()
+        if isinstance(each, str):
+            if not can_be_written(each):
+                raise ValueError(f"{wrong(where, name, 'hold no NUL and no lone surrogate', each)} ({config_key})")
+        elif isinstance(each, dict):
+            for inner in each:
+                if not can_be_written(str(inner)):
+                    at = f"a key of {name}" if name else "a key"
+                    raise ValueError(f"{wrong(where, at, 'hold no NUL and no lone surrogate', inner)} ({config_key})")
+            left += [(f"{name}.{inner}" if name else str(inner), below) for inner, below in reversed(each.items())]
+        elif isinstance(each, list):
+            left += [(f"{name}[{place}]", below) for place, below in reversed(list(enumerate(each)))]
+
+
+def can_be_written(text: str) -> bool:
+    """Whether UTF-8 can hold a text, and a C library read it to its end: no lone surrogate, no NUL.
+
+    >>> can_be_written("é"), can_be_written(chr(0xD800)), can_be_written(chr(0))
+    (True, False, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def check_keys(item: Mapping[str, Any], known: Collection[str], where: str) -> None:

@@ -108,7 +108,10 @@ def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...], more: tuple
         missing = [key for key in keys if not isinstance(item, dict) or key not in item]
         name = item.get("id", f"at place {place}") if isinstance(item, dict) else f"at place {place}"
         if isinstance(item, dict):
-            fields.check_keys(item, known, f"item {name} of {json_path}")
+            where = f"item {name} of {json_path}"
+            fields.check_keys(item, known, where)
+            read = {key: value for key, value in item.items() if key in known}
+            fields.check_texts(read, where, "config.data.dir")
         if missing:
             raise ValueError(f"item {name} of {json_path} must have {', '.join(keys)}: missing {', '.join(missing)}")
         if str(name) in seen:

@@ -19,7 +19,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from arft_jax.data import mat
+from arft_jax.data import items, mat
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
 from arft_jax.data.images import Quarantine
 from arft_jax.rewards.recorded import step_of
@@ -107,6 +107,8 @@ def _prompt_and_target(row: object, kind: str) -> tuple[str, str]:
             raise ValueError(f"type must be one of {', '.join(TYPES)}: got {row['type']!r}")
         if row["type"] != "pre_problem":
             texts.append(row.get("context"))
+    read = {key: row[key] for key in (*keys, "context") if key in row and (key != "context" or len(texts) > 1)}
+    items.check_texts(read, "", "config.data.dir")
     for text in (*texts, row["solution"]):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"problem, solution and, where it is read, context must be text: got {text!r}")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
-import re
+import string
 from collections.abc import Iterable, Sequence
 
 import absl.logging
@@ -25,7 +25,7 @@ def _text(value) -> str:
 
 
 def _index(name: str) -> int:
-    return int(re.search(r"(\d+)$", name).group())
+    return int(name[len(name.rstrip(string.digits)) :])
 
 
 @contextlib.contextmanager

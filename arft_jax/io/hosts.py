@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from arft_jax.io import terminal
+
 # XLA's CPU executor takes a loop for begun as soon as a piece of it runs on another thread, and may then begin a
 # collective that stands behind the loop and does not need its result before the loop has begun its own. Which comes
 # first differs from device to device, and Gloo, which pairs what it is sent by order alone, ends with "collective
@@ -56,7 +58,7 @@ def is_first() -> bool:
 def print_once(text: str) -> None:
     """Prints once, not once a process."""
     if is_first():
-        print(text, flush=True)
+        terminal.say(text)
 
 
 def put(tree: Any, places: Any) -> Any:

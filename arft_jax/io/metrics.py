@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from arft_jax.io import terminal
+
 
 def _plain(value: Any) -> Any:
     """A str or bool as it is, any other scalar (numpy, JAX, Python) as an int or a float, None where not finite."""
@@ -144,7 +146,7 @@ class Progress:
         parts += [f"{label} {_short(value)}" for label, value in values.items()]
         parts += [f"{pace:.1f} s/step", f"ETA {format_seconds(pace * (self._total - step))}"]
         line = "  ".join(parts)
-        print(line, file=self._out or sys.stdout, flush=True)
+        terminal.say(line, file=self._out or sys.stdout)
         return line
 
 

@@ -8,15 +8,18 @@ from typing import Any
 
 REDACTED = "[redacted]"
 
-_SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|token|secret|password|passwd|credentials?)(?:$|[_-])", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?<![^_-])(?=[ktspc])(?:key|token|secret|password|passwd|credentials?)(?![^_-])", re.IGNORECASE
+)
 _MIN_SECRET_CHARS = 6  # a shorter value would blank ordinary words
-_USER_INFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_USER_INFO = re.compile(r"(?<=://)[^/\s@]++(?=@)")
 _NAMED = re.compile(
-    r"(\b(?:proxy-)?authorization|\bx-api-key|\b\w*api[-_]?key|\b\w*access[-_]?token|\b\w*secret|\b\w*password)"
-    r"([\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"'&,;)}\]]+",
+    r"(?=[asp][ucpea][tics])"  # most places are passed over after three characters
+    r"((?<!\w)authorization|api[-_]?key|access[-_]?token|secret|password)"
+    r"([\"']?\s*+[=:]\s*+[\"']?)(?:(?:bearer|basic)\s++)?[^\s\"'&,;)}\]]++",
     re.IGNORECASE,
 )
-_WELL_KNOWN = re.compile(r"\b(?:sk|hf|ghp|gho|ghs|github_pat|glpat|xox[abpr])[-_][A-Za-z0-9_-]{16,}")
+_WELL_KNOWN = re.compile(r"(?=[shgx])\b(?:sk|hf|ghp|gho|ghs|github_pat|glpat|xox[abpr])[-_][A-Za-z0-9_-]{16,}+")
 
 
 def _secrets(environ: Mapping[str, str]) -> list[str]:

@@ -1,11 +1,15 @@
-"""What every page shares: the frame, the style, escaping, images inside the file. No page reaches the network."""
+"""What every page shares: the frame, the style, escaping, images inside the file. No page reaches the network.
+
+Text from outside is escaped, its control characters become marks, and it stands in a ``<bdi>`` of its own: what it
+says in a script that runs from right to left moves nothing that stands beside it.
+"""
 
 import base64
+import hashlib
 import html
 import io
 import os
 import pathlib
-import re
 
 import numpy as np
 import PIL.Image
@@ -25,7 +29,7 @@ body { margin: 0 auto; max-width: 84rem; padding: 1.5rem; background: var(--page
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; }
 p { margin: .3rem 0; } .dim { color: var(--dim); } .good { color: var(--good); } .bad { color: var(--bad); }
-img { max-width: 100%; }
+img { max-width: 100%; } bdi, option { unicode-bidi: isolate; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;
   display: block; overflow-x: auto; }
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
@@ -33,16 +37,47 @@ th { border-bottom: 1px solid var(--text); font-weight: 600; } tr.first td { bor
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 """
 
-# A browser that honours it loads nothing, whatever the text on the page says.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_CONTROLS = (*range(9), *range(11, 32), *range(127, 160))
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # marks of the order of writing
+_MARKS = dict.fromkeys(_CONTROLS, "\N{SYMBOL FOR SUBSTITUTE}") | {code: f"[U+{code:04X}]" for code in _TURNING}
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+def policy(style: str, script: str = "") -> str:
+    """The content security policy of a page: a browser that honours it loads nothing, whatever the page's text says.
+
+    Its own style and script are let in by their hashes, no other ones, no attribute ``style`` and no handler.
+
+    Args:
+      style: what stands in its one ``<style>``.
+      script: what stands in its one ``<script>``; empty: it has none.
+    """
+    scripts = _source(script) if script else "'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {scripts}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _source(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def attribute(value: object) -> str:
+    """Escaped for an attribute or another place that takes no elements; what cannot be seen becomes visible marks.
+
+    >>> attribute('a "b" \u202e')
+    'a &quot;b&quot; [U+202E]'
+    """
+    return html.escape(str(value).translate(_MARKS))
 
 
 def text(value: object) -> str:
-    """Escaped for HTML; control characters become visible marks."""
-    return html.escape(_CONTROL.sub("\N{SYMBOL FOR SUBSTITUTE}", str(value)))
+    """A text as an element that is isolated from what stands beside it, escaped as by :func:`attribute`.
+
+    >>> text("a < b")
+    '<bdi dir="auto">a &lt; b</bdi>'
+    """
+    return f'<bdi dir="auto">{attribute(value)}</bdi>'
 
 
 def data_uri(png: bytes) -> str:
@@ -58,20 +93,21 @@ def figure(image: Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     factor = max(1, SMALL_PX // max(height, width))
-    name = text(image.name or "image")
+    name = image.name or "image"
     return (
-        f'<figure><img alt="{name}" width="{picture.width * factor}" src="{data_uri(stream.getvalue())}"'
-        f"{' class=small' if factor > 1 else ''}><figcaption>{name} · {width} × {height} px</figcaption></figure>"
+        f'<figure><img alt="{attribute(name)}" width="{picture.width * factor}" src="{data_uri(stream.getvalue())}"'
+        f"{' class=small' if factor > 1 else ''}><figcaption>{text(name)} · {width} × {height} px</figcaption></figure>"
     )
 
 
 def frame(title: str, body: str, style: str = "", script: str = "") -> str:
-    """A whole page around ``body``, which is HTML already."""
+    """A whole page around ``body``, which is HTML already and holds no style, script or handler of its own."""
+    style = f"{STYLE}{style}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(style, script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}{style}</style></head><body>\n{body}\n"
+        f"<title>{attribute(title)}</title><style>{style}</style></head><body>\n{body}\n"
         + (f"<script>{script}</script>" if script else "")
         + "</body></html>\n"
     )

@@ -106,7 +106,7 @@ def report_page(
     body.append('<p class="dim">Percent; delta in points; intervals are 95 % bootstrap over items.</p>')
     body.append(f'<p><img alt="reward by step" src="{page.data_uri(png)}"></p>')
     if trajectories:
-        body.append(f'<p><a href="{page.text(trajectories)}">trajectories</a></p>')
+        body.append(f'<p><a href="{page.attribute(trajectories)}">trajectories</a></p>')
     if facts:
         lines = [f"<tr><td>{page.text(key)}</td><td>{page.text(value)}</td></tr>" for key, value in facts.items()]
         body.append(f"<table><tbody>{''.join(lines)}</tbody></table>")

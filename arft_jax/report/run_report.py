@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from arft_jax.config import task_set_name
+from arft_jax.io import terminal
 from arft_jax.io.metrics import format_seconds, read_metrics
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.report import plots, table, trajectories
@@ -109,7 +110,7 @@ def write_report(config: Any, directory: Any) -> dict[str, Any]:
     trajectories.write_trajectories(path / "trajectories.html", config.name, after, before, text)
     (path / "table.txt").write_text(text, encoding="utf-8")
     (path / "table.md").write_text(table.markdown_table(benchmarks), encoding="utf-8")
-    print(text, flush=True)
+    terminal.say(text)
     for name in ("report.html", "reward.png", "trajectories.html"):
-        print(f"wrote {path / name}", flush=True)
+        terminal.say(f"wrote {path / name}")
     return directory.results()

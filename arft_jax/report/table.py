@@ -10,10 +10,10 @@ it (a delta has the same shape, in points)::
 Rows come as before, after, delta, then whatever else there is. A figure that is missing or None is a dash.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from arft_jax.report import page
 from arft_jax.rewards import aggregate
 
 SPLITS = ("simple", "hard", "avg")
@@ -110,9 +110,10 @@ def markdown_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def html_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The same for a page, escaped."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in HEADER)
+    head = "".join(f"<th>{page.attribute(cell)}</th>" for cell in HEADER)
     body = []
     for row in table_rows(results):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        cells = "".join(f"<td>{page.text(cell)}</td>" for cell in row[:2])  # the names; all else are figures
+        cells += "".join(f"<td>{page.attribute(cell)}</td>" for cell in row[2:])
         body.append(f"<tr{' class=first' if row[0] else ''}>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -1,7 +1,6 @@
 """One page of trajectories with their images, as conversations; before and after side by side where both are given."""
 
 import os
-import re
 from collections.abc import Sequence
 
 from arft_jax.report import page
@@ -34,8 +33,6 @@ function apply() {
 selects.forEach(s => s.addEventListener('change', apply));
 """
 
-_THINK = re.compile(r"(.*?)<think>(.*?)</think>(.*)", re.DOTALL)
-
 
 def _is_correct(trajectory: Trajectory) -> bool:
     """By exact match; by the accuracy reward where that was not recorded."""
@@ -48,9 +45,19 @@ def _verdict(trajectory: Trajectory) -> str:
     return "correct" if _is_correct(trajectory) else "wrong"
 
 
+def around_thought(text: str) -> tuple[str, str, str]:
+    """(before, thought, behind) of the first thought that is closed; all of it is behind where there is none.
+
+    >>> around_thought("a<think>b</think>c"), around_thought("a<think>b")
+    (('a', 'b', 'c'), ('', '', 'a<think>b'))
+    """
+    before, opened, rest = text.partition("<think>")
+    thought, closed, behind = rest.partition("</think>")
+    return (before, thought, behind) if opened and closed else ("", "", text)
+
+
 def _turn(number: int, turn: Turn) -> str:
-    match = _THINK.fullmatch(turn.text)
-    before, thought, rest = match.groups() if match else ("", "", turn.text)
+    before, thought, rest = around_thought(turn.text)
     kind = turn.call.tool if turn.call else type(turn.action).__name__.lower()
     parts = [f'<p class="label dim">turn {number} · {page.text(kind)}</p>']
     if before.strip():
@@ -88,7 +95,7 @@ def _section(title: str, trajectory: Trajectory) -> str:
     status = page.text(trajectory.status.value)
     tone_end = "dim" if trajectory.status is Status.ANSWERED else "bad"
     return (
-        f"<section><h3>{page.text(title)}</h3>"
+        f"<section><h3>{page.attribute(title)}</h3>"
         f'<p>answer: <b class="{tone}">{page.text(answer)}</b>'
         + (f' <span class="{tone}">({verdict})</span>' if has_truth else "")
         + f' · ended: <span class="{tone_end}">{status}</span></p>'
@@ -107,8 +114,8 @@ def _article(number: int, trajectory: Trajectory, before: Trajectory | None, tit
     true_answer = f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>" if task.answers else ""
     split = f" · {page.text(task.split)}" if task.answers else ""
     return (
-        f'<article data-kind="{page.text(task.kind)}" data-split="{page.text(task.split)}"'
-        f' data-status="{page.text(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'
+        f'<article data-kind="{page.attribute(task.kind)}" data-split="{page.attribute(task.split)}"'
+        f' data-status="{page.attribute(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'
         f"<h2>{number}. {page.text(task.question)}</h2>"
         f"{true_answer}"
         f'<p class="dim">{page.text(task.kind)}{split}{problems}{corpus} · {page.text(task.id)}</p>'
@@ -129,7 +136,8 @@ def _filters(trajectories: Sequence[Trajectory]) -> str:
     for name, options in values.items():
         if len(options) < 2:
             continue
-        rows = "".join(f'<option value="{page.text(o)}">{page.text(o)}</option>' for o in sorted(options))
+        shown = map(page.attribute, sorted(options))  # an option takes no elements
+        rows = "".join(f'<option dir="auto" value="{option}">{option}</option>' for option in shown)
         selects.append(f'<label>{name} <select name="{name}"><option value="">all</option>{rows}</select></label>')
     return f"<form>{''.join(selects)}</form>" if selects else ""
 

@@ -24,14 +24,10 @@ CODE_REWARD = 0.9
 MIN_COSINE = 0.5
 STEPS = {"coding": ("answer", "code", "problem"), "search": ("answer", "search")}  # by agent; looked for in this order
 _ROTATIONS = ("rotation90", "rotation180")
-_BODIES = {
-    "answer": ".*?",
-    "search": ".*?",
-    "code": r"\s*```python.*?```.*?",
-    "problem": r"\s*\{\s*'[^']+'\s*(?:,\s*'[^']+'\s*)*\}\s*",
-}
-_FORMS = {tag: re.compile(rf"<think>.*?</think>\s*<{tag}>{body}</{tag}>", re.DOTALL) for tag, body in _BODIES.items()}
-_KIND_SET = re.compile(r"<problem>\s*\{(.*?)\}\s*</problem>", re.DOTALL)
+_THINK, _THOUGHT_END, _FENCE = "<think>", "</think>", "```"
+_KINDS = re.compile(r"\s*+\{\s*+'[^']++'\s*+(?:,\s*+'[^']++'\s*+)*+\}\s*+")
+_KIND = re.compile(r"'([^']++)'")
+_SET_BEGIN, _SET_END = re.compile(r"<problem>\s*+\{"), re.compile(r"\}\s*+</problem>")
 
 
 def step_of(kind: str, target: str) -> str:
@@ -67,7 +63,21 @@ def format_score(kind: str, target: str, completion: str) -> float:
         return 0.0
     if kind == "search":
         step = "answer" if "<answer>" in completion and "</answer>" in completion else "search"
-    return float(_FORMS[step].fullmatch(completion) is not None)
+    return float(_is_thought_and(step, completion))
+
+
+def _is_thought_and(tag: str, whole: str) -> bool:
+    """Whether a text that opens a tag once at most is ``<think>..</think>`` and the tag's element in its form."""
+    before, opened, behind = whole.partition(f"<{tag}>")
+    before, end = before.rstrip(), f"</{tag}>"
+    has_thought = before.removeprefix(_THINK).endswith(_THOUGHT_END) and before.startswith(_THINK)
+    if not (opened and has_thought and behind.endswith(end)):
+        return False
+    body = behind.removesuffix(end)
+    if tag == "problem":
+        return _KINDS.fullmatch(body) is not None
+    code = body.lstrip()
+    return tag != "code" or (code.startswith(f"{_FENCE}python") and _FENCE in code.removeprefix(f"{_FENCE}python"))
 
 
 def accuracy_score(kind: str, target: str, completion: str, embed: Embed | None = None) -> float:
@@ -98,8 +108,11 @@ def inner(tag: str, whole: str) -> str:
     >>> inner("answer", "<answer> 7 </answer>"), inner("answer", " 7 ")
     ('7', '7')
     """
-    found = re.search(f"<{tag}>(.*?)</{tag}>", whole)
-    return (found.group(1) if found else whole).strip()
+    for line in whole.split("\n"):
+        found, closed, _ = line.partition(f"<{tag}>")[2].partition(f"</{tag}>")
+        if closed:
+            return found.strip()
+    return whole.strip()
 
 
 def set_f1(answer: str, truth: str) -> float:
@@ -133,8 +146,9 @@ def query_score(query: str, truth: str, embed: Embed | None = None) -> float:
 
 def named_kinds(whole: str) -> list[str]:
     """The kinds in a text's ``<problem>`` set, sorted; a kind named twice stands twice; empty where there is no set."""
-    found = _KIND_SET.search(whole)
-    return sorted(re.findall("'([^']+)'", found.group(1))) if found else []
+    begin = _SET_BEGIN.search(whole)
+    end = _SET_END.search(whole, begin.end()) if begin else None
+    return sorted(_KIND.findall(whole, begin.end(), end.start())) if end else []
 
 
 def problem_score(named: Sequence[str], truth: Sequence[str]) -> float:

@@ -15,7 +15,7 @@ import re
 import string
 from collections.abc import Sequence
 
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_ARTICLES = re.compile(r"(?=[at])\b(?:a\b|an\b|the\b)")
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _FULL_WIDTH = "".join(chr(0xFEE0 + ord(c)) for c in string.punctuation)
 _CHINESE_MARKS = "\uff61\u3001\u3002\u300a\u300b\u3010\u3011\u201c\u201d\u2018\u2019"

@@ -40,9 +40,6 @@ class TagSyntax:
                 )
         self.tags = (*self._by_tag, ANSWER)
         self.stops = tuple(f"</{tag}>" for tag in self.tags)
-        any_tag = "|".join(self.tags)
-        self._action = re.compile(rf"<({any_tag})>(.*?)</\1>", re.DOTALL)
-        self._form = re.compile(rf"\s*<think>(.*?)</think>\s*(<({any_tag})>.*</\3>)\s*", re.DOTALL)
 
     def parse(self, text: str) -> Action:
         """Reads the action of one turn; never raises.
@@ -57,10 +54,10 @@ class TagSyntax:
             return Malformed("no action tag")
         if len(opened) > 1:
             return Malformed("more than one action tag")
-        found = self._action.search(text)
-        if found is None:
-            return Malformed(f"<{opened[0]}> is not closed")
-        tag, body = found.group(1), found.group(2)
+        [tag] = opened
+        body, closed, _ = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")
+        if not closed:
+            return Malformed(f"<{tag}> is not closed")
         spec = self._by_tag.get(tag)
         if not body.strip():
             return Malformed(f"<{tag}> is empty", tell=spec is not None and spec.tells)
@@ -83,7 +80,13 @@ class TagSyntax:
         for tag in (THINK, *self.tags):
             if text.count(f"<{tag}>") > 1 or text.count(f"</{tag}>") > 1:
                 return False
-        return self._form.fullmatch(text) is not None
+        thought, closed, action = text.strip().partition(f"</{THINK}>")
+        action = action.lstrip()
+        return (
+            bool(closed)
+            and thought.startswith(f"<{THINK}>")
+            and any(action.startswith(f"<{tag}>") and action.endswith(f"</{tag}>") for tag in self.tags)
+        )
 
     def write(self, action: Action, thought: str = "") -> str:
         """The turn that :meth:`parse` reads as this action.

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from arft_jax.data.images import decode_image
+from arft_jax.data.items import check_texts
+from arft_jax.io import terminal
 from arft_jax.tools.search_index import Document, SearchIndex
 from arft_jax.tools.whole_directory import read_header, write_directory
 from arft_jax.trajectory import Image
@@ -92,6 +94,7 @@ def read_captions(folder: str | os.PathLike[str]) -> list[tuple[str, str]]:
             record = json.loads(line.decode("utf-8"))
             if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("image", "caption")):
                 raise ValueError("a line must be an object with the strings 'image' and 'caption'")
+            check_texts({key: record[key] for key in ("image", "caption")}, "", "--images")
             name = record["image"]
             if name in seen:
                 raise ValueError(f"an image must be named once: {name!r} stands in line {seen[name][0]} too")
@@ -128,10 +131,9 @@ def _vectors(folder, names: list[str], embed: Embed, batch: int, out: TextIO) ->
         done, now = start + len(images), time.monotonic()
         if now - last >= _REPORT_EVERY:
             last, rate = now, done / (now - started)
-            print(
+            terminal.say(
                 f"{done:,} of {len(names):,} images, {rate:.1f} a second, {(len(names) - done) / rate:.0f} s left",
                 file=out,
-                flush=True,
             )
 
 

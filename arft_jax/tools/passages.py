@@ -15,9 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
+from arft_jax.data.items import can_be_written
+from arft_jax.io import terminal
 from arft_jax.tools.search_index import Document, SearchIndex
 
 _REPORT_EVERY = 5.0  # seconds
+_SHOWN = 80  # characters of a text that is refused
 _TSV_HEADER = ["id", "text", "title"]
 
 
@@ -27,6 +30,12 @@ def _text_of(record: dict, name: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"{name!r} must be a string: got {type(value).__name__}")
+    return _checked(value, name)
+
+
+def _checked(value: str, name: str) -> str:
+    if not can_be_written(value):
+        raise ValueError(f"{name!r} must hold no NUL and no lone surrogate: got {value[:_SHOWN]!r}")
     return value
 
 
@@ -37,7 +46,7 @@ def parse_json_line(line: str) -> Document:
     Document(title='Ada', text='Born in 1815.', corpus='', id='7')
 
     Raises:
-      ValueError: no JSON object, no text, or a field of another type.
+      ValueError: no JSON object, no text, a field of another type, or one with a NUL or a lone surrogate.
     """
     record = json.loads(line)
     if not isinstance(record, dict):
@@ -59,7 +68,7 @@ def parse_tsv_line(line: str) -> Document | None:
     Document(title='Ada', text='Born "in" 1815.', corpus='', id='7')
 
     Raises:
-      ValueError: other than three fields, or an open quotation mark.
+      ValueError: other than three fields, an open quotation mark, or a NUL.
     """
     try:
         fields = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", strict=True), [])
@@ -67,7 +76,10 @@ def parse_tsv_line(line: str) -> Document | None:
         raise ValueError(str(error)) from None
     if len(fields) != 3:
         raise ValueError(f"a line must have 3 fields (id, text, title): got {len(fields)}")
-    return None if fields == _TSV_HEADER else Document(fields[2], fields[1], "", fields[0])
+    if fields == _TSV_HEADER:
+        return None
+    id_, text, title = map(_checked, fields, _TSV_HEADER)
+    return Document(title, text, "", id_)
 
 
 _PARSERS: dict[str, Callable[[str], Document | None]] = {".jsonl": parse_json_line, ".tsv": parse_tsv_line}
@@ -133,11 +145,10 @@ def _reported(reader: PassageReader, out: TextIO) -> Iterator[Document]:
         if now - last >= _REPORT_EVERY:
             last, spent_s = now, now - started
             left_s = spent_s * (reader.total_bytes / reader.n_bytes - 1)
-            print(
+            terminal.say(
                 f"{reader.n_passages:,} passages, {reader.n_passages / spent_s:,.0f} a second, "
                 f"{reader.n_bytes / reader.total_bytes:.1%} of the input, {left_s:.0f} s left",
                 file=out,
-                flush=True,
             )
         yield document
 

@@ -25,6 +25,7 @@ TRY_S = {"http": 2.0, "serper": 4.0, "ddgs": 8.0}  # seconds in which a well ser
 SERPER_URL = "https://google.serper.dev/search"
 SERPER_KEY = "SERPER_API_KEY"  # of the environment
 _MAX_QUERY_CHARS = 500
+_MAX_READ_CHARS = 4 * _MAX_QUERY_CHARS  # to normalise accents without end takes the square of their number
 _MAX_TITLE_CHARS = 300
 _MAX_TEXT_CHARS = 8000
 _MAX_SOURCE_CHARS = 2000
@@ -186,7 +187,7 @@ def normalise(query: str) -> str:
     >>> normalise("  Ada \\n Lovelace\\x00 ")
     'Ada Lovelace'
     """
-    text = unicodedata.normalize("NFC", query)
+    text = unicodedata.normalize("NFC", query[:_MAX_READ_CHARS])
     return " ".join(clean.clean_text(text, len(text) + 1).split())[:_MAX_QUERY_CHARS].rstrip()
 
 

@@ -7,7 +7,8 @@ from arft_jax.tools import clean
 from arft_jax.tools.search_backend import Hit
 
 NOTHING_FOUND = "Nothing found. Try other words."  # short: a small model reads it too
-_FRAME = re.compile(r"<\s*/?\s*information\b[^<>]*>?", re.IGNORECASE)
+# A run of "<" is matched whole, whatever follows it: it is read once, and what is left of it cannot become a tag.
+_FRAME = re.compile(r"<[<\s/]*+(information\b[^<>]*+>?)?", re.IGNORECASE)
 
 
 def format_hits(hits: Sequence[Hit], max_result_chars: int) -> str:
@@ -18,7 +19,14 @@ def format_hits(hits: Sequence[Hit], max_result_chars: int) -> str:
     """
     lines = []
     for number, hit in enumerate(hits, start=1):
-        both = f"{hit.title}: {hit.text}" if hit.title else hit.text
-        text = clean.clean_text(_FRAME.sub(" ", clean.clean_text(both, len(both) + 1)), max_result_chars)
+        whole = f"{hit.title}: {hit.text}" if hit.title else hit.text
+        text = clean.head(whole, max_result_chars)  # before any pattern: a passage may be a book
+        is_cut = len(text) < len(whole)
+        text = _without_frame(clean.clean_text(text, len(text) + 1)).strip()
+        text = clean.shorten(text, max_result_chars, is_cut)
         lines.append(f"{number}. Content: {' '.join(text.split())}")
     return f"<information> {' '.join(lines) if lines else NOTHING_FOUND} </information>"
+
+
+def _without_frame(text: str) -> str:
+    return _FRAME.sub(lambda found: found[0] if found[1] is None else " ", text)

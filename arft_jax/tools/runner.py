@@ -29,6 +29,7 @@ BREAKER_OPEN = "the back-end has failed too often and is left alone for now"
 TOO_MANY = "too many calls are waiting"
 
 _MAX_FAULT_CHARS = 500
+_MAX_FAULT_READ = 50_000  # so many more that what is shown never ends in half a secret, which would not be known as one
 _MAX_PAUSE_S = 5.0
 _LOOK_S = 0.05  # between two looks at the breaker in a pause
 
@@ -38,6 +39,7 @@ Recall = Callable[[], Observation | None]
 def fault(error: Exception | str) -> Observation:
     """An INFRA observation; secrets taken out of its text."""
     text = str(error) if isinstance(error, Fault | str) else f"{type(error).__name__}: {error}"
+    text = text[:_MAX_FAULT_READ]
     return Observation(clean.clean_text(redact(f"tool fault: {text}"), _MAX_FAULT_CHARS), (), ToolStatus.INFRA)
 
 

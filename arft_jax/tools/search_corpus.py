@@ -11,6 +11,8 @@ from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.tools.passages import parse_json_line
 from arft_jax.tools.search_index import Document, SearchIndex
 
+_KEYS = "config.data.dir, or the file beside that of config.data.tasks"
+
 
 def read_corpus(path: str | os.PathLike) -> Iterator[Document]:
     """The documents of a JSONL file, one line at a time; empty lines are passed over.
@@ -31,7 +33,7 @@ def _document(line: str, where: str) -> Document:
     try:
         return parse_json_line(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} must be a JSON object with text, or contents: {error}") from error
+        raise ValueError(f"{where} must be a JSON object with text, or contents: {error} ({_KEYS})") from error
 
 
 def corpus_index_path(

@@ -50,6 +50,9 @@ _CJK = (
     "\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _CJK_RUN = re.compile(f"[{_CJK}]+")
+_MAX_MARKS = 30  # on one letter, as in Unicode's stream-safe form (UAX #15): to sort n of them takes n squared
+_NO_WORDS = re.compile(r"[^\w\s!-~]{31,}+")  # what holds a longer row of marks; most texts have none
+_HALF_WIDTH_MARKS = {0xFF9E: 0x3099, 0xFF9F: 0x309A}  # the two marks that count as letters of a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,21 @@ def _prepare(text: str) -> str:
     """One form for index and query: ``２００８北京!`` -> ``2008 北 京 北京 !``."""
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFKC", text.encode("utf-8", "ignore").decode("utf-8"))  # lone surrogates go
+    text = text.encode("utf-8", "ignore").decode("utf-8")  # lone surrogates go
+    for half, whole in _HALF_WIDTH_MARKS.items():
+        text = text.replace(chr(half), chr(whole))
+    text = unicodedata.normalize("NFKC", _NO_WORDS.sub(_thinned, text))
     return _CJK_RUN.sub(_pairs, text)
+
+
+def _thinned(run: re.Match) -> str:
+    """The run without the marks behind the 30th in a row."""
+    kept, n_marks = [], 0
+    for char in run.group():
+        n_marks = n_marks + 1 if unicodedata.combining(unicodedata.normalize("NFKD", char)[0]) else 0
+        if n_marks <= _MAX_MARKS:
+            kept.append(char)
+    return "".join(kept)
 
 
 def _analyzer() -> tantivy.TextAnalyzer:

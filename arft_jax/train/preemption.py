@@ -2,6 +2,8 @@
 
 import signal
 
+from arft_jax.io import terminal
+
 
 class Stopped(SystemExit):
     """A signal ended the run, which saved what it had; the text says where, ``code`` is the exit status.
@@ -28,7 +30,7 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested, self.number = True, number
-        print("asked to stop: finishing this step and saving", flush=True)
+        terminal.say("asked to stop: finishing this step and saving")
 
     def __enter__(self) -> "StopRequest":
         try:

@@ -24,7 +24,7 @@ from arft_jax.build.plan import Plan
 from arft_jax.data.image_files import FileImage
 from arft_jax.data.images import Quarantine
 from arft_jax.data.pipeline import task_stream
-from arft_jax.io import hosts
+from arft_jax.io import hosts, terminal
 from arft_jax.rewards.combine import Scorer
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.request import Request
@@ -141,7 +141,7 @@ class TrainRollouts:
     def tell_quarantined(self) -> None:
         """One line for each file that was put away since the last call; the quarantine remembers the first of them."""
         for message in self.quarantine.messages[self._n_told :]:
-            print(f"a grey picture takes the place of a training image, its groups are left out: {message}", flush=True)
+            terminal.say(f"a grey picture takes the place of a training image, its groups are left out: {message}")
         self._n_told = len(self.quarantine.messages)
 
     def state(self) -> dict[str, Any]:

@@ -53,4 +53,4 @@ def test_the_report_holds_table_plot_and_facts(tmp_path):
     text = path.read_text()
     assert "&lt;tiny&gt;" in text and "<tiny>" not in text and "&lt;0&gt;" in text
     assert "data:image/png;base64,cG5n" in text and 'href="trajectories.html"' in text
-    assert "<td>mini_coding</td>" in text and "http://" not in text and "https://" not in text
+    assert '<td><bdi dir="auto">mini_coding</bdi></td>' in text and "http://" not in text and "https://" not in text

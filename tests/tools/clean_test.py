@@ -1,5 +1,8 @@
 """Cleaning of outside text."""
 
+import sys
+import unicodedata
+
 import pytest
 
 from arft_jax.tools.clean import CUT, clean_text
@@ -35,3 +38,18 @@ def test_the_cap_counts_the_marker(max_chars):
 def test_a_cap_below_one_is_refused():
     with pytest.raises(ValueError, match="max_chars must be at least 1: got 0"):
         clean_text("a", 0)
+
+
+def test_every_character_of_a_category_that_cannot_be_seen_is_dropped_and_no_other():
+    """Against the tables of this Python; those of another version differ in characters that are unassigned here."""
+    known = [c for c in map(chr, range(0x80, sys.maxunicode + 1)) if unicodedata.category(c) != "Cn"]
+    seen = "".join(c for c in known if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    cleaned = clean_text(f"é{''.join(known)}é", len(known) + 2)
+    assert cleaned == f"é{seen}é".replace("\u2028", "\n").replace("\u2029", "\n")
+
+
+def test_what_is_not_read_is_said_to_be_cut_though_what_was_read_is_short():
+    # 8 * 20 + 1000 characters are read: "a" and spaces that strip() takes away.
+    assert clean_text("a" + " " * 2000 + "b", 20) == "a" + CUT
+    assert clean_text("a" + " " * 1158 + "b", 20) == "a" + CUT
+    assert clean_text("a" + "\0" * 1158 + "b", 20) == "ab"

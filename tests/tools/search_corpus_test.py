@@ -31,6 +31,9 @@ def test_both_layouts_of_a_line_are_read(tmp_path):
         ("[]", "line 2 of .*corpus.jsonl must be"),
         ('{"title": "t"}', "line 2 of .*corpus.jsonl must be"),
         ('{"text": 7}', "line 2 of .*corpus.jsonl must be"),
+        (r'{"text": "a\ud800"}', r"line 2 of .*'text' must hold no NUL and no lone surrogate: .*\(config.data.dir"),
+        (r'{"contents": "\"a\u0000\"\nb"}', r"line 2 of .*'contents' must hold no NUL"),
+        (r'{"text": "a", "id": "\udfff"}', r"line 2 of .*'id' must hold no NUL"),
     ],
 )
 def test_a_line_that_is_no_document_is_named(tmp_path, line, sentence):

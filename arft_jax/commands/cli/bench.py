@@ -15,6 +15,7 @@ from absl import flags
 
 from arft_jax.commands import command_line, config_flag
 from arft_jax.commands.cli import bench_peers
+from arft_jax.io import terminal
 
 _NAMES = ("transformers", "tunix")
 
@@ -43,7 +44,7 @@ def _bench(f: flags.FlagValues, words: list[str]) -> None:
         drill=f.drill,
         picture=f.picture or str(pathlib.Path(f.config.workdir) / "timeline.png"),
     )
-    print(json.dumps(result) if f.format == "json" else run.format_text(result))
+    terminal.say(json.dumps(result) if f.format == "json" else run.format_text(result))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from absl import flags
 
 from arft_jax.commands import command_line
 from arft_jax.commands.cli import bench_peers
+from arft_jax.io import terminal
 
 _NAMES = ("transformers",)
 
@@ -46,7 +47,7 @@ def _bench(f: flags.FlagValues, words: list[str]) -> None:
     contexts = [int(context) for context in f.contexts]
     sizes = dict(n_slots=f.slots, n_steps=f.steps, repeats=f.repeats)
     result = decode.bench(f.size, contexts, against=peers, **sizes)
-    print(json.dumps(result) if f.format == "json" else decode.format_text(result))
+    terminal.say(json.dumps(result) if f.format == "json" else decode.format_text(result))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

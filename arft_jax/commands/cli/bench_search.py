@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -45,9 +46,9 @@ def _bench(f: flags.FlagValues, words: list[str]) -> None:
             seed=f.seed,
         )
     if f.format == "json":
-        print(json.dumps(figures))
+        terminal.say(json.dumps(figures))
     else:
-        print("\n".join(f"{name:22} {value:,}" for name, value in figures.items()))
+        terminal.say("\n".join(f"{name:22} {value:,}" for name, value in figures.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

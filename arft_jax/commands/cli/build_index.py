@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line, config_flag
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -52,7 +53,7 @@ def _build_index(f: flags.FlagValues, words: list[str]) -> None:
         raise ValueError("either --input or --images must be given")
     if f.images and not f.config:
         raise ValueError("--images needs --config, whose vision tower makes the vectors")
-    print(json.dumps(_build(f)))
+    terminal.say(json.dumps(_build(f)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

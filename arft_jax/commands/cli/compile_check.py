@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line, config_flag
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ def _check(f: flags.FlagValues, words: list[str]) -> int:
 
     shown = report.row_printer() if f.format == "table" else None
     result = compile_check.check(f.config, f.topology, shown)
-    print(json.dumps(result, indent=1) if f.format == "json" else report.summary(result))
+    terminal.say(json.dumps(result, indent=1) if f.format == "json" else report.summary(result))
     return 1 if result["problems"] else 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line
+from arft_jax.io import terminal
 
 _NEEDED = {"import": ("weights",), "export": ("checkpoint", "out")}
 _FOREIGN = {"import": ("out", "tokenizer"), "export": ("weights",)}
@@ -50,7 +51,7 @@ def _convert(f: flags.FlagValues, verbs: list[str]) -> None:
             line = convert.export_weights(f.checkpoint, f.out, f.dtype, f.tokenizer, f.max_shard_bytes)
     except OSError as error:  # a full disk
         raise ValueError(str(error)) from error
-    print(line)
+    terminal.say(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

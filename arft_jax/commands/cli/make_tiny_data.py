@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def _make(f: flags.FlagValues, words: list[str]) -> None:
     from arft_jax.commands.tiny_data import make_tiny_data
 
     make_tiny_data(f.out, seed=f.seed, n_train=f.n_train, n_test=f.n_test)
-    print(f"wrote {f.out}: {', '.join(sorted(os.listdir(f.out)))}")
+    terminal.say(f"wrote {f.out}: {', '.join(sorted(os.listdir(f.out)))}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -32,7 +33,7 @@ def _score(f: flags.FlagValues, words: list[str]) -> None:
     from arft_jax.evaluate import scoring
 
     scores = scoring.score_file(f.predictions, f.benchmark)
-    print(json.dumps(scores) if f.format == "json" else scoring.format_text(scores))
+    terminal.say(json.dumps(scores) if f.format == "json" else scoring.format_text(scores))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def _summarise(f: flags.FlagValues, words: list[str]) -> None:
     from arft_jax.report import summary
 
     benchmarks = summary.summarise_runs(f.runs)
-    print(json.dumps(benchmarks) if f.format == "json" else summary.render(benchmarks, f.format))
+    terminal.say(json.dumps(benchmarks) if f.format == "json" else summary.render(benchmarks, f.format))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line, config_flag
+from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -60,9 +61,9 @@ def _call(f: flags.FlagValues, words: list[str]) -> None:
     )
     result = tool.run(request, f.out)
     if f.format == "json":
-        print(json.dumps(result))
+        terminal.say(json.dumps(result))
     else:
-        print("\n".join(f"{name}: {value}" for name, value in result.items()))
+        terminal.say("\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from arft_jax.commands import command_line, config_flag
+from arft_jax.io import terminal
 
 
 def _train(f: flags.FlagValues, words: list[str]) -> int:
@@ -27,7 +28,7 @@ def _train(f: flags.FlagValues, words: list[str]) -> int:
     try:
         train(f.config)
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        terminal.say(stop, file=sys.stderr)
         return stop.code
     return 0
 
