@@ -198,7 +198,7 @@ BAD = {
     '{"image": "../out.png", "caption": ""}': "must be a file of its folder: got '../out.png'",
     '{"image": "/etc/passwd", "caption": ""}': "must be a file of its folder: got '/etc/passwd'",
     '{"image": "link.png", "caption": ""}': "must be a file of its folder: got 'link.png'",
-    '{"image": "a\\u0000.png", "caption": ""}': "must be a file of its folder",
+    '{"image": "a\\u0000.png", "caption": ""}': "image must hold no NUL and no lone surrogate: got 'a\\\\x00.png'",
     '{"image": "", "caption": ""}': "must be a file of its folder: got ''",
 }
 

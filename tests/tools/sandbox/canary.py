@@ -180,12 +180,16 @@ def scan(pids: list[int], needles: dict[str, bytes]) -> list[str]:
     return sorted(faults)
 
 
+def is_filtered(pid: int) -> bool:
+    """Whether a process is held by a filter of system calls; raises OSError where it is gone."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("Seccomp:")) == _SECCOMP_FILTER
+
+
 def _is_decoder(pid: int) -> bool:
     """Whether a process is held by a filter and leads no session of its own, as every child of a call does."""
     session = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[3]
-    status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    mode = next(line.split()[1] for line in status.splitlines() if line.startswith("Seccomp:"))
-    return mode == _SECCOMP_FILTER and session != str(pid)
+    return is_filtered(pid) and session != str(pid)
 
 
 def inheritable(box) -> list[int]:

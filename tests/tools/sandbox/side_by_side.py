@@ -5,7 +5,7 @@
 The clock is common and no secret: both know when each bit's time slot begins. In it the sender does something or not,
 and the receiver looks once and prints a number. Bits are drawn anew for each round, as many ones as zeros. Prints one
 JSON object: for each channel how many bits of a threshold on the numbers are right, at best one way or the other, in
-each round. Rounds end with the first that is as wanted (``wants``: the bits come through), or the third. ``weak`` names
+each round. Rounds end with the first that is as wanted (``wants``: the bits come through), or the fourth. ``weak`` names
 a defence to leave out (weak_worker.py): with it the same programs must get through, or they show nothing. ``slot_s`` is
 the length of a slot.
 """
@@ -26,9 +26,9 @@ import weaken
 from arft_jax.tools.sandbox import PythonSandbox
 from arft_jax.trajectory import Image, ToolStatus
 
-N_BITS, N_ROUNDS = 16, 3
+N_BITS, N_ROUNDS = 16, 4
 CLEAR = 14  # of 16 bits right: the bits came through
-FAINT = 12  # something came through; by chance once in 13 rounds, three times in a row once in 2,000
+FAINT = 12  # something came through; by chance once in 13 rounds, four times in a row once in 28,000
 SLOT_S, LEAD_S, LOOK_AT = 0.02, 0.15, 0.7  # of a slot; until the first one; part of a slot at which is looked
 SIGNALS = 2000  # queued ones that a user may have: few, so that a call can use them up within a slot
 IMAGE = Image(np.zeros((8, 8, 3), np.uint8))
@@ -192,7 +192,9 @@ def one_round(
 ) -> tuple[int, list[int]]:
     """(bits right, what the receiver saw) of one round; the round is made again where a call began late."""
     send, look = CHANNELS[name]
-    folders = [os.path.join(worker.root, "call") if worker.root else "/scratch/call" for worker in box.workers]
+    folders = [
+        os.path.join(worker.root, "scratch", "call") if worker.root else "/scratch/call" for worker in box.workers
+    ]
     for _ in range(5):
         bits, key = draw(), secrets.randbelow(1 << 30) + 1
         words = {

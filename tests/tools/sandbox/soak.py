@@ -4,10 +4,10 @@
 
 Honest calls are checked against what they must give: an inverted image pixel by pixel, arithmetic, a state that the
 call before must not have left, an error of the program's own. Attacks must end as their tables say. The calls run in
-ten parts; after each the sandbox is looked at, idle: resident memory of all processes, and the most descriptors that a
-worker has open; and the memory of every process from which a call could inherit is searched for canaries, which the
-honest calls hold (canary.py). Prints one JSON object; ``wrong`` and ``left`` must be empty, and memory and descriptors
-as many after the last part as after the first.
+ten parts; after each the sandbox is looked at, idle: resident memory of the processes that last, and the most
+descriptors that a worker has open; and the memory of every process from which a call could inherit is searched for
+canaries, which the honest calls hold (canary.py). Prints one JSON object; ``wrong`` and ``left`` must be empty, and
+memory and descriptors as many after the last part as after the first.
 """
 
 import concurrent.futures
@@ -40,11 +40,16 @@ CLEAN = "import os, numpy, PIL.Image\nprint(os.listdir('.'), len('ab'), numpy.ad
 
 
 def resident_mb():
-    """Resident memory of this process and all below it, shared pages counted in each."""
+    """Resident memory of this process and of those below it that last, shared pages counted in each.
+
+    A waiting child lasts no longer than its call, and a decoder comes and goes: both are held by a filter.
+    """
     total = 0
     for pid in canary.family(os.getpid()):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", encoding="ascii") as f:
-            total += int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+        with contextlib.suppress(OSError):
+            if not canary.is_filtered(int(pid)):
+                with open(f"/proc/{pid}/statm", encoding="ascii") as f:
+                    total += int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     return total / 2**20
 
 
