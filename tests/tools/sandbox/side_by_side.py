@@ -5,9 +5,9 @@
 The clock is common and no secret: both know when each bit's time slot begins. In it the sender does something or not,
 and the receiver looks once and prints a number. Bits are drawn anew for each round, as many ones as zeros. Prints one
 JSON object: for each channel how many bits of a threshold on the numbers are right, at best one way or the other, in
-each round. Rounds end with the first that is as wanted (``wants``: the bits come through), or the fourth. ``weak`` names
-a defence to leave out (weak_worker.py): with it the same programs must get through, or they show nothing. ``slot_s`` is
-the length of a slot.
+each round. Rounds end with the first that is as wanted (``wants``: the bits come through), or the fourth. ``weak``
+names a defence to leave out (weak_worker.py): with it the same programs must get through, or they show nothing.
+``slot_s`` is the length of a slot.
 """
 
 import concurrent.futures
