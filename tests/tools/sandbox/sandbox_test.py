@@ -370,9 +370,10 @@ def read_of(pid, name):
         return f.read()
 
 
-def test_calls_end_first_where_memory_runs_out(image):
+@pytest.mark.parametrize("level", ["auto", "L0"])
+def test_calls_end_first_where_memory_runs_out(level, image):
     before = descendants()
-    with PythonSandbox(n_workers=1) as box:
+    with PythonSandbox(n_workers=1, level=level) as box:
         box.run(INVERT, image)
         scores = sorted(int(read_of(pid, "oom_score_adj")) for pid in descendants() - before)
     own = int(read_of("self", "oom_score_adj"))
