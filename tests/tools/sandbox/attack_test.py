@@ -76,7 +76,7 @@ ABLATIONS = {
     "call:ptrace": ("be traced", "L0"),
     "call:inotify_init1": ("watch files", "L0"),
     "call:ioctl": ("signals on input, through ioctl", "L0"),
-    "call:timer_create": ("kill by a timer", "L0"),
+    "call:timer_create+limit:RLIMIT_SIGPENDING": ("kill by a timer", "L0"),  # a timer is a queued signal
     "call:mincore": ("page cache of a file", "L0"),
     "call:seccomp": ("another filter", "L0"),
     "call:flock": ("lock on a file of the library", "L0"),

@@ -280,7 +280,7 @@ time.sleep(1)
 ## a timer that repeats | error, limit
 signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
 while True: pass
-## a timer that repeats with a handler | limit
+## a timer that repeats with a handler | limit error
 signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.01))
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
 while True: time.sleep(0.001)

@@ -57,10 +57,15 @@ def _decode_in_worker():
 
 
 def weaken(choice):
-    """Patches the loaded modules."""
+    """Patches the loaded modules; several defences are joined by ``+``."""
     if choice["abi"]:
         landlock.version = lambda: choice["abi"]
-    kind, _, detail = choice["weak"].partition(":")
+    for defence in choice["weak"].split("+"):
+        _leave_out(defence)
+
+
+def _leave_out(defence):
+    kind, _, detail = defence.partition(":")
     if kind == "call":
         _allow_calls(detail)
     elif kind == "limit":
@@ -85,7 +90,7 @@ def weaken(choice):
     elif kind == "bare":
         _bare()
     elif kind not in ("", "environment", "readable"):
-        raise ValueError(f"no such defence: {choice['weak']}")
+        raise ValueError(f"no such defence: {defence}")
 
 
 if __name__ == "__main__":
