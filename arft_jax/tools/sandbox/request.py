@@ -17,7 +17,7 @@ from arft_jax import protocol
 
 SUFFIX = ".png"
 _FRAME = struct.Struct("<I")  # bytes of the JSON object; the pixels follow
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 16  # small enough for memory that is there already
 _BLOCK_BYTES = 4096  # files fill whole blocks
 
 
@@ -103,36 +103,42 @@ def make(
     return Request(head, images)
 
 
-def _read(fd: int, n_bytes: int) -> bytes:
-    """At most so many bytes; raises EOFError at the end."""
-    data = os.read(fd, n_bytes)
-    if not data:
+def _read_into(fd: int, view: memoryview) -> int:
+    """Reads at most as much as fits; returns how much. Raises EOFError at the end."""
+    n = os.readv(fd, [view])
+    if not n:
         raise EOFError("the request ended in its midst")
+    return n
+
+
+def _read_exactly(fd: int, n_bytes: int) -> bytearray:
+    data = bytearray(n_bytes)
+    view = memoryview(data)
+    while view:
+        view = view[_read_into(fd, view) :]
     return data
 
 
-def _read_exactly(fd: int, n_bytes: int) -> bytes:
-    data = bytearray()
-    while len(data) < n_bytes:
-        data += _read(fd, n_bytes - len(data))
-    return bytes(data)
+def _write_all(fd: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _write_image(fd: int, file: dict) -> None:
     """Passes one image's pixels on to its files."""
-    outputs = [open(name, "wb", buffering=0) for name in file["names"]]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    outputs = [os.open(name, flags, 0o600) for name in file["names"]]
     try:
-        data, left = _header(file["height"], file["width"]), 3 * file["height"] * file["width"]
-        while data:
+        piece, left = memoryview(_header(file["height"], file["width"])), 3 * file["height"] * file["width"]
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        while piece:
             for output in outputs:
-                view = memoryview(data)
-                while view:
-                    view = view[output.write(view) :]
-            data = _read(fd, min(left, _CHUNK_BYTES)) if left else b""
-            left -= len(data)
+                _write_all(output, piece)
+            piece = buffer[: _read_into(fd, buffer[: min(left, _CHUNK_BYTES)])] if left else buffer[:0]
+            left -= len(piece)
     finally:
         for output in outputs:
-            output.close()
+            os.close(output)
 
 
 def receive(fd: int) -> dict | None:
@@ -148,7 +154,7 @@ def receive(fd: int) -> dict | None:
     first = os.read(fd, _FRAME.size)
     if not first:
         return None
-    (n_bytes,) = _FRAME.unpack(first + _read_exactly(fd, _FRAME.size - len(first)))
+    (n_bytes,) = _FRAME.unpack(first + bytes(_read_exactly(fd, _FRAME.size - len(first))))
     head = json.loads(_read_exactly(fd, n_bytes))
     for file in head["files"]:
         _write_image(fd, file)

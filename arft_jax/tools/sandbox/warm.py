@@ -19,6 +19,8 @@ import PIL.Image
 
 from arft_jax.data import images
 
+_LARGE_BYTES = 16 << 20
+
 _USUAL = """
 base64 binascii bisect calendar cmath colorsys concurrent.futures.thread copy csv ctypes dataclasses datetime
 decimal enum fractions glob hashlib heapq io itertools json math mmap operator pickle pprint queue random re
@@ -50,5 +52,8 @@ def warm_up() -> None:
         with contextlib.suppress(KeyError, OSError):  # Pillow without this codec
             image = PIL.Image.fromarray(pixels).rotate(90, expand=True).resize((8, 8))
             image.save(io.BytesIO(), kind)
+    # The C library gives blocks above a threshold back at once, and raises it to the largest that was. Arrays of images
+    # are above the first one: their pages would be made anew for each.
+    bytearray(_LARGE_BYTES)
     np.linalg.norm(pixels)
     np.linalg.svd(np.eye(3))
