@@ -122,7 +122,8 @@ def _set_up(place: Place, fds: Sequence[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     _take_descriptors(fds)
     os.chdir(place.folder)
-    place.hold.narrow(place.folder)
+    if not place.isolated:  # inside namespaces the folder is a file system of its own
+        place.hold.narrow(place.folder)
     os.umask(0o077)
     os.environ.update(HOME=place.folder, TMPDIR=place.folder)
     tempfile.tempdir = place.folder
