@@ -149,6 +149,14 @@ def pack_rows(lengths: Sequence[int], length: int, n_rows: int) -> list[list[int
     return rows
 
 
+def _check_lanes(n_chunks: int, lanes: LaneShare) -> None:
+    if n_chunks % lanes.count:
+        raise ValueError(
+            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={lanes.count} "
+            "(config.train.image_chunks)"
+        )
+
+
 def assemble(
     trajectories: Sequence[Trajectory],
     advantages: np.ndarray,
@@ -159,6 +167,7 @@ def assemble(
     bucket: VisionBucket,
     rows: Sequence[Sequence[int]] | None = None,
     lanes: LaneShare = _ONE_LANE,
+    valid: Sequence[bool] | None = None,
 ) -> Batch:
     """Builds the arrays of B rows, which are all of a batch or one process's part of it.
 
@@ -172,16 +181,13 @@ def assemble(
       rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
         each trajectory a row of its own.
       lanes: those that these rows and chunks fill; C is a multiple of their count.
+      valid: for each trajectory, whether it is learnt from; the others count in no sum. None: all are.
 
     Raises:
       ValueError: a row longer than ``length``, more images than the chunks hold, or chunks that the lanes do not
         divide.
     """
-    if n_chunks % lanes.count:
-        raise ValueError(
-            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={lanes.count} "
-            "(config.train.image_chunks)"
-        )
+    _check_lanes(n_chunks, lanes)
     rows = [[i] for i in range(len(trajectories))] if rows is None else rows
     b = len(rows)
     images: dict = {}
@@ -206,12 +212,12 @@ def assemble(
     for r, members in enumerate(rows):
         at = 0
         for segment, i in enumerate(members):
-            _place(out, r, at, segment, trajectories[i], first)
+            _place(out, r, at, segment, trajectories[i], first, valid is None or bool(valid[i]))
             at += len(trajectories[i].tokens)
     return out
 
 
-def _place(out: Batch, row: int, at: int, segment: int, t: Trajectory, first: dict[str, int]) -> None:
+def _place(out: Batch, row: int, at: int, segment: int, t: Trajectory, first: dict[str, int], is_valid: bool) -> None:
     """Writes one trajectory into a row from column ``at`` on."""
     end, length = at + len(t.tokens), out.tokens.shape[1]
     if end > length:
@@ -221,7 +227,7 @@ def _place(out: Batch, row: int, at: int, segment: int, t: Trajectory, first: di
     out.tokens[row, at:end] = t.tokens
     out.segment_ids[row, at:end] = segment
     out.positions[row, :, at:end] = t.positions
-    out.loss_mask[row, at:end] = t.loss_mask
+    out.loss_mask[row, at:end] = t.loss_mask if is_valid else False
     out.sampler_logps[row, at:end] = t.sampler_logps
     for span in t.images:
         out.feature_index[row, at + span.start : at + span.start + span.n] = first[span.sha256] + np.arange(span.n)

@@ -36,6 +36,7 @@ def make_batch(
     trajectories: Sequence[Trajectory],
     advantages: np.ndarray,
     rows: Sequence[Sequence[int]] | None = None,
+    valid: np.ndarray | None = None,
 ) -> Batch:
     """This process's rows of a batch, placed beside those of the other processes.
 
@@ -44,6 +45,7 @@ def make_batch(
       trajectories: what the rows hold.
       advantages: float32[B], B of this process.
       rows: for each row the indices of its trajectories; None: one row each.
+      valid: bool of each trajectory, whether it is learnt from; None: all are.
 
     Raises:
       ValueError: rows or images that the batch does not hold.
@@ -58,15 +60,25 @@ def make_batch(
         bucket=parts.plan.bucket,
         rows=rows,
         lanes=placement.lanes_of(jax.process_index()),
+        valid=valid,
     )
     return hosts.put(batch, batch_places(batch, placement))
 
 
-def update_batches(parts: Parts, trajectories: Sequence[Trajectory], advantages: np.ndarray) -> list[Batch]:
-    """The batches of one GRPO step, ``train.rows_per_update`` rows of all processes each."""
+def update_batches(
+    parts: Parts, trajectories: Sequence[Trajectory], advantages: np.ndarray, valid: np.ndarray
+) -> list[Batch]:
+    """The batches of one GRPO step, ``train.rows_per_update`` rows of all processes each.
+
+    Args:
+      parts: made from the plan of the run.
+      trajectories: this process's rows.
+      advantages: float32[B].
+      valid: bool[B]; nothing is learnt from the other rows.
+    """
     n = parts.plan.config.train.rows_per_update // jax.process_count()
     cuts = [slice(k, k + n) for k in range(0, len(trajectories), n)]
-    return [make_batch(parts, trajectories[cut], advantages[cut]) for cut in cuts]
+    return [make_batch(parts, trajectories[cut], advantages[cut], valid=valid[cut]) for cut in cuts]
 
 
 def imitation_batch(parts: Parts, chains: Sequence[Trajectory], step: int) -> Batch:

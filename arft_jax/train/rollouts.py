@@ -44,10 +44,9 @@ def n_carried(config, step: int) -> int:
     return math.ceil(config.rollout.carry_over * (config.train.prompts // jax.process_count()))
 
 
-def valid_rows(trajectories: list[Trajectory], group_size: int) -> np.ndarray:
-    """bool[B]: False on every row of a group that had an infrastructure failure, a damaged image included."""
-    good = np.array([tr.status is not Status.INFRA for tr in trajectories]).reshape(-1, group_size)
-    return np.repeat(good.all(axis=1), group_size)
+def valid_rows(trajectories: list[Trajectory]) -> np.ndarray:
+    """bool[B]: False for a row that ended by an infrastructure failure, a damaged image included."""
+    return np.array([tr.status is not Status.INFRA for tr in trajectories], bool)
 
 
 class TrainRollouts:
@@ -133,7 +132,7 @@ class TrainRollouts:
         """Those that were shown a stand-in for a bad file end by an infrastructure failure; each such file is named.
 
         A file that is damaged behind its header is known when its task is first rolled out. The whole group is then
-        left out, as where a tool failed: what the policy says of a grey picture is worth nothing.
+        left out: what the policy says of a grey picture is worth nothing.
         """
         self.tell_quarantined()
         return [dataclasses.replace(tr, status=Status.INFRA) if _has_bad_image(tr.task) else tr for tr in rows]

@@ -4,7 +4,7 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   1. Tools run during training, over several turns, with images in every turn.
   2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
-  4. A group in which a tool failed by an infrastructure failure, or whose image is damaged, is dropped whole.
+  4. A row that an infrastructure failure ended, or whose image is damaged, is in no mask, count or group's mean.
   5. Where asked for, slow groups go on in the next step's rollout and importance weights correct for it.
 
 Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
@@ -125,12 +125,12 @@ def grpo(run: Run) -> None:
         run.policy.release()
         rollout_s = time.perf_counter() - begin
         # ---------------------------------------------------------- advantages
-        valid = valid_rows(trajectories, config.rollout.group_size)
+        valid = valid_rows(trajectories)
         rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
         adv, adv_stats = jax.device_get(advantages(*run.parts.engine.put((rewards, valid))))
         # -------------------------------------------------------------- update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
-        scored = [(batch, *score(batch)) for batch in update_batches(run.parts, trajectories, adv)]
+        scored = [(batch, *score(batch)) for batch in update_batches(run.parts, trajectories, adv, valid)]
         stats = [updater.apply(state, batch, lr, old, ref) for batch, old, ref in scored]
         # ----------------------------------------------------- figures, files
         row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": time.perf_counter() - begin}

@@ -51,11 +51,13 @@ class World:
         shown = [*t.task.images, *(image for turn in t.turns if turn.observation for image in turn.observation.images)]
         return {image.sha256: self.engine.renderer.patches.get(image) for image in shown}
 
-    def batch(self, rows=None, advantages=(0.0,) * 4, n_chunks=2, patches_of=None, length=LENGTH, packing=None):
+    def batch(
+        self, rows=None, advantages=(0.0,) * 4, n_chunks=2, patches_of=None, length=LENGTH, packing=None, valid=None
+    ):
         rows = self.rows if rows is None else rows
         made = assemble(
             rows, np.array(advantages, np.float32), patches_of or self.images_of, length=length, n_chunks=n_chunks,
-            bucket=self.engine.renderer.bucket, rows=packing,
+            bucket=self.engine.renderer.bucket, rows=packing, valid=valid,
         )  # fmt: skip
         return jax.device_put(made)
 
@@ -367,3 +369,28 @@ def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     for (keys, new), (_, old) in zip(nnx.to_flat_state(after), nnx.to_flat_state(before), strict=True):
         moved = not np.array_equal(new[...], old[...])
         assert moved == (keys[-1] in ("lora_a", "lora_b")), keys
+
+
+@pytest.mark.parametrize("aggregation", ["token", pytest.param("sequence", marks=pytest.mark.slow)])
+def test_rows_of_our_own_failures_change_no_other_rows_gradient_and_no_figure(world, aggregation):
+    """Rows 1 and 3 failed: the update is that of rows 0 and 2 alone, whatever the failed ones hold."""
+    advantages, old = [1.0, 0.7, -1.0, -0.4], jnp.zeros((4, LENGTH), jnp.float32)
+    # KL to the reference and clipping too: a row without an advantage has a gradient there.
+    objective = learner.Objective(on_policy=False, beta=0.1, aggregation=aggregation, importance="token")
+    update = learner.make_update(world.graphdef, objective, world.optimizer)
+
+    def step(rows, advantages, old, valid=None):
+        batch = world.batch(rows, advantages, valid=valid)
+        return world.apply(update, batch, old=old, ref=old - 0.3, lr=1e-3)
+
+    good = [True, False, True, False]
+    params, _, stats = step(world.rows, advantages, old, good)
+    _, _, others = step([world.rows[i] for i in (0, 2, 2, 0)], [1.0, 9.0, -1.0, 0.0], old, good)
+    alone, _, want = step(world.rows[::2], advantages[::2], old[:2])
+    for name in want:
+        np.testing.assert_allclose(stats[name], want[name], rtol=2e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(others[name], want[name], rtol=2e-5, atol=1e-6, err_msg=name)
+    for got, wanted in zip(leaves(params), leaves(alone), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-6)
+    _, _, whole = step(world.rows, advantages, old)
+    assert abs(float(whole["loss"]) - float(want["loss"])) > 1e-3  # rows that are learnt from do change it
