@@ -173,6 +173,17 @@ def _execute(request: dict) -> int:
     return wire.EXIT_ERROR
 
 
+def _take_request() -> dict | None:
+    """The request, its images written; the reason goes to standard error where that fails."""
+    try:
+        return request_lib.receive(_REQUEST_FD)
+    except Exception as error:
+        _tell(_ERR_FD, describe(error))
+        raise
+    finally:
+        os.close(_REQUEST_FD)
+
+
 def run(place: Place, fds: Sequence[int]) -> NoReturn:
     """Confines itself, waits for the request, runs it and ends the process; never returns.
 
@@ -184,14 +195,12 @@ def run(place: Place, fds: Sequence[int]) -> NoReturn:
     try:
         confine.die_with_parent(place.worker_pid, signal.SIGKILL)
         _set_up(place, fds)
-        request = request_lib.receive(_REQUEST_FD)
-        os.close(_REQUEST_FD)
-        if request is not None:
+        if (request := _take_request()) is not None:
             os.write(_NOTE_FD, wire.READY)
             code = _execute(request)
     except MemoryError:
         code = wire.EXIT_MEMORY
     except BaseException:
-        pass  # READY is missing, which tells it; nothing may unwind into the forker's frames
+        pass  # nothing may unwind into the forker's frames; before READY its absence tells, behind it the exit code
     finally:
         leave(code)

@@ -246,7 +246,7 @@ class Pool:
             reply, _ = worker.call(request, _PROBE_S, max_outputs=0)
             leaks = probe.damage(bait)
         if not reply["was_set_up"]:
-            return [*leaks, "a call could not be set up"]
+            return [*leaks, f"a call could not be set up {reply['stderr']}".rstrip()]
         if os.waitstatus_to_exitcode(reply["status"]) != probe.HELD:
             leaks += probe.read_note(reply["note"]) or [f"a canary ended with status {reply['status']}"]
         return leaks

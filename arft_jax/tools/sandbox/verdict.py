@@ -114,9 +114,15 @@ def judge(reply: dict, pixels: bytearray, limits: Limits, seconds: float) -> Obs
       ValueError: if the report's sizes and the pixels do not fit together.
     """
     if not reply["was_set_up"]:
-        return Observation("sandbox fault: a call could not be set up", (), ToolStatus.INFRA, seconds)
-    limit_texts = {"time": time_text(limits), "flood": TOO_MUCH_PRINTED, "disk": TOO_MUCH_WRITTEN}
-    limit_texts["threads"] = TOO_MANY_THREADS
+        reason = clean.clean_text(reply["stderr"], _MAX_FAULT_CHARS)
+        fault = "sandbox fault: a call could not be set up" + (f": {reason}" if reason else "")
+        return Observation(fault, (), ToolStatus.INFRA, seconds)
+    limit_texts = {
+        "time": time_text(limits),
+        "flood": TOO_MUCH_PRINTED,
+        "disk": TOO_MUCH_WRITTEN,
+        "threads": TOO_MANY_THREADS,
+    }
     if reply["verdict"] in limit_texts:
         return Observation(limit_texts[reply["verdict"]], (), ToolStatus.LIMIT, seconds)
     code = os.waitstatus_to_exitcode(reply["status"])

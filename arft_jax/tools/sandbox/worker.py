@@ -232,11 +232,9 @@ def _answer(waiting: spare.Spare, sock: socket.socket, home: spare.Home, header:
     home.decoder.tidy()
 
 
-def _serve(sock: socket.socket, home: spare.Home) -> None:
-    waiting = spare.Spare(home)
+def _serve(sock: socket.socket, home: spare.Home, waiting: spare.Spare) -> None:
     while True:
         try:
-            waiting.await_birth()
             header, _ = wire.receive(sock, MAX_HEADER_BYTES)
             reply = _run(waiting, sock, home, header)
             coming = spare.Spare(home)  # it is forked and confined while this call's images are decoded
@@ -245,6 +243,7 @@ def _serve(sock: socket.socket, home: spare.Home) -> None:
             waiting.discard()
             home.remove_last_folder()
         waiting = coming
+        waiting.await_birth()
 
 
 def _raise_exit(*_: object) -> NoReturn:
@@ -282,8 +281,12 @@ def _clean_up(root: str, parent_pid: int) -> None:
             os.rmdir(os.path.dirname(root))  # the last worker's attempt succeeds
 
 
-def _settle(config: dict, sock: socket.socket) -> spare.Home:
-    """Takes the level on and reports it; ends the process where the level does not hold here."""
+def _settle(config: dict, sock: socket.socket) -> tuple[spare.Home, spare.Spare]:
+    """Takes the level on, and has the first child forked; ends the process, with the reason, where this host refuses.
+
+    Returns:
+      (where calls happen, the child that waits for the first).
+    """
     level, limits = config["level"], limits_lib.Limits(**config["limits"])
     base_bytes = limits_lib.mapped_bytes()
     readable, proc = config["readable"], proc_lib.Proc()
@@ -292,14 +295,19 @@ def _settle(config: dict, sock: socket.socket) -> spare.Home:
             namespaces.enter(readable["shown"], readable["hidden"])
         plan, faults = confine.survey(tuple(readable["rules"]))
         levels.check(level, plan, faults)
-    except (OSError, levels.DoesNotHold) as error:
+        confine.shut_privileges()
+        confine.be_reaper()
+        gc.collect()
+        gc.freeze()  # keeps the collector from touching, and so copying, the pages that children share
+        home = spare.make_home(
+            config["root"], level == levels.L1, limits, plan, base_bytes, config["max_image_px"], proc
+        )
+        first = spare.Spare(home)
+        first.await_birth()
+        return home, first
+    except (OSError, EOFError, levels.DoesNotHold) as error:
         wire.send(sock, {"ready": False, "fault": str(error)})
         raise SystemExit(0) from None
-    confine.shut_privileges()
-    confine.be_reaper()
-    gc.collect()
-    gc.freeze()  # keeps the collector from touching, and so copying, the pages that children share
-    return spare.make_home(config["root"], level == levels.L1, limits, plan, base_bytes, config["max_image_px"], proc)
 
 
 def main() -> None:
@@ -316,12 +324,12 @@ def main() -> None:
     try:
         warm.warm_up()
         readable_lib.narrow_imports()
-        home = _settle(config, sock)
+        home, first = _settle(config, sock)
         ready = {"ready": True, "landlock": home.plan.landlock, "seccomp": home.plan.seccomp, "isolated": home.isolated}
         wire.send(sock, ready)
-        _serve(sock, home)
+        _serve(sock, home, first)
     except (_Gone, EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the broker is gone
+        pass  # the broker is gone; or the forker, and then the broker sees this end and starts another worker
     finally:
         if config["root"]:
             _clean_up(config["root"], config["parent_pid"])

@@ -111,3 +111,32 @@ def test_the_plan_of_this_host_is_whole():
     code += "print(plan.seccomp, plan.landlock >= 1, faults)"  # it forks, which a process of JAX must not
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.split(maxsplit=2) == ["True", "True", "[]\n"]
+
+
+@pytest.fixture
+def refuses(monkeypatch):
+    """Function of a step that the host refuses to every worker from now on."""
+    built = pool._environment
+    monkeypatch.setattr(pool, "_WORKER", __file__.replace("levels_test", "refusing_worker"))
+
+    def refuse(step):
+        monkeypatch.setattr(pool, "_environment", lambda root: built(root) | {"ARFT_REFUSES": step})
+
+    return refuse
+
+
+def test_a_host_that_refuses_the_fork_of_a_call_is_refused_with_its_reason(refuses):
+    refuses("clone")
+    with pytest.raises(levels.NoneHolds, match=r"L1: .*Invalid argument.*; L0: .*Invalid argument"):
+        PythonSandbox(n_workers=1)
+
+
+def test_a_call_that_cannot_be_set_up_says_why(refuses, monkeypatch):
+    refuses("space")
+    monkeypatch.setattr(pool.Pool, "attempt_canaries", lambda self, worker: [])
+    with PythonSandbox(n_workers=1) as box:
+        seen = box.run("print(1)", IMAGE)
+    assert seen.status == ToolStatus.INFRA
+    assert seen.text.startswith(
+        "sandbox fault: a call could not be set up: OSError: [Errno 28] No space left on device"
+    )
