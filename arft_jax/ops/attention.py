@@ -23,23 +23,27 @@ class Mask(NamedTuple):
     """Query t sees column s where their segments are equal and not negative, and ``kv_at[s] <= q_at[t]``.
 
     Example, segments [0, 0, 1, -1] on both sides and ``at`` counting from 0: query 1 sees columns 0 and 1, query 2
-    sees column 2, query 3 (padding) sees none.
+    sees column 2, query 3 (padding) sees none. With ``q_prefix`` [-1, -1, 0, -1] query 2 sees columns 0 and 1 too.
 
     Args:
       q_segment: int32[B, T].
       kv_segment: int32[B, S].
       q_at: int32[B, T], None: no order, every column of the segment is seen.
       kv_at: int32[B, S], with ``q_at``.
+      q_prefix: int32[B, T], a second segment that the query sees, -1: none. None: no query has one.
     """
 
     q_segment: jax.Array
     kv_segment: jax.Array
     q_at: jax.Array | None = None
     kv_at: jax.Array | None = None
+    q_prefix: jax.Array | None = None
 
     def dense(self) -> jax.Array:
         """bool[B, T, S]."""
         seen = self.q_segment[:, :, None] == self.kv_segment[:, None, :]
+        if self.q_prefix is not None:
+            seen |= self.q_prefix[:, :, None] == self.kv_segment[:, None, :]
         seen &= (self.kv_segment >= 0)[:, None, :]
         if self.q_at is None:
             return seen
@@ -68,6 +72,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
     arrays["kv_segment"] = (mask.kv_segment, "BS")
     if mask.q_at is not None:
         arrays |= dict(q_at=(mask.q_at, "BT"), kv_at=(mask.kv_at, "BS"))
+    if mask.q_prefix is not None:
+        arrays["q_prefix"] = (mask.q_prefix, "BT")
     sizes = check_axes(**arrays)
     n_heads, n_kv = sizes["N"], sizes["K"]
     if n_heads % n_kv:
@@ -84,18 +90,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
 
 
 def attend_causal(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, implementation: str = "auto"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    prefix_ids: jax.Array | None = None,
+    *,
+    implementation: str = "auto",
 ) -> jax.Array:
     """:func:`attend` over whole sequences: a token sees its own segment's columns up to its own.
+
+    With ``prefix_ids`` it also sees the columns before it of one other segment: sequences that begin alike have that
+    beginning once, as a segment in front of them.
 
     Args:
       q: float[B, T, N, H].
       k, v: float[B, T, K, H].
       segment_ids: int32[B, T], -1 for padding.
+      prefix_ids: int32[B, T], the other segment that a token sees, -1: none; None: no token has one.
       implementation: as there.
     """
     at = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
-    return attend(q, k, v, Mask(segment_ids, segment_ids, at, at), implementation=implementation)
+    return attend(q, k, v, Mask(segment_ids, segment_ids, at, at, prefix_ids), implementation=implementation)
 
 
 def attend_segments(
@@ -139,11 +155,11 @@ def _chunked(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, chunk: int
         return jnp.moveaxis(x.reshape(x.shape[0], n_chunks, chunk, *x.shape[2:]), 1, 0)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        queries, segment, at = args
-        order = {} if mask.q_at is None else {"q_at": at}
-        return _plain(queries, k, v, mask._replace(q_segment=segment, **order))
+    def one(args: tuple[jax.Array, dict[str, jax.Array]]) -> jax.Array:
+        queries, of_queries = args
+        return _plain(queries, k, v, mask._replace(**of_queries))
 
-    at = mask.q_segment if mask.q_at is None else mask.q_at
-    out = jax.lax.map(one, (cut(q, 0), cut(mask.q_segment, -1), cut(at, 0)))
+    of_queries = {name: getattr(mask, name) for name in ("q_segment", "q_at", "q_prefix")}
+    of_queries = {name: cut(x, -1) for name, x in of_queries.items() if x is not None}
+    out = jax.lax.map(one, (cut(q, 0), of_queries))
     return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], n_chunks * chunk, *q.shape[2:])[:, :n]

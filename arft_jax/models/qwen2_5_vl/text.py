@@ -102,14 +102,17 @@ class TextDecoder(nnx.Module):
         """int32[B, T] -> float[B, T, D]."""
         return self.constrain(self.embedding[...][tokens].astype(self.dtype), "rows", None, None)
 
-    def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    def hidden(
+        self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array, prefix_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Whole sequences; see the model's ``hidden``."""
         check_axes(embeds=(embeds, "BTD"), positions=(positions, "BAT"), segment_ids=(segment_ids, "BT"))
         cos, sin = self._rotary(positions)
+        ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids)
 
         def body(x: jax.Array, layer: nnx.Module, _: None) -> jax.Array:
             q, k, v = layer.project(x, cos, sin)
-            return layer.finish(x, self.attend_causal(q, k, v, segment_ids))
+            return layer.finish(x, self.attend_causal(q, k, v, *ids))
 
         return self.norm(scan_layers(body, self.layers, embeds.astype(self.dtype), remat=self.remat))
 
