@@ -127,8 +127,12 @@ def _train() -> ml_collections.ConfigDict:
         dict(
             steps=100,  # GRPO steps
             prompts=8,  # P, prompts of a step; rows B = P * G
-            rows_per_update=64,  # rows of one optimiser update; B must be a multiple
-            image_chunks=8,  # encode buckets a batch of rows_per_update rows may fill
+            rows_per_update=64,  # rows of one optimiser update, whole groups; B must be a multiple
+            epochs=1,  # how often a step's rows are trained on, each time in other updates
+            micro_tokens=16384,  # tokens that a lane (data*fsdp of the mesh) holds at once, packed rows and padding
+            row_widths=(),  # tokens that a packed row may have, each a program; empty: parts and multiples of max_tokens
+            share_prompts=False,  # a group's prompt is computed once a row; with attention auto, plain or chunked
+            image_chunks=8,  # encode buckets that a micro-batch may fill, over all lanes
             learning_rate=1e-3,  # peak of AdamW's rate
             warmup_steps=5,  # linear, from 0
             decay_to=0.1,  # cosine, share of learning_rate left at the last step

@@ -5,7 +5,7 @@ import math
 import re
 
 from arft_jax.config import JSONL, MINI_TASKS, STEP_TASKS, TASK_NAMES, default_config, task_set_name
-from arft_jax.words import CACHE_MODES, OF_KEY, REMOTE_SEARCHES
+from arft_jax.words import ATTENTION_KERNELS, CACHE_MODES, OF_KEY, REMOTE_SEARCHES
 
 _FILE_NAME = re.compile(r"[\w.-]+")  # of a task set of the user's own: it becomes part of keys and file names
 _DECLARED = re.compile(r"outer:[\w.-]{1,40}", re.ASCII)  # as tools/sandbox/levels.py reads it
@@ -25,8 +25,8 @@ _AT_LEAST = {
     "tools.search": dict(image_top_k=1, try_s=0, n_threads=1, calls_per_s=0),
     "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
-        steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
-        weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+        steps=0, prompts=1, rows_per_update=1, epochs=1, micro_tokens=1, image_chunks=1, learning_rate=0,
+        warmup_steps=0, decay_to=0, weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
     ),
     "eval": dict(every=0, n_during=1, bootstrap=1),
     "checkpoint": dict(every=1, keep=1),
@@ -130,11 +130,28 @@ def _check_carry_over(config) -> list[str]:
 def _check_train(config) -> list[str]:
     t, problems = config.train, []
     rows = t.prompts * config.rollout.group_size
-    if t.rows_per_update > 0 and rows % t.rows_per_update:
+    group = config.rollout.group_size
+    if t.rows_per_update > 0 and group > 0 and (rows % t.rows_per_update or t.rows_per_update % group):
         problems.append(
-            f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
-            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} "
-            "(config.train.rows_per_update)"
+            "rows_per_update must be whole groups and divide the rows of a step: got "
+            f"rows_per_update={t.rows_per_update}, B={rows} (prompts={t.prompts}, group_size={group}) "
+            "(config.train.rows_per_update, config.train.prompts, config.rollout.group_size)"
+        )
+    if t.micro_tokens < config.rollout.max_tokens:
+        problems.append(
+            f"micro_tokens must hold the longest trajectory: got micro_tokens={t.micro_tokens}, max_tokens="
+            f"{config.rollout.max_tokens} (config.train.micro_tokens, config.rollout.max_tokens)"
+        )
+    widths = tuple(t.row_widths)
+    if widths and not (config.rollout.max_tokens <= max(widths) <= t.micro_tokens and min(widths) > 0):
+        problems.append(
+            f"row_widths must be positive, the largest between max_tokens and micro_tokens: got {widths}, max_tokens="
+            f"{config.rollout.max_tokens}, micro_tokens={t.micro_tokens} (config.train.row_widths)"
+        )
+    if t.share_prompts and config.model.attention in ATTENTION_KERNELS:
+        problems.append(
+            f"share_prompts must be off where attention is {config.model.attention}, a kernel that sees one segment "
+            "alone (config.train.share_prompts, config.model.attention)"
         )
     if t.beta > 0 and (config.rollout.top_k > 0 or config.rollout.top_p < 1):
         problems.append(
@@ -146,22 +163,18 @@ def _check_train(config) -> list[str]:
 
 
 def _check_images(config) -> list[str]:
-    """Whether the chunks hold an update's images where their number is bounded: every row with as many as it may have,
-    all different and of full size, one of them the prompt's and so its group's. By patches: slivers take more windows.
+    """Whether the chunks of a micro-batch hold the images of one trajectory where their number is bounded: as many as
+    it may have, all of full size. By patches: slivers take more windows.
     """
     r, t, patch = config.rollout, config.train, config.model.vision_config.patch_size
-    n_processes = max(config.distributed.n_processes, 1)
-    rows, n_chunks, group = t.rows_per_update // n_processes, t.image_chunks // n_processes, r.group_size
-    if not (r.max_images > 0 and rows > 0 and group > 0 and patch > 0 and config.data.max_pixels >= patch**2):
+    if not (r.max_images > 0 and patch > 0 and config.data.max_pixels >= patch**2):
         return []
     in_chunk = r.n_patches // (config.data.max_pixels // patch**2)
-    n_groups = (group - math.gcd(rows, group) + rows - 1) // group + 1  # the first may begin in the update before
-    n_images = n_groups + rows * (r.max_images - 1 if r.max_turns > 1 else 0)
-    if n_images <= n_chunks * in_chunk:
+    if r.max_images <= t.image_chunks * in_chunk:
         return []
     return [
-        f"image_chunks must hold the images of an update: got {n_images} of {config.data.max_pixels} px in {rows} rows "
-        f"and {n_chunks} chunks of {in_chunk} (config.train.image_chunks, config.rollout.max_images)"
+        f"image_chunks must hold the images of a trajectory: got max_images={r.max_images} of {config.data.max_pixels} "
+        f"px and {t.image_chunks} chunks of {in_chunk} (config.train.image_chunks, config.rollout.max_images)"
     ]
 
 

@@ -2,8 +2,9 @@
 
 import optax
 
-from arft_jax.data import minilm
+from arft_jax.data import minilm, packing
 from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rl import objectives
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
 
@@ -56,18 +57,38 @@ def optimizer(config) -> optax.GradientTransformation:
 def objective(config, kind: str) -> learner.Objective:
     """The static settings of the loss, from the config."""
     t, r = config.train, config.rollout
-    rows = t.prompts * r.group_size
     return learner.Objective(
         kind=kind,
+        policy=objectives.PolicySettings(
+            epsilon_low=t.epsilon_low,
+            epsilon_high=t.epsilon_high,
+            beta=t.beta,
+            aggregation=t.aggregation,
+            importance=t.importance,
+            importance_cap=t.importance_cap,
+        ),
         temperature=r.temperature,
         top_k=r.top_k,
         top_p=r.top_p,
-        epsilon_low=t.epsilon_low,
-        epsilon_high=t.epsilon_high,
-        beta=t.beta if kind == "policy" else 0.0,
-        aggregation=t.aggregation,
-        on_policy=rows == t.rows_per_update,
         logps_chunk=t.logps_chunk,
-        importance=t.importance if kind == "policy" else "none",
-        importance_cap=t.importance_cap,
+        shares_prompts=t.share_prompts and kind == "policy",
+    )
+
+
+def pack_sizes(config, n_lanes: int, dim: int) -> packing.Sizes:
+    """What a micro-batch may hold.
+
+    Args:
+      config: of the run.
+      n_lanes: data * fsdp of the mesh.
+      dim: D of the decoder.
+    """
+    t = config.train
+    return packing.Sizes(
+        micro_tokens=t.micro_tokens,
+        max_tokens=config.rollout.max_tokens,
+        n_lanes=n_lanes,
+        shares_prompts=t.share_prompts,
+        row_widths=tuple(t.row_widths),
+        attention_cost=1 / (6 * dim),  # 4 D operations for a column, beside some 24 D² for all else in a layer
     )

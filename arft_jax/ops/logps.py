@@ -18,6 +18,9 @@ def token_logps(
     tokens: jax.Array,
     log_probs: Callable[[jax.Array], jax.Array],
     chunk: int,
+    *,
+    source: jax.Array | None = None,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """logps[:, t] scores tokens[:, t] by the distribution that hidden[:, t - 1] gives.
 
@@ -37,6 +40,10 @@ def token_logps(
     Raises:
       ValueError: shapes do not fit or chunk < 1.
     """
+    if source is not None:
+        taken = jnp.take_along_axis(hidden, jnp.maximum(source, 0)[:, :, None], axis=1)
+        a, b = token_logps(jnp.concatenate([taken[:, 1:], taken[:, :1]], axis=1), unembed, tokens, log_probs, chunk)
+        return jnp.where(mask, a, 0.0), jnp.where(mask, b, 0.0)
     sizes = check_axes(hidden=(hidden, "BTD"), tokens=(tokens, "BT"))
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1: got chunk={chunk}")

@@ -1,4 +1,4 @@
-"""The learner's programs: ``score`` (log-probs of finished rows) and ``update`` (one optimiser step).
+"""The learner's programs: ``score`` (log-probs), ``accumulate`` (gradients of a micro-batch), ``apply`` (the step).
 
 The forward pass, the banned tokens and the temperature are the sampler's, so the trainer's distribution is
 the sampler's. GRPO as in Visual-ARFT (arXiv 2505.14246, section 3); the warm start is the same program with
@@ -7,6 +7,7 @@ counted, where optax.apply_if_finite would in the end apply it.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from flax import nnx
 
 from arft_jax.models.lora import split_trainable, without_adapters
 from arft_jax.ops import logps as logps_ops
-from arft_jax.rl import advantages, corrections, objectives
+from arft_jax.rl import advantages, objectives
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
 
@@ -25,30 +26,34 @@ class Objective(NamedTuple):
     """Static settings of the loss.
 
     Args:
-      kind: ``policy`` (GRPO) or ``imitation`` (cross-entropy on the masked tokens).
+      kind: ``policy`` or ``imitation`` (cross-entropy on the masked tokens).
+      policy: settings of the policy loss.
       temperature, top_k, top_p: of the sampler.
-      epsilon_low, epsilon_high: clip bounds of the ratio.
-      beta: weight of the k3 KL to the reference.
-      aggregation: ``token`` or ``sequence``.
-      on_policy: the batch is used once, so the ratio is exp(logp - stop_gradient(logp)).
       logps_chunk: positions whose logits are held at once.
-      importance: ``none``, ``token`` or ``sequence``: truncated importance sampling for tokens that were sampled by
-        another policy than the one whose log-probs are the ratio's ``old``: older weights, another kernel.
-      importance_cap: largest weight.
+      shares_prompts: rows hold prompts that several samples share.
     """
 
     kind: str = "policy"
+    policy: objectives.PolicySettings = objectives.PolicySettings()
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    epsilon_low: float = objectives.EPSILON_LOW
-    epsilon_high: float = objectives.EPSILON_HIGH
-    beta: float = 0.0
-    aggregation: str = "token"
-    on_policy: bool = True
     logps_chunk: int = 64
-    importance: str = "none"
-    importance_cap: float = 2.0
+    shares_prompts: bool = False
+
+
+class Whole(NamedTuple):
+    """What a micro-batch must know of the update that it is a part of.
+
+    Args:
+      n_tokens: float32[], tokens to learn from.
+      n_rows: float32[], samples that have one.
+      on_policy: bool[], the parameters are those whose log-probs are the ratio's old ones.
+    """
+
+    n_tokens: jax.Array
+    n_rows: jax.Array
+    on_policy: jax.Array
 
 
 def _encode_chunks(model, patches, layout):
@@ -72,11 +77,12 @@ def _encode_chunks(model, patches, layout):
 
 
 def _logps(graphdef, objective: Objective, params, batch, allowed):
-    """(logps, entropy), each float32[B, T], of every token under the sampler's distribution."""
+    """(logps, entropy), each float32[B, T], of every token to learn from under the sampler's distribution."""
     model = nnx.merge(graphdef, params)
     features = _encode_chunks(model, batch.patches, batch.layout)
     embeds = model.embed(batch.tokens, features, batch.feature_index)
-    hidden = model.hidden(embeds, batch.positions, batch.segment_ids)
+    prefixes = (batch.prefix_ids,) if objective.shares_prompts else ()
+    hidden = model.hidden(embeds, batch.positions, batch.segment_ids, *prefixes)
     log_probs = functools.partial(
         pick.log_probs,
         allowed=allowed,
@@ -84,62 +90,108 @@ def _logps(graphdef, objective: Objective, params, batch, allowed):
         top_k=objective.top_k,
         top_p=objective.top_p,
     )
-    return logps_ops.token_logps(hidden, model.logits, batch.tokens, log_probs, objective.logps_chunk)
+    return logps_ops.token_logps(
+        hidden,
+        model.logits,
+        batch.tokens,
+        log_probs,
+        objective.logps_chunk,
+        source=batch.source,
+        mask=batch.loss_mask,
+    )
 
 
-def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref_logps):
+def _loss(trained, frozen, graphdef, objective: Objective, batch, allowed, whole: Whole):
+    params = nnx.merge_state(trained, frozen)
     logps, entropy = _logps(graphdef, objective, params, batch, allowed)
-    mask = batch.loss_mask
-    weight = mask.astype(jnp.float32)
-    n = jnp.maximum(weight.sum(), 1.0)
     if objective.kind == "imitation":
-        loss = objectives.sft_loss(logps, mask)
-        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": jnp.where(logps > -0.7, weight, 0.0).sum() / n}
-    else:
-        old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
-        weights, weight_stats = None, {}
-        if objective.importance != "none":
-            cap = objective.importance_cap
-            weights = corrections.importance_weights(
-                batch.sampler_logps, old, mask, cap=cap, level=objective.importance
-            )
-            weight_stats = corrections.weight_stats(weights, mask, cap)
-        loss, stats = objectives.policy_loss(
-            logps,
-            old,
-            batch.advantages,
-            mask,
-            epsilon_low=objective.epsilon_low,
-            epsilon_high=objective.epsilon_high,
-            beta=objective.beta,
-            ref_logps=ref_logps if objective.beta > 0 else None,
-            weights=weights,
-            aggregation=objective.aggregation,
-        )
-        stats |= corrections.gap_stats(batch.sampler_logps, old, mask) | weight_stats
-    return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
+        loss, stats = objectives.sft_loss(logps, batch.loss_mask, n_tokens=whole.n_tokens)
+        return loss, stats | {"loss": loss}
+    loss, stats = objectives.policy_loss(
+        logps,
+        batch.advantages,
+        batch.loss_mask,
+        settings=objective.policy,
+        segment_ids=batch.segment_ids,
+        old_logps=batch.old_logps,
+        ref_logps=batch.ref_logps,
+        sampler_logps=batch.sampler_logps,
+        entropy=entropy,
+        on_policy=whole.on_policy,
+        n_tokens=whole.n_tokens,
+        n_rows=whole.n_rows,
+    )
+    return loss, stats | {"loss": loss}
 
 
-def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
+def abstract_gradients(params):
+    """Gradients as shapes with shardings: float32, each beside its parameter."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), split_trainable(params)[0]
+    )
+
+
+def make_zeros(params):
+    """zeros() -> gradients of 0."""
+    shapes = abstract_gradients(params)
+    return jax.jit(
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=_places(shapes)
+    )
+
+
+def make_accumulate(graphdef, objective: Objective, like=None):
+    """accumulate(params, gradients, batch, allowed, whole) -> (gradients, stats): those of one micro-batch more.
+
+    ``gradients`` are float32, begin at 0 (:func:`make_zeros`) and are donated. Loss, gradients and stats of an update's
+    micro-batches add up to the update's; a stat whose name ends in ``_max`` is the largest of theirs.
+
+    Args:
+      graphdef: of ``nnx.split(model)``.
+      objective: the loss.
+      like: parameters, arrays or shapes with shardings, beside which the gradients shall lie. None: wherever the
+        compiler puts them.
+    """
+
+    def accumulate(params, gradients, batch, allowed, whole):
+        trained, frozen = split_trainable(params)
+        more, stats = jax.grad(_loss, has_aux=True)(trained, frozen, graphdef, objective, batch, allowed, whole)
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), gradients, more), stats
+
+    places = None if like is None else (_places(split_trainable(like)[0]), None)
+    return jax.jit(accumulate, donate_argnums=(1,), out_shardings=places)
+
+
+def joined_stats(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The stats of an update from those of its micro-batches."""
+    return {
+        name: (max if name.endswith("_max") else sum)(part[name] for part in parts)
+        for name in (parts[0] if parts else ())
+    }
+
+
+def _apply(optimizer, params, opt_state, gradients, learning_rate):
     trained, frozen = split_trainable(params)
-
-    def loss(trained):
-        whole = nnx.merge_state(trained, frozen)
-        return _loss(whole, graphdef, objective, batch, allowed, old_logps, ref_logps)
-
-    grads, stats = jax.grad(loss, has_aux=True)(trained)
-    norm = optax.tree.norm(grads)
+    norm = optax.tree.norm(gradients)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
-        updates, new_opt_state = optimizer.update(grads, opt_state, trained)
+        updates, new_opt_state = optimizer.update(gradients, opt_state, trained)
     finite = jnp.isfinite(norm)
 
     def keep(new, old):
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
     new = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), trained, updates)
-    stats = stats | {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
     new_params = nnx.merge_state(keep(new, trained), frozen)
+    stats = {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
     return new_params, keep(new_opt_state, opt_state), stats
+
+
+def make_apply(optimizer: optax.GradientTransformation, like: tuple | None = None):
+    """apply(params, opt_state, gradients, learning_rate) -> (params, opt_state, stats).
+
+    ``params``, ``opt_state`` and ``gradients`` are donated.
+    """
+    places = None if like is None else (*_places(like), None)
+    return jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1), out_shardings=places)
 
 
 def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
@@ -154,37 +206,21 @@ def _places(tree):
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation, like: tuple | None = None):
-    """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
-
-    ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
-
-    Args:
-      graphdef: of ``nnx.split(model)``.
-      objective: the loss.
-      optimizer: of :func:`make_optimizer`.
-      like: (params, opt_state), arrays or shapes with shardings: where the new ones shall lie, so that the second
-        step finds them where the first did. None: wherever the compiler puts them.
-    """
-    places = None if like is None else (*_places(like), None)
-    update = functools.partial(_update, graphdef, objective, optimizer)
-    return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
-
-
-def make_score(graphdef, objective: Objective, base: bool = False):
-    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens.
+def make_score(graphdef, objective: Objective, base: bool = False, place=None):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens to learn from, 0 elsewhere.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: of the loss that will read them.
       base: of the frozen base, adapters left out: the reference policy where only adapters are trained.
+      place: where the log-probs shall lie; None: wherever the compiler puts them.
     """
 
     def score(params, batch, allowed):
         params = without_adapters(params) if base else params
         return _logps(graphdef, objective, params, batch, allowed)[0]
 
-    return jax.jit(score)
+    return jax.jit(score, out_shardings=place)
 
 
 def make_advantages(group_size: int, scale: str):

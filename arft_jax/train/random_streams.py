@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
 
     ROLLOUT = 0  # tokens of training rollouts; step: the GRPO step that began the group
     WARM_START = 1  # the order of recorded chains; step: the warm-start step
+    UPDATES = 3  # which groups an update takes; step: the GRPO step
     EVALUATION = 2  # of greedy rollouts, which take a key and draw nothing from it; step: 0
 
 

@@ -126,7 +126,7 @@ def test_segments_packed_in_one_row_equal_separate_rows(model, inputs, whole):
     np.testing.assert_allclose(packed.reshape(whole.shape), whole, atol=TOLERANCE)
 
 
-def test_a_beginning_that_rows_share_stands_once_in_front_of_them(model, inputs, whole):
+def test_a_beginning_that_rows_share_stands_once_in_front_of_them(model, inputs):
     """Three rows that begin alike in one: the beginning as segment 0, which what follows it sees, and nobody else."""
     embeds, positions = inputs
     n = 7
