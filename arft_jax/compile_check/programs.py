@@ -114,7 +114,7 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     policy, is_kept = objective(config, "policy"), keeps_reference(config)
     if is_kept or not policy.on_policy:
         yield "score", learner.make_score(graphdef, policy).lower(train["params"], batch, allowed)
-    if config.train.beta > 0 and not is_kept:
+    if policy.policy.beta > 0 and not is_kept:
         yield "score_base", learner.make_score(graphdef, policy, base=True).lower(train["params"], batch, allowed)
     yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
 
@@ -125,7 +125,7 @@ def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch,
     rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
     logps = _shaped(batch.sampler_logps, placement.split(0))
     old = logps if kind == "policy" and not loss.on_policy else None
-    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.beta > 0 else None)
+    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.policy.beta > 0 else None)
 
 
 def lowered_rollout(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:

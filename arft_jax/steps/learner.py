@@ -16,7 +16,7 @@ from flax import nnx
 
 from arft_jax.models.lora import split_trainable, without_adapters
 from arft_jax.ops import logps as logps_ops
-from arft_jax.rl import advantages, corrections, objectives
+from arft_jax.rl import advantages, objectives
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
 
@@ -27,28 +27,18 @@ class Objective(NamedTuple):
     Args:
       kind: ``policy`` (GRPO) or ``imitation`` (cross-entropy on the masked tokens).
       temperature, top_k, top_p: of the sampler.
-      epsilon_low, epsilon_high: clip bounds of the ratio.
-      beta: weight of the k3 KL to the reference.
-      aggregation: ``token`` or ``sequence``.
       on_policy: the batch is used once, so the ratio is exp(logp - stop_gradient(logp)).
       logps_chunk: positions whose logits are held at once.
-      importance: ``none``, ``token`` or ``sequence``: truncated importance sampling for tokens that were sampled by
-        another policy than the one whose log-probs are the ratio's ``old``: older weights, another kernel.
-      importance_cap: largest weight.
+      policy: which policy loss.
     """
 
     kind: str = "policy"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    epsilon_low: float = objectives.EPSILON_LOW
-    epsilon_high: float = objectives.EPSILON_HIGH
-    beta: float = 0.0
-    aggregation: str = "token"
     on_policy: bool = True
     logps_chunk: int = 64
-    importance: str = "none"
-    importance_cap: float = 2.0
+    policy: objectives.PolicySettings = objectives.PolicySettings()
 
 
 def _encode_chunks(model, patches, layout):
@@ -90,34 +80,20 @@ def _logps(graphdef, objective: Objective, params, batch, allowed):
 def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref_logps):
     logps, entropy = _logps(graphdef, objective, params, batch, allowed)
     mask = batch.loss_mask
-    weight = mask.astype(jnp.float32)
-    n = jnp.maximum(weight.sum(), 1.0)
     if objective.kind == "imitation":
-        loss = objectives.sft_loss(logps, mask)
-        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": jnp.where(logps > -0.7, weight, 0.0).sum() / n}
+        loss, stats = objectives.sft_loss(logps, mask, entropy=entropy)
     else:
-        old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
-        weights, weight_stats = None, {}
-        if objective.importance != "none":
-            cap = objective.importance_cap
-            weights = corrections.importance_weights(
-                batch.sampler_logps, old, mask, cap=cap, level=objective.importance
-            )
-            weight_stats = corrections.weight_stats(weights, mask, cap)
         loss, stats = objectives.policy_loss(
             logps,
-            old,
-            batch.advantages,
+            jnp.broadcast_to(batch.advantages[:, None], mask.shape),
             mask,
-            epsilon_low=objective.epsilon_low,
-            epsilon_high=objective.epsilon_high,
-            beta=objective.beta,
-            ref_logps=ref_logps if objective.beta > 0 else None,
-            weights=weights,
-            aggregation=objective.aggregation,
+            settings=objective.policy,
+            old_logps=None if objective.on_policy else old_logps,
+            ref_logps=ref_logps if objective.policy.beta > 0 else None,
+            sampler_logps=batch.sampler_logps,
+            entropy=entropy,
         )
-        stats |= corrections.gap_stats(batch.sampler_logps, old, mask) | weight_stats
-    return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
+    return loss, stats | {"loss": loss}
 
 
 def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
@@ -187,11 +163,13 @@ def make_score(graphdef, objective: Objective, base: bool = False):
     return jax.jit(score)
 
 
-def make_advantages(group_size: int, scale: str):
-    """advantages(rewards float32[B], valid bool[B]) -> (advantages float32[B], stats)."""
+def make_advantages(group_size: int, settings: advantages.AdvantageSettings):
+    """advantages(rewards float32[B], valid bool[B], n_tokens int32[B], change=None) -> (Advantages, stats)."""
 
-    def compute(rewards, valid):
-        return advantages.group_advantages(rewards, group_size, valid, scale=scale)
+    def compute(rewards, valid, n_tokens, change=None):
+        return advantages.step_advantages(
+            rewards, valid, settings=settings, group_size=group_size, n_tokens=n_tokens, change=change
+        )
 
     return jax.jit(compute)
 

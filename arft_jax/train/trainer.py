@@ -21,7 +21,7 @@ import numpy as np
 from arft_jax.build import tools as toolset
 from arft_jax.build.parts import describe, set_up_jax
 from arft_jax.build.plan import plan
-from arft_jax.build.settings import objective
+from arft_jax.build.settings import advantage_settings, objective
 from arft_jax.data.batch import Batch
 from arft_jax.io import hosts
 from arft_jax.io.disk import naming_write_faults
@@ -114,7 +114,7 @@ def grpo(run: Run) -> None:
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
     policy = objective(config, "policy")
     updater, score = Updater(run.plan, run.parts, policy, state), _make_scores(run, policy)
-    advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
+    advantages = learner.make_advantages(config.rollout.group_size, advantage_settings(config))
     progress = Progress("grpo", t.steps, start=state.step - first)
     while state.step < last:
         state.step += 1
@@ -127,10 +127,11 @@ def grpo(run: Run) -> None:
         # ---------------------------------------------------------- advantages
         valid = valid_rows(trajectories)
         rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
-        adv, adv_stats = jax.device_get(advantages(*run.parts.engine.put((rewards, valid))))
+        n_tokens = np.array([tr.loss_mask.sum() for tr in trajectories], np.int32)
+        adv, adv_stats = jax.device_get(advantages(*run.parts.engine.put((rewards, valid, n_tokens))))
         # -------------------------------------------------------------- update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
-        scored = [(batch, *score(batch)) for batch in update_batches(run.parts, trajectories, adv, valid)]
+        scored = [(batch, *score(batch)) for batch in update_batches(run.parts, trajectories, adv.rows, valid)]
         stats = [updater.apply(state, batch, lr, old, ref) for batch, old, ref in scored]
         # ----------------------------------------------------- figures, files
         row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": time.perf_counter() - begin}
@@ -148,7 +149,7 @@ def grpo(run: Run) -> None:
 
 def _make_scores(run: Run, policy: learner.Objective):
     """score(batch) -> (old_logps, ref_logps) under the present parameters; None where the objective reads none."""
-    state, parts, beta = run.state, run.parts, run.plan.config.train.beta
+    state, parts, beta = run.state, run.parts, policy.policy.beta
     score = learner.make_score(parts.graphdef, policy)
     # Where only adapters are trained the reference is the policy without them.
     score_ref = learner.make_score(parts.graphdef, policy, base=state.ref_params is None)
