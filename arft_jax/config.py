@@ -5,6 +5,7 @@ keys are refused by the locked ConfigDict; :mod:`arft_jax.config_checks` reports
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 MINI_TASKS = ("mini_coding", "mini_search")  # self-made
 MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout of the MAT benchmark
@@ -130,7 +131,7 @@ def _train() -> ml_collections.ConfigDict:
             rows_per_update=64,  # rows of one optimiser update, whole groups; B must be a multiple
             epochs=1,  # how often a step's rows are trained on, each time in other updates
             micro_tokens=16384,  # tokens that a lane (data*fsdp of the mesh) holds at once, packed rows and padding
-            row_widths=(),  # tokens that a packed row may have, each a program; empty: parts and multiples of max_tokens
+            row_widths=(),  # tokens of a packed row, each a program; empty: parts and multiples of rollout.max_tokens
             share_prompts=False,  # a group's prompt is computed once a row; with attention auto, plain or chunked
             image_chunks=8,  # encode buckets that a micro-batch may fill, over all lanes
             learning_rate=1e-3,  # peak of AdamW's rate
@@ -140,13 +141,26 @@ def _train() -> ml_collections.ConfigDict:
             adam_b1=0.9,  # β₁
             adam_b2=0.95,  # β₂
             clip_norm=1.0,  # global gradient norm
-            epsilon_low=0.2,  # the ratio is clipped from below at 1 - epsilon_low
-            epsilon_high=0.28,  # and from above at 1 + epsilon_high
-            beta=0.0,  # weight of the KL to the warm-started policy
-            importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
-            importance_cap=2.0,  # largest weight
-            aggregation="token",  # token: mean over the batch's tokens; sequence: over rows (the paper)
-            scale_advantages="std",  # std (the paper) or none
+            # A set of the keys below by its name: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
+            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md). Of those, None means: as the objective says.
+            objective="dapo",
+            ratio=config_dict.placeholder(str),  # ρ of a token, or of its trajectory: sequence, sequence_token, product
+            surrogate=config_dict.placeholder(str),  # clip: min(ρ A, clip(ρ) A); cispo: clip(ρ), held constant, A log π
+            epsilon_low=config_dict.placeholder(float),  # ρ is clipped from below at 1 - epsilon_low; 1: not at all
+            epsilon_high=config_dict.placeholder(float),  # and from above at 1 + epsilon_high
+            dual_clip=config_dict.placeholder(float),  # c: where A < 0, min(ρ A, clip(ρ) A) is at least c A; 0: off
+            aggregation=config_dict.placeholder(str),  # token: mean of all; sequence: of a trajectory's first; constant
+            divisor_len=config_dict.placeholder(int),  # tokens that constant divides each by; 0: rollout.max_tokens
+            baseline=config_dict.placeholder(str),  # of the reward: the group's mean, leave_one_out, or none
+            scale_advantages=config_dict.placeholder(str),  # std: by the group's; batch: less the step's mean; none
+            kl=config_dict.placeholder(str),  # estimator of the KL to the reference: k1, k2, k3
+            kl_in=config_dict.placeholder(str),  # where it goes: loss, or reward
+            beta=config_dict.placeholder(float),  # β, its weight; the reference is the warm-started policy
+            entropy_bonus=config_dict.placeholder(float),  # weight of the mean entropy that is added to the objective
+            importance=config_dict.placeholder(str),  # sampling weights against the sampler: none, token, sequence
+            importance_mode=config_dict.placeholder(str),  # truncate at the bounds, or mask: beyond them weigh 0
+            importance_floor=config_dict.placeholder(float),  # smallest weight
+            importance_cap=config_dict.placeholder(float),  # largest weight
             logps_chunk=64,  # positions whose logits are held at once
         )
     )

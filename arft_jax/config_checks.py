@@ -5,6 +5,7 @@ import math
 import re
 
 from arft_jax.config import JSONL, MINI_TASKS, STEP_TASKS, TASK_NAMES, default_config, task_set_name
+from arft_jax.objective_keys import NAMED, contradictions, filled
 from arft_jax.words import ATTENTION_KERNELS, CACHE_MODES, OF_KEY, REMOTE_SEARCHES
 
 _FILE_NAME = re.compile(r"[\w.-]+")  # of a task set of the user's own: it becomes part of keys and file names
@@ -26,7 +27,8 @@ _AT_LEAST = {
     "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
         steps=0, prompts=1, rows_per_update=1, epochs=1, micro_tokens=1, image_chunks=1, learning_rate=0,
-        warmup_steps=0, decay_to=0, weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+        warmup_steps=0, decay_to=0, weight_decay=0, epsilon_low=0, epsilon_high=0, dual_clip=0, divisor_len=0, beta=0,
+        entropy_bonus=0, importance_floor=0, logps_chunk=1,
     ),
     "eval": dict(every=0, n_during=1, bootstrap=1),
     "checkpoint": dict(every=1, keep=1),
@@ -59,7 +61,7 @@ def _check_minima(config) -> list[str]:
 
 def _check_words(config) -> list[str]:
     problems = []
-    for key, words in OF_KEY.items():
+    for key, words in {**OF_KEY, "train.objective": tuple(NAMED)}.items():
         *parents, name = key.split(".")
         value = functools.reduce(getattr, parents, config)[name]
         if value not in words:
@@ -158,6 +160,10 @@ def _check_train(config) -> list[str]:
             "beta must be 0 where top_k or top_p is on, the reference's own top tokens are others and the KL to it is "
             f"then without bound: got beta={t.beta}, top_k={config.rollout.top_k}, top_p={config.rollout.top_p} "
             "(config.train.beta, config.rollout.top_k, config.rollout.top_p)"
+        )
+    if t.epsilon_low > 1:
+        problems.append(
+            f"epsilon_low must be at most 1, a ratio is never below 0: got {t.epsilon_low} (config.train.epsilon_low)"
         )
     return problems
 
@@ -336,7 +342,8 @@ def _check_names(config) -> list[str]:
 
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
-    problems = _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
+    problems, config = contradictions(config), filled(config)
+    problems += _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
     problems += _check_carry_over(config) + _check_images(config)
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)

@@ -3,9 +3,15 @@
 The configuration is checked against them, and the function that reads the word refuses every other one.
 """
 
-AGGREGATIONS = ("token", "sequence")  # train.aggregation
-SCALES = ("std", "none")  # train.scale_advantages
+RATIOS = ("token", "sequence", "sequence_token", "product")  # train.ratio
+SURROGATES = ("clip", "cispo")  # train.surrogate
+AGGREGATIONS = ("token", "sequence", "constant")  # train.aggregation
+BASELINES = ("group", "leave_one_out", "none")  # train.baseline
+SCALES = ("std", "batch", "none")  # train.scale_advantages
+KL_ESTIMATORS = ("k1", "k2", "k3")  # train.kl
+KL_PLACES = ("loss", "reward")  # train.kl_in
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
+IMPORTANCE_MODES = ("truncate", "mask")  # train.importance_mode
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
 ATTENTION_KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # model.attention, by hardware
@@ -29,7 +35,13 @@ OF_KEY = {
     "tools.search.cache_mode": CACHE_MODES,
     "tools.sandbox.wrapper": ("bwrap", ""),
     "rewards.query": ("f1", "minilm"),
-    "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.ratio": RATIOS,
+    "train.surrogate": SURROGATES,
     "train.aggregation": AGGREGATIONS,
+    "train.baseline": BASELINES,
     "train.scale_advantages": SCALES,
+    "train.kl": KL_ESTIMATORS,
+    "train.kl_in": KL_PLACES,
+    "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.importance_mode": IMPORTANCE_MODES,
 }

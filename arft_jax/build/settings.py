@@ -3,8 +3,10 @@
 import optax
 
 from arft_jax.data import minilm, packing
+from arft_jax.objective_keys import resolved
 from arft_jax.rewards.combine import RewardWeights
-from arft_jax.rl import objectives
+from arft_jax.rl.advantages import AdvantageSettings
+from arft_jax.rl.objectives import PolicySettings
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
 
@@ -45,7 +47,7 @@ def query_embedding(config) -> minilm.MiniLM | None:
 
 def keeps_reference(config) -> bool:
     """Whether a copy of the policy is kept as reference; where only adapters are trained the base is one already."""
-    return config.train.beta > 0 and not config.model.lora.rank
+    return resolved(config).beta > 0 and not config.model.lora.rank
 
 
 def optimizer(config) -> optax.GradientTransformation:
@@ -54,19 +56,26 @@ def optimizer(config) -> optax.GradientTransformation:
     return learner.make_optimizer(clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay)
 
 
+def policy_settings(config) -> PolicySettings:
+    """Which policy loss, from the config; a constant divisor that is not given is the longest trajectory."""
+    keys = resolved(config)
+    if keys.aggregation == "constant" and not keys.divisor_len:
+        keys = keys._replace(divisor_len=config.rollout.max_tokens)
+    return PolicySettings(**{name: getattr(keys, name) for name in PolicySettings._fields})
+
+
+def advantage_settings(config) -> AdvantageSettings:
+    """What the advantages are taken from, from the config."""
+    keys = resolved(config)
+    return AdvantageSettings(baseline=keys.baseline, scale=keys.scale_advantages)
+
+
 def objective(config, kind: str) -> learner.Objective:
     """The static settings of the loss, from the config."""
     t, r = config.train, config.rollout
     return learner.Objective(
         kind=kind,
-        policy=objectives.PolicySettings(
-            epsilon_low=t.epsilon_low,
-            epsilon_high=t.epsilon_high,
-            beta=t.beta,
-            aggregation=t.aggregation,
-            importance=t.importance,
-            importance_cap=t.importance_cap,
-        ),
+        policy=policy_settings(config) if kind == "policy" else PolicySettings(),
         temperature=r.temperature,
         top_k=r.top_k,
         top_p=r.top_p,

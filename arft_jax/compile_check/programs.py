@@ -111,7 +111,7 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     if is_kept or n_updates > 1:
         score = learner.make_score(graphdef, policy, place=placement.whole)
         yield "score", score.lower(train["params"], batch, allowed)
-    if t.beta > 0 and not is_kept:
+    if policy.policy.beta > 0 and not is_kept:
         score = learner.make_score(graphdef, policy, base=True, place=placement.whole)
         yield "score_base", score.lower(train["params"], batch, allowed)
     yield "accumulate", _lowered_accumulate(plan, graphdef, train["params"], batch, allowed, "policy")

@@ -105,7 +105,7 @@ def _loss(trained, frozen, graphdef, objective: Objective, batch, allowed, whole
     params = nnx.merge_state(trained, frozen)
     logps, entropy = _logps(graphdef, objective, params, batch, allowed)
     if objective.kind == "imitation":
-        loss, stats = objectives.sft_loss(logps, batch.loss_mask, n_tokens=whole.n_tokens)
+        loss, stats = objectives.sft_loss(logps, batch.loss_mask, entropy=entropy, n_tokens=whole.n_tokens)
         return loss, stats | {"loss": loss}
     loss, stats = objectives.policy_loss(
         logps,
@@ -223,11 +223,26 @@ def make_score(graphdef, objective: Objective, base: bool = False, place=None):
     return jax.jit(score, out_shardings=place)
 
 
-def make_advantages(group_size: int, scale: str):
-    """advantages(rewards float32[B], valid bool[B]) -> (advantages float32[B], stats)."""
+def make_advantages(group_size: int, settings: advantages.AdvantageSettings):
+    """advantages(rewards float32[B], valid bool[B], n_tokens int32[B], change=None) -> (Advantages, stats)."""
 
-    def compute(rewards, valid):
-        return advantages.group_advantages(rewards, group_size, valid, scale=scale)
+    def compute(rewards, valid, n_tokens, change=None):
+        return advantages.step_advantages(
+            rewards, valid, settings=settings, group_size=group_size, n_tokens=n_tokens, change=change
+        )
+
+    return jax.jit(compute)
+
+
+def make_reward_change(settings: objectives.PolicySettings):
+    """change(logps, ref_logps, loss_mask) -> (float32[B, T], RewardChange), of a KL term in the reward.
+
+    All arguments [B, T]; see :func:`arft_jax.rl.advantages.reward_change`.
+    """
+
+    def compute(logps, ref_logps, loss_mask):
+        kl = objectives.kl_to_reference(logps, ref_logps, loss_mask, settings.kl)
+        return advantages.reward_change(kl, loss_mask, settings.beta)
 
     return jax.jit(compute)
 

@@ -1,4 +1,4 @@
-"""From samples to micro-batches on the devices: which of them one update takes, how they are packed, who builds what."""
+"""From samples to micro-batches on the devices: which of them an update takes, how they are packed, who builds what."""
 
 from collections.abc import Mapping, Sequence
 

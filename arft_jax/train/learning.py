@@ -8,7 +8,7 @@ import numpy as np
 
 from arft_jax.build.parts import Parts
 from arft_jax.build.plan import Plan
-from arft_jax.build.settings import objective
+from arft_jax.build.settings import advantage_settings, objective
 from arft_jax.data import packing
 from arft_jax.data.samples import Sample, samples_of
 from arft_jax.steps import learner
@@ -31,9 +31,10 @@ class Learning:
 
     def __init__(self, plan: Plan, parts: Parts, state: TrainState):
         config, policy = plan.config, objective(plan.config, "policy")
-        self._plan, self._parts = plan, parts
+        self._plan, self._parts, self._policy = plan, parts, policy.policy
         self.updater, self.log_probs = Updater(plan, parts, policy, state), LogProbs(plan, parts, policy)
-        self._advantages = learner.make_advantages(config.rollout.group_size, config.train.scale_advantages)
+        self._advantages = learner.make_advantages(config.rollout.group_size, advantage_settings(config))
+        self._reward_change = learner.make_reward_change(policy.policy)
 
     def step(
         self, state: TrainState, trajectories: Sequence[Trajectory], step: int, learning_rate: float
@@ -51,18 +52,37 @@ class Learning:
         """
         config = self._plan.config
         pool = gathered(self._pool(trajectories))
-        rewards = self._parts.engine.put((pool.rewards, pool.valid))
-        by_row, stats = jax.device_get(self._advantages(*rewards))
-        samples = [
-            dataclasses.replace(sample, advantages=np.full(len(sample.tokens), value, np.float32))
-            for sample, value in zip(pool.samples, by_row, strict=True)
-        ]
         groups = groups_of_updates(config, step)
-        known = set() if config.train.epochs > 1 else set(groups[0])  # they are trained before anything has moved
-        old = [len(groups) > 1 and sample.group not in known for sample in samples]
-        samples = self.log_probs.added(state, samples, pool.images, old=old, reference=config.train.beta > 0)
+        # The first update's are known: it comes before anything has moved, and takes them from its own forward pass.
+        known = set() if config.train.epochs > 1 or self._has_kl_in_reward else set(groups[0])
+        is_asked = len(groups) > 1 or self._has_kl_in_reward
+        old = [is_asked and sample.group not in known for sample in pool.samples]
+        samples = self.log_probs.added(state, pool.samples, pool.images, old=old, reference=self._policy.beta > 0)
+        samples, stats = self._with_advantages(samples, pool)
         updates = [self._update(state, samples, pool.images, of, k == 0, learning_rate) for k, of in enumerate(groups)]
-        return {name: float(value) for name, value in stats.items()} | _over_updates(updates)
+        return stats | _over_updates(updates)
+
+    @property
+    def _has_kl_in_reward(self) -> bool:
+        return self._policy.beta > 0 and self._policy.kl_in == "reward"
+
+    def _with_advantages(self, samples: Sequence[Sample], pool: Pool) -> tuple[list[Sample], dict[str, float]]:
+        """The samples with the advantage of each token, and what the rewards of the step say."""
+        n_tokens = np.array([sample.loss_mask.sum() for sample in samples], np.int32)
+        changes = change = None
+        if self._has_kl_in_reward:
+            length = self._plan.config.rollout.max_tokens  # not the longest, so that one program serves all steps
+            arrays = [_padded(samples, name, length) for name in ("old_logps", "ref_logps", "loss_mask")]
+            changes, change = self._reward_change(*self._parts.engine.put(arrays))
+        put = self._parts.engine.put((pool.rewards, pool.valid, n_tokens))
+        by_row, stats, changes = jax.device_get((*self._advantages(*put, change), changes))
+        out = []
+        for i, sample in enumerate(samples):
+            values = np.full(len(sample.tokens), by_row.rows[i], np.float32)
+            if changes is not None:
+                values = values + by_row.slope * changes[i, : len(values)]
+            out.append(dataclasses.replace(sample, advantages=values))
+        return out, {name: float(value) for name, value in stats.items()}
 
     def _pool(self, trajectories: Sequence[Trajectory]) -> Pool:
         valid = valid_rows(trajectories)
@@ -88,6 +108,16 @@ class Learning:
             return {}
         stats = self.updater.apply(state, chosen, images, plan, learning_rate, on_policy)
         return stats | packing.figures(plan, chosen)
+
+
+def _padded(samples: Sequence[Sample], name: str, length: int) -> np.ndarray:
+    """[B, length] of a field that is by token; 0 behind a sample and where it has none."""
+    out = np.zeros((len(samples), length), bool if name == "loss_mask" else np.float32)
+    for row, sample in zip(out, samples, strict=True):
+        values = getattr(sample, name)
+        if values is not None:
+            row[: len(values)] = values
+    return out
 
 
 def _over_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
