@@ -12,6 +12,8 @@ from arft_jax.data.batch import assemble
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.rl.advantages import AdvantageSettings
+from arft_jax.rl.objectives import PolicySettings
 from arft_jax.steps import learner
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
@@ -263,7 +265,7 @@ def test_trajectories_that_share_a_row_score_as_alone(world):
 def test_the_update_with_old_log_probs_of_the_same_policy_is_the_on_policy_one(world):
     batch = world.batch(advantages=[1, -1, 0.5, -2])
     logps = world.score(world.first, batch, world.allowed)
-    objective = learner.Objective(on_policy=False, beta=0.3)
+    objective = learner.Objective(on_policy=False, policy=PolicySettings(beta=0.3))
     update = learner.make_update(world.graphdef, objective, world.optimizer)
     a, _, want = world.apply(world.improve, batch)
     b, _, got = world.apply(update, batch, old=logps, ref=logps)  # a reference that agrees pulls nowhere
@@ -312,8 +314,9 @@ def test_the_importance_weighted_loss_equals_the_loop_over_tokens(world, importa
     mask, logps = np.asarray(batch.loss_mask), np.asarray(world.score(world.first, batch, world.allowed))
     noise = np.random.default_rng(0).normal(0, 0.3, (2, *mask.shape)).astype(np.float32)
     sampler, old = logps + noise[0], logps if on_policy else logps + noise[1]
-    objective = learner.Objective(importance=importance, importance_cap=cap, on_policy=on_policy)
-    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    objective = PolicySettings(importance=importance, importance_cap=cap)
+    whole = learner.Objective(policy=objective, on_policy=on_policy)
+    update = learner.make_update(world.graphdef, whole, world.optimizer)
     # what stands where nothing was sampled is not read
     told = batch._replace(sampler_logps=jnp.asarray(np.where(mask, sampler, np.nan)))
     _, _, stats = world.apply(update, told, old=None if on_policy else jnp.asarray(old))
@@ -343,15 +346,16 @@ def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
 
 
 def test_advantages_are_those_of_each_group():
-    advantages, stats = learner.make_advantages(2, "none")(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool))
-    np.testing.assert_allclose(advantages, [0.5, -0.5, 0.0, 0.0])
+    compute = learner.make_advantages(2, AdvantageSettings(scale="none"))
+    found, stats = compute(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool), jnp.ones(4, jnp.int32))
+    np.testing.assert_allclose(found.rows, [0.5, -0.5, 0.0, 0.0])
     assert float(stats["zero_variance_frac"]) == 0.5
 
 
 def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     graphdef, params = tiny.tiny_policy(world.tokenizer.vocab_size, lora=Lora(rank=2, vision=True))
     params = jax.device_put(params, jax.devices()[0])
-    objective = learner.Objective(beta=0.1)
+    objective = learner.Objective(policy=PolicySettings(beta=0.1))
     update = learner.make_update(graphdef, objective, world.optimizer)
     batch = world.batch(advantages=(1.0, -1.0, 0.5, -0.5))
     opt_state = learner.init_opt_state(world.optimizer, params)
@@ -376,7 +380,8 @@ def test_rows_of_our_own_failures_change_no_other_rows_gradient_and_no_figure(wo
     """Rows 1 and 3 failed: the update is that of rows 0 and 2 alone, whatever the failed ones hold."""
     advantages, old = [1.0, 0.7, -1.0, -0.4], jnp.zeros((4, LENGTH), jnp.float32)
     # KL to the reference and clipping too: a row without an advantage has a gradient there.
-    objective = learner.Objective(on_policy=False, beta=0.1, aggregation=aggregation, importance="token")
+    policy = PolicySettings(beta=0.1, aggregation=aggregation, importance="token")
+    objective = learner.Objective(on_policy=False, policy=policy)
     update = learner.make_update(world.graphdef, objective, world.optimizer)
 
     def step(rows, advantages, old, valid=None):
