@@ -106,6 +106,48 @@ VIOLATIONS = {
         "config.rollout.top_p)",
     ),
     "a KL under top_k": (dict(train__beta=0.04, rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0"),
+    "an unknown objective": (
+        dict(train__objective="ppo"), "reinforce_pp or reinforce_pp_baseline: got 'ppo' (config.train.objective)"
+    ),
+    "one ratio of a trajectory, averaged over tokens": (
+        dict(train__objective="gspo", train__aggregation="token"),
+        "aggregation must be sequence where ratio is sequence, a trajectory then has one ratio and its tokens none: "
+        "got aggregation='token', ratio='sequence', ratio of objective='gspo' (config.train.aggregation, "
+        "config.train.objective)",
+    ),
+    "one ratio of a trajectory under the default's mean": (
+        dict(train__ratio="product"),
+        "got aggregation='token', ratio='product', aggregation of objective='dapo' (config.train.objective, "
+        "config.train.ratio)",
+    ),
+    "cispo's bound twice": (
+        dict(train__objective="cispo", train__dual_clip=9.0), "dual_clip must be 0 where surrogate is cispo, which has"
+    ),
+    "cispo of a trajectory's ratio": (
+        dict(train__surrogate="cispo", train__ratio="sequence_token"),
+        "got ratio='sequence_token', surrogate='cispo' (config.train.ratio, config.train.surrogate)",
+    ),
+    "a dual clip within the clip": (
+        dict(train__dual_clip=1.1), "above 1 + epsilon_high, else it would undo the clipping, or 0, which is off: got"
+    ),
+    "a divisor that divides nothing": (
+        dict(train__divisor_len=9), "divisor_len must be 0 where aggregation is not constant, nothing else is divided"
+    ),
+    "the group's deviation without its mean": (
+        dict(train__objective="rloo", train__scale_advantages="std"),
+        "got scale_advantages='std', baseline='leave_one_out', baseline of objective='rloo' (",
+    ),
+    "a floor over the cap": (
+        dict(train__importance_floor=3.0), "importance_floor must be below importance_cap: got importance_floor=3.0, im"
+    ),
+    "a ratio below 0": (dict(train__epsilon_low=1.5), "a ratio is never below 0: got 1.5 (config.train.epsilon_low)"),
+    "a named KL under top_k": (
+        dict(train__objective="grpo", rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0 (config.train.beta"
+    ),
+    "a named objective without weights for older tokens": (
+        dict(train__objective="gspo", rollout__carry_over=0.2), "got carry_over=0.2, importance='none' (config.train.im"
+    ),
+    "an unknown estimator": (dict(train__kl="k4"), "kl must be k1, k2 or k3: got 'k4' (config.train.kl)"),
     "a negative beta": (dict(train__beta=-0.1), "got -0.1 (config.train.beta)"),
     "a negative rate": (dict(train__learning_rate=-1.0), "got -1.0 (config.train.learning_rate)"),
     "a negative warm rate": (dict(warm_start__learning_rate=-1.0), "(config.warm_start.learning_rate)"),
