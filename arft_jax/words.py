@@ -6,6 +6,8 @@ The configuration is checked against them, and the function that reads the word 
 AGGREGATIONS = ("token", "sequence")  # train.aggregation
 SCALES = ("std", "none")  # train.scale_advantages
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
+MOMENTS = ("float32", "bfloat16", "factored")  # train.moments
+ROUNDINGS = ("nearest", "stochastic")  # train.param_rounding
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
 ATTENTION_KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # model.attention, by hardware
@@ -29,6 +31,8 @@ OF_KEY = {
     "tools.search.cache_mode": CACHE_MODES,
     "tools.sandbox.wrapper": ("bwrap", ""),
     "rewards.query": ("f1", "minilm"),
+    "train.moments": MOMENTS,
+    "train.param_rounding": ROUNDINGS,
     "train.importance": ("none", *IMPORTANCE_LEVELS),
     "train.aggregation": AGGREGATIONS,
     "train.scale_advantages": SCALES,

@@ -24,6 +24,7 @@ from arft_jax.data.batch import assemble
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state
 
 # What each figure counts a second.
 UNITS = {
@@ -125,7 +126,7 @@ class Ours:
         )  # fmt: skip
         batch, optimizer = jax.device_put(batch), settings.optimizer(config)
         params = learner.copy_params(bench.params)
-        state = [params, learner.init_opt_state(optimizer, params, bench.plan.placement)]
+        state = [params, init_opt_state(optimizer, params, bench.plan.placement)]
         objective = settings.objective(config, "policy")._replace(on_policy=True)  # one update a step
         update = learner.make_update(bench.graphdef, objective, optimizer)
 

@@ -121,11 +121,14 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
 
 def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
     params, opt_state, loss = train["params"], train["opt_state"], objective(config, kind)
-    update = learner.make_update(graphdef, loss, optimizer(config), like=(params, opt_state))
-    rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
+    update = learner.make_update(
+        graphdef, loss, optimizer(config), like=(params, opt_state), rounding=config.train.param_rounding
+    )
+    scalars = (jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((2,), np.uint32))
+    rate, key = _shaped(scalars, placement.whole)
     logps = _shaped(batch.sampler_logps, placement.split(0))
     old = logps if kind == "policy" and not loss.on_policy else None
-    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.beta > 0 else None)
+    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.beta > 0 else None, key)
 
 
 def lowered_rollout(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:

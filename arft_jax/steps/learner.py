@@ -2,8 +2,7 @@
 
 The forward pass, the banned tokens and the temperature are the sampler's, so the trainer's distribution is
 the sampler's. GRPO as in Visual-ARFT (arXiv 2505.14246, section 3); the warm start is the same program with
-a different loss. Departure: a non-finite gradient leaves params and optimiser state as they were, and is
-counted, where optax.apply_if_finite would in the end apply it.
+a different loss. What the gradient does to the parameters is in ``optimizer.py``.
 """
 
 import functools
@@ -19,6 +18,7 @@ from arft_jax.ops import logps as logps_ops
 from arft_jax.rl import advantages, corrections, objectives
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
+from arft_jax.steps.optimizer import apply_gradients, init_opt_state, places_of
 
 
 class Objective(NamedTuple):
@@ -120,7 +120,10 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
     return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
 
 
-def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
+def _update(
+    graphdef, objective, optimizer, rounding, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps,
+    key=None,
+):  # fmt: skip
     trained, frozen = split_trainable(params)
 
     def loss(trained):
@@ -128,46 +131,32 @@ def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, l
         return _loss(whole, graphdef, objective, batch, allowed, old_logps, ref_logps)
 
     grads, stats = jax.grad(loss, has_aux=True)(trained)
-    norm = optax.tree.norm(grads)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
-        updates, new_opt_state = optimizer.update(grads, opt_state, trained)
-    finite = jnp.isfinite(norm)
-
-    def keep(new, old):
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-    new = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), trained, updates)
-    stats = stats | {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
-    new_params = nnx.merge_state(keep(new, trained), frozen)
-    return new_params, keep(new_opt_state, opt_state), stats
+    params, opt_state, applied = apply_gradients(optimizer, rounding, params, opt_state, grads, learning_rate, key)
+    return params, opt_state, stats | applied
 
 
-def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """Global-norm clipping and AdamW without the learning rate, which ``update`` takes as an argument."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay)
-    )
+def make_update(
+    graphdef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    like: tuple | None = None,
+    rounding: str = "nearest",
+):
+    """update(params, opt_state, batch, allowed, rate, old_logps, ref_logps, key) -> (params, opt_state, stats).
 
-
-def _places(tree):
-    """The sharding of every array."""
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)
-
-
-def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation, like: tuple | None = None):
-    """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
-
-    ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
+    ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros; ``key`` may be
+    left out where nothing is rounded at random.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: the loss.
-      optimizer: of :func:`make_optimizer`.
+      optimizer: of :func:`arft_jax.steps.optimizer.make_optimizer`.
       like: (params, opt_state), arrays or shapes with shardings: where the new ones shall lie, so that the second
         step finds them where the first did. None: wherever the compiler puts them.
+      rounding: of new parameters that are kept in bfloat16, as of :func:`arft_jax.steps.optimizer.apply_gradients`.
     """
-    places = None if like is None else (*_places(like), None)
-    update = functools.partial(_update, graphdef, objective, optimizer)
+    places = None if like is None else (*places_of(like), None)
+    update = functools.partial(_update, graphdef, objective, optimizer, rounding)
     return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
 
 
@@ -196,18 +185,9 @@ def make_advantages(group_size: int, scale: str):
     return jax.jit(compute)
 
 
-def init_opt_state(optimizer: optax.GradientTransformation, params, placement: Placement | None = None):
-    """The optimiser's state for fresh moments, each placed as its parameter is (zeros follow from no input)."""
-    params = split_trainable(params)[0]
-    if placement is None:
-        return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
-    places = placement.params(jax.eval_shape(optimizer.init, params))
-    return jax.jit(optimizer.init, out_shardings=places)(params)
-
-
 def copy_params(params):
     """A copy on the device, for a reference policy that outlives donation."""
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_places(params))(params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places_of(params))(params)
 
 
 def placed_shapes(tree, placement: Placement):

@@ -33,9 +33,10 @@ from arft_jax.train.batches import imitation_batch, update_batches
 from arft_jax.train.evaluation import evaluate_during, evaluate_stage, is_due
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
 from arft_jax.train.rollouts import valid_rows
-from arft_jax.train.run import Run, open_run
+from arft_jax.train.run import Run, open_run, phase_step
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
+from arft_jax.train.skips import SkipLimit
 from arft_jax.train.update import Updater
 from arft_jax.train.warm_start import chain_trajectories, warm_start_chains
 from arft_jax.trajectory import Trajectory
@@ -92,6 +93,7 @@ def warm_start(run: Run) -> None:
     data = chain_trajectories(run.parts.engine.renderer, chains, config.rollout.max_tokens)
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)
+    skips = SkipLimit(config.train.max_skipped)
     progress = Progress("warm start", w.steps, start=state.step)
     while state.step < w.steps:
         state.step += 1
@@ -102,6 +104,7 @@ def warm_start(run: Run) -> None:
         seconds = time.perf_counter() - begin
         row = {"phase": "warm_start", "step": state.step, "lr": lr, "tokens_per_s": batch.tokens.size / seconds}
         run.log(progress, state.step, row | stats, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
+        skips.check([stats], phase_step(config, state.step), run.checkpoints)
         run.end_step(w.steps)
 
 
@@ -115,7 +118,7 @@ def grpo(run: Run) -> None:
     policy = objective(config, "policy")
     updater, score = Updater(run.plan, run.parts, policy, state), _make_scores(run, policy)
     advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
-    progress = Progress("grpo", t.steps, start=state.step - first)
+    progress, skips = Progress("grpo", t.steps, start=state.step - first), SkipLimit(t.max_skipped)
     while state.step < last:
         state.step += 1
         step = state.step - first
@@ -143,6 +146,7 @@ def grpo(run: Run) -> None:
             row |= evaluate_during(config, run.parts.engine, run.rollout_policy(), run.tasks, run.toolbox)
         shown = {"reward": "reward", "em": "reward/em", "tools": "tool_calls", "tokens/s": "tokens_per_s"}
         run.log(progress, step, row, {label: row[name] for label, name in shown.items() if name in row})
+        skips.check(stats, phase_step(config, state.step), run.checkpoints)
         run.end_step(last)
 
 

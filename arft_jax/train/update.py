@@ -8,6 +8,7 @@ from arft_jax.build.plan import Plan
 from arft_jax.data.batch import Batch
 from arft_jax.io import hosts
 from arft_jax.steps import learner
+from arft_jax.train.random_streams import Stream, stream_key
 from arft_jax.train.state import TrainState
 
 
@@ -23,9 +24,10 @@ class Updater:
 
     def __init__(self, plan: Plan, parts: Parts, objective: learner.Objective, state: TrainState):
         self.update = learner.make_update(
-            parts.graphdef, objective, plan.optimizer, like=(state.params, state.opt_state)
-        )
-        self._allowed, self._whole = parts.allowed, plan.placement.whole
+            parts.graphdef, objective, plan.optimizer, like=(state.params, state.opt_state),
+            rounding=plan.config.train.param_rounding,
+        )  # fmt: skip
+        self._allowed, self._whole, self._seed = parts.allowed, plan.placement.whole, plan.config.seed
 
     def apply(
         self,
@@ -47,8 +49,9 @@ class Updater:
         Returns:
           The figures of the step, on the host.
         """
-        rate = hosts.put(np.float32(learning_rate), self._whole)
+        key = stream_key(self._seed, Stream.ROUNDING, state.step)
+        rate, key = hosts.put((np.float32(learning_rate), key), self._whole)
         state.params, state.opt_state, stats = self.update(
-            state.params, state.opt_state, batch, self._allowed, rate, old_logps, ref_logps
+            state.params, state.opt_state, batch, self._allowed, rate, old_logps, ref_logps, key
         )
         return {name: float(value) for name, value in jax.device_get(stats).items()}

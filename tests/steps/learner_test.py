@@ -13,6 +13,7 @@ from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state, make_optimizer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
 from arft_jax.train.warm_start import chain_trajectory
@@ -33,7 +34,7 @@ class World:
         # the engine makes prompts and observations; nothing is sampled here
         self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
         self.allowed = self.engine.slots.rules.allowed
-        self.optimizer = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
+        self.optimizer = make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
         self.rows = [self.row(i) for i in range(4)]
         policy = learner.Objective()
         self.imitate = learner.make_update(self.graphdef, learner.Objective(kind="imitation"), self.optimizer)
@@ -67,7 +68,7 @@ class World:
 
     def apply(self, update, batch, lr=1e-2, params=None, opt_state=None, old=None, ref=None):
         params = self.params() if params is None else params
-        opt_state = learner.init_opt_state(self.optimizer, params) if opt_state is None else opt_state
+        opt_state = init_opt_state(self.optimizer, params) if opt_state is None else opt_state
         return update(params, opt_state, batch, self.allowed, jnp.float32(lr), old, ref)
 
     def row_logps(self, params, batch):
@@ -354,7 +355,7 @@ def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     objective = learner.Objective(beta=0.1)
     update = learner.make_update(graphdef, objective, world.optimizer)
     batch = world.batch(advantages=(1.0, -1.0, 0.5, -0.5))
-    opt_state = learner.init_opt_state(world.optimizer, params)
+    opt_state = init_opt_state(world.optimizer, params)
     n_trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.split_state(params, LoraParam, ...)[0]))
     assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 2 * n_trained + 1  # two moments and a count
     before = jax.device_get(learner.copy_params(params))
