@@ -77,7 +77,7 @@ def _model() -> ml_collections.ConfigDict:
             text_config=text,  # sizes of the decoder
             vision_config=vision,  # sizes of the vision tower
             dtype="float32",  # compute dtype: float32 or bfloat16
-            param_dtype="float32",  # in which parameters and optimiser moments are kept
+            param_dtype="float32",  # in which parameters are kept; adapters are float32 always
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
             lora=dict(  # low-rank adapters in place of training every parameter
                 rank=0,  # r; 0: no adapters, every parameter is trained
@@ -85,6 +85,7 @@ def _model() -> ml_collections.ConfigDict:
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
                 vision=False,  # the vision blocks' linear maps too
             ),
+            freeze_vision=False,  # the vision tower, its merger included, is not trained; beside adapters it never is
             remat=False,  # recompute layer activations in the backward pass
         )
     )
@@ -140,7 +141,10 @@ def _train() -> ml_collections.ConfigDict:
             weight_decay=0.0,  # AdamW's, decoupled
             adam_b1=0.9,  # β₁
             adam_b2=0.95,  # β₂
+            moments="float32",  # AdamW's in float32 or bfloat16; factored: the second by rows and columns (Adafactor)
+            param_rounding="nearest",  # of bfloat16 parameters at an update: nearest, or stochastic, which is unbiased
             clip_norm=1.0,  # global gradient norm
+            max_skipped=5,  # updates in a row whose gradient is not finite: so many end the run; 0: none do
             # A set of the keys below by its name: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
             # reinforce_pp, reinforce_pp_baseline (docs/objectives.md). Of those, None means: as the objective says.
             objective="dapo",

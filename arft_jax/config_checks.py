@@ -27,8 +27,8 @@ _AT_LEAST = {
     "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
         steps=0, prompts=1, rows_per_update=1, epochs=1, micro_tokens=1, image_chunks=1, learning_rate=0,
-        warmup_steps=0, decay_to=0, weight_decay=0, epsilon_low=0, epsilon_high=0, dual_clip=0, divisor_len=0, beta=0,
-        entropy_bonus=0, importance_floor=0, logps_chunk=1,
+        warmup_steps=0, decay_to=0, weight_decay=0, max_skipped=0, epsilon_low=0, epsilon_high=0, dual_clip=0,
+        divisor_len=0, beta=0, entropy_bonus=0, importance_floor=0, logps_chunk=1,
     ),
     "eval": dict(every=0, n_during=1, bootstrap=1),
     "checkpoint": dict(every=1, keep=1),
@@ -165,6 +165,41 @@ def _check_train(config) -> list[str]:
         problems.append(
             f"epsilon_low must be at most 1, a ratio is never below 0: got {t.epsilon_low} (config.train.epsilon_low)"
         )
+    return problems
+
+
+def _check_precision(config) -> list[str]:
+    m, t, w, problems = config.model, config.train, config.warm_start, []
+    is_narrow = m.param_dtype == "bfloat16" and not m.lora.rank  # adapters are float32 always
+    rates = [part.learning_rate for part in (w, t) if part.steps > 0 and part.learning_rate > 0]
+    if is_narrow and rates and t.param_rounding == "nearest":
+        problems.append(
+            "param_dtype must be float32 where every parameter is trained and rounded to the nearest, a change of less "
+            "than half the distance between two bfloat16 numbers is lost (at a learning rate of 1e-6 98 % of weights "
+            f"never move): got bfloat16, learning_rate={min(rates):g} (config.model.param_dtype, or "
+            "config.train.param_rounding = 'stochastic', or adapters by config.model.lora.rank)"
+        )
+    if t.param_rounding == "stochastic" and not is_narrow:
+        problems.append(
+            "param_rounding must be nearest where what is trained is float32, which is not rounded: got "
+            f"{t.param_rounding!r}, param_dtype={m.param_dtype!r}, lora.rank={m.lora.rank} "
+            "(config.train.param_rounding)"
+        )
+    if m.freeze_vision and m.vision == "new":
+        problems.append(
+            "freeze_vision must be off where vision is new: a fresh tower that is not trained says nothing "
+            "(config.model.freeze_vision, config.model.vision)"
+        )
+    if m.freeze_vision and m.lora.rank and m.lora.vision:
+        problems.append(
+            "freeze_vision must be off where the tower's adapters are trained: got lora.vision=True "
+            "(config.model.freeze_vision, config.model.lora.vision)"
+        )
+    problems += [
+        f"{name} must lie in [0, 1): got {t[name]} (config.train.{name})"
+        for name in ("adam_b1", "adam_b2")
+        if not 0 <= t[name] < 1
+    ]
     return problems
 
 
@@ -344,7 +379,7 @@ def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems, config = contradictions(config), filled(config)
     problems += _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
-    problems += _check_carry_over(config) + _check_images(config)
+    problems += _check_carry_over(config) + _check_images(config) + _check_precision(config)
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)

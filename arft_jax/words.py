@@ -12,6 +12,8 @@ KL_ESTIMATORS = ("k1", "k2", "k3")  # train.kl
 KL_PLACES = ("loss", "reward")  # train.kl_in
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
 IMPORTANCE_MODES = ("truncate", "mask")  # train.importance_mode
+MOMENTS = ("float32", "bfloat16", "factored")  # train.moments
+ROUNDINGS = ("nearest", "stochastic")  # train.param_rounding
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
 ATTENTION_KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # model.attention, by hardware
@@ -35,6 +37,8 @@ OF_KEY = {
     "tools.search.cache_mode": CACHE_MODES,
     "tools.sandbox.wrapper": ("bwrap", ""),
     "rewards.query": ("f1", "minilm"),
+    "train.moments": MOMENTS,
+    "train.param_rounding": ROUNDINGS,
     "train.ratio": RATIOS,
     "train.surrogate": SURROGATES,
     "train.aggregation": AGGREGATIONS,

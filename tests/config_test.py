@@ -63,6 +63,13 @@ def test_rerendering_is_valid_where_training_has_one_turn_or_no_step():
     validate(changed(rollout__context="rerender", train__steps=0))
 
 
+def test_bfloat16_parameters_are_valid_where_no_step_is_lost():
+    validate(changed(model__param_dtype="bfloat16", train__param_rounding="stochastic"))
+    validate(changed(model__param_dtype="bfloat16", model__lora__rank=2))
+    validate(changed(model__param_dtype="bfloat16", train__learning_rate=0.0, warm_start__steps=0))
+    validate(changed(model__param_dtype="bfloat16", train__steps=0, warm_start__learning_rate=0.0))
+
+
 def test_unknown_keys_are_refused_by_the_config_itself():
     config = default_config()
     with pytest.raises(AttributeError, match="stepz"):
@@ -213,6 +220,35 @@ VIOLATIONS = {
     "no slots beside what is carried over": (
         dict(rollout__carry_over=0.8, rollout__n_slots=63, train__importance="token"),
         "got n_slots=63, 7 groups of group_size=8 carried over (config.rollout.n_slots, config.rollout.carry_over)",
+    ),
+    "bfloat16 parameters rounded to the nearest": (
+        dict(model__param_dtype="bfloat16", train__learning_rate=1e-6),
+        "at a learning rate of 1e-6 98 % of weights never move): got bfloat16, learning_rate=1e-06 "
+        "(config.model.param_dtype, or config.train.param_rounding = 'stochastic', or adapters by "
+        "config.model.lora.rank)",
+    ),
+    "a warm start of bfloat16 parameters": (
+        dict(model__param_dtype="bfloat16", train__steps=0), "got bfloat16, learning_rate=0.002 (config.model.param_dt"
+    ),
+    "float32 rounded at random": (
+        dict(train__param_rounding="stochastic"),
+        "got 'stochastic', param_dtype='float32', lora.rank=0 (config.train.param_rounding)",
+    ),
+    "adapters rounded at random": (
+        dict(train__param_rounding="stochastic", model__param_dtype="bfloat16", model__lora__rank=2),
+        "got 'stochastic', param_dtype='bfloat16', lora.rank=2 (config.train.param_rounding)",
+    ),
+    "an unknown rounding": (dict(train__param_rounding="up"), "nearest or stochastic: got 'up' (config.train.param_ro"),
+    "unknown moments": (dict(train__moments="int8"), "got 'int8' (config.train.moments)"),
+    "a mean of nothing new": (dict(train__adam_b2=1.0), "adam_b2 must lie in [0, 1): got 1.0 (config.train.adam_b2)"),
+    "less than no skipped update": (dict(train__max_skipped=-1), "got -1 (config.train.max_skipped)"),
+    "a fresh tower frozen": (
+        dict(model__freeze_vision=True, model__vision="new", weights="x"),
+        "(config.model.freeze_vision, config.model.vision)",
+    ),
+    "a frozen tower with adapters": (
+        dict(model__freeze_vision=True, model__lora__rank=2, model__lora__vision=True),
+        "got lora.vision=True (config.model.freeze_vision, config.model.lora.vision)",
     ),
     "an unknown prompt": (dict(system_prompt="long"), "got 'long' (config.system_prompt)"),
     "an unknown dtype": (dict(model__dtype="float16"), "got 'float16' (config.model.dtype)"),

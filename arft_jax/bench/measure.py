@@ -26,6 +26,7 @@ from arft_jax.data.samples import samples_of
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state, make_apply
 
 # What each figure counts a second.
 UNITS = {
@@ -130,8 +131,8 @@ class Ours:
         whole = learner.Whole(np.float32(n_tokens), np.float32(len(samples)), np.bool_(True))
         (batch, whole), optimizer = jax.device_put((batch, whole)), settings.optimizer(config)
         params = learner.copy_params(bench.params)
-        state = [params, learner.init_opt_state(optimizer, params, bench.plan.placement)]
-        zeros, apply = learner.make_zeros(params), learner.make_apply(optimizer)
+        state = [params, init_opt_state(optimizer, params, bench.plan.placement)]
+        zeros, apply = learner.make_zeros(params), make_apply(optimizer, rounding="nearest")
         accumulate = learner.make_accumulate(bench.graphdef, settings.objective(config, "policy"))
 
         def step():

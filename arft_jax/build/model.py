@@ -15,7 +15,7 @@ from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_p
 from arft_jax.models.cache import init_cache
 from arft_jax.models.families import DEFAULT
 from arft_jax.models.family import Family, Sizes
-from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.models.lora import Lora, LoraParam, freeze
 from arft_jax.sharding import Placement
 from arft_jax.steps import param_edits
 from arft_jax.steps.init import abstract_params, init_params
@@ -147,12 +147,28 @@ def lora(config) -> Lora:
 
 
 def model_maker(config, sizes: Sizes, placement: Placement) -> Callable[[nnx.Rngs], nnx.Module]:
-    """Makes the policy of these sizes from its random streams."""
-    m, make = config.model, sizes.family.make
+    """Makes the policy of these sizes from its random streams, its vision tower frozen where the config says so.
+
+    Raises:
+      ValueError: a tower to freeze where there is none.
+    """
+    m, make, tower = config.model, sizes.family.make, sizes.family.tower
+    if m.freeze_vision and sizes.vision is None:
+        raise ValueError(
+            f"freeze_vision must be off where the model has no vision tower: got {config.weights or 'a model without'} "
+            "(config.model.freeze_vision)"
+        )
     kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
     kwargs["attend_causal"] = placement.attend_causal(m.attention)
     kwargs["attend_segments"] = placement.attend_segments(m.attention)
-    return lambda rngs: make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+
+    def make_policy(rngs: nnx.Rngs) -> nnx.Module:
+        policy = make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+        if m.freeze_vision:
+            freeze(getattr(policy, tower))
+        return policy
+
+    return make_policy
 
 
 def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:

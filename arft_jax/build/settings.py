@@ -9,6 +9,7 @@ from arft_jax.rl.advantages import AdvantageSettings
 from arft_jax.rl.objectives import PolicySettings
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import make_optimizer
 
 
 def rollout_limits(config) -> RolloutLimits:
@@ -53,7 +54,9 @@ def keeps_reference(config) -> bool:
 def optimizer(config) -> optax.GradientTransformation:
     """Clipping and AdamW, from the config."""
     t = config.train
-    return learner.make_optimizer(clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay)
+    return make_optimizer(
+        clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay, moments=t.moments
+    )
 
 
 def policy_settings(config) -> PolicySettings:

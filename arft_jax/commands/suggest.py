@@ -34,6 +34,8 @@ ALIASES = {
     "max_completion_length": "max_turn_tokens",
     "temp": "temperature",
     "precision": "dtype",
+    "freeze_vision_tower": "freeze_vision",
+    "freeze_vision_modules": "freeze_vision",
     "r": "rank",
     "lora_r": "rank",
     "lora_rank": "rank",

@@ -24,6 +24,7 @@ from arft_jax.sampling.stops import build_stop_table
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
+from arft_jax.steps.optimizer import make_apply
 from arft_jax.steps.sampler import Extension, Rules, at_path, column_counts, make_sampler, unstacked_shapes
 from arft_jax.steps.state import state_shardings
 from arft_jax.tools.bundled import paper_syntax
@@ -116,9 +117,12 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
         yield "score_base", score.lower(train["params"], batch, allowed)
     yield "accumulate", _lowered_accumulate(plan, graphdef, train["params"], batch, allowed, "policy")
     params, opt_state = train["params"], train["opt_state"]
-    rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
-    apply = learner.make_apply(optimizer(config), like=(params, opt_state))
-    yield "apply", apply.lower(params, opt_state, learner.abstract_gradients(params), rate)
+    scalars = (jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((2,), np.uint32))
+    apply = make_apply(optimizer(config), rounding=t.param_rounding, like=(params, opt_state))
+    yield (
+        "apply",
+        apply.lower(params, opt_state, learner.abstract_gradients(params), *_shaped(scalars, placement.whole)),
+    )
 
 
 def _lowered_accumulate(plan: PolicyPlan, graphdef, params, batch: Batch, allowed, kind: str) -> Any:

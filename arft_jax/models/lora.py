@@ -1,4 +1,4 @@
-"""Low-rank adapters: y = x W + (α / r) (x A) B with W frozen.
+"""What is trained of a model: low-rank adapters, y = x W + (α / r) (x A) B with W frozen, or all but frozen parts.
 
 LoRA (arXiv 2106.09685, section 4.1): A is drawn, B starts at 0, so a fresh adapter changes nothing. Departure: adapters
 are float32 whatever the type of the frozen kernel, since only they accumulate small updates.
@@ -62,10 +62,21 @@ class Lora:
 NO_LORA = Lora()
 
 
+def freeze(part: nnx.Module) -> None:
+    """Marks every parameter of a part of the model as not to be trained; the mark stays with it wherever it goes."""
+    for _, node in nnx.iter_graph(part):
+        if isinstance(node, nnx.Param):
+            node.set_metadata("frozen", True)
+
+
 def split_trainable(params: nnx.State) -> tuple[nnx.State, nnx.State]:
-    """(trained, frozen): the adapters and the rest; everything and nothing where there is no adapter."""
+    """(trained, frozen): the adapters and the rest; where there is no adapter, all but what :func:`freeze` has marked,
+    and what it has."""
     adapters, rest = nnx.split_state(params, LoraParam, ...)
-    return (adapters, rest) if jax.tree.leaves(adapters) else (params, nnx.State({}))
+    if jax.tree.leaves(adapters):
+        return adapters, rest
+    frozen, trained = nnx.split_state(params, lambda _, leaf: leaf.get_metadata("frozen", False), ...)
+    return trained, frozen
 
 
 def without_adapters(params: nnx.State) -> nnx.State:

@@ -2,8 +2,7 @@
 
 The forward pass, the banned tokens and the temperature are the sampler's, so the trainer's distribution is
 the sampler's. GRPO as in Visual-ARFT (arXiv 2505.14246, section 3); the warm start is the same program with
-a different loss. Departure: a non-finite gradient leaves params and optimiser state as they were, and is
-counted, where optax.apply_if_finite would in the end apply it.
+a different loss. What the gradient does to the parameters is in ``optimizer.py``.
 """
 
 import functools
@@ -20,6 +19,7 @@ from arft_jax.ops import logps as logps_ops
 from arft_jax.rl import advantages, objectives
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
+from arft_jax.steps.optimizer import init_opt_state, places_of
 
 
 class Objective(NamedTuple):
@@ -135,7 +135,7 @@ def make_zeros(params):
     """zeros() -> gradients of 0."""
     shapes = abstract_gradients(params)
     return jax.jit(
-        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=_places(shapes)
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=places_of(shapes)
     )
 
 
@@ -157,7 +157,7 @@ def make_accumulate(graphdef, objective: Objective, like=None):
         more, stats = jax.grad(_loss, has_aux=True)(trained, frozen, graphdef, objective, batch, allowed, whole)
         return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), gradients, more), stats
 
-    places = None if like is None else (_places(split_trainable(like)[0]), None)
+    places = None if like is None else (places_of(split_trainable(like)[0]), None)
     return jax.jit(accumulate, donate_argnums=(1,), out_shardings=places)
 
 
@@ -167,43 +167,6 @@ def joined_stats(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
         name: (max if name.endswith("_max") else sum)(part[name] for part in parts)
         for name in (parts[0] if parts else ())
     }
-
-
-def _apply(optimizer, params, opt_state, gradients, learning_rate):
-    trained, frozen = split_trainable(params)
-    norm = optax.tree.norm(gradients)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
-        updates, new_opt_state = optimizer.update(gradients, opt_state, trained)
-    finite = jnp.isfinite(norm)
-
-    def keep(new, old):
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-    new = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), trained, updates)
-    new_params = nnx.merge_state(keep(new, trained), frozen)
-    stats = {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
-    return new_params, keep(new_opt_state, opt_state), stats
-
-
-def make_apply(optimizer: optax.GradientTransformation, like: tuple | None = None):
-    """apply(params, opt_state, gradients, learning_rate) -> (params, opt_state, stats).
-
-    ``params``, ``opt_state`` and ``gradients`` are donated.
-    """
-    places = None if like is None else (*_places(like), None)
-    return jax.jit(functools.partial(_apply, optimizer), donate_argnums=(0, 1), out_shardings=places)
-
-
-def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """Global-norm clipping and AdamW without the learning rate, which ``update`` takes as an argument."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay)
-    )
-
-
-def _places(tree):
-    """The sharding of every array."""
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def make_score(graphdef, objective: Objective, base: bool = False, place=None):
@@ -247,18 +210,9 @@ def make_reward_change(settings: objectives.PolicySettings):
     return jax.jit(compute)
 
 
-def init_opt_state(optimizer: optax.GradientTransformation, params, placement: Placement | None = None):
-    """The optimiser's state for fresh moments, each placed as its parameter is (zeros follow from no input)."""
-    params = split_trainable(params)[0]
-    if placement is None:
-        return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
-    places = placement.params(jax.eval_shape(optimizer.init, params))
-    return jax.jit(optimizer.init, out_shardings=places)(params)
-
-
 def copy_params(params):
     """A copy on the device, for a reference policy that outlives donation."""
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_places(params))(params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places_of(params))(params)
 
 
 def placed_shapes(tree, placement: Placement):

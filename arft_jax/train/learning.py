@@ -38,7 +38,7 @@ class Learning:
 
     def step(
         self, state: TrainState, trajectories: Sequence[Trajectory], step: int, learning_rate: float
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Learns from a step's trajectories. A meeting of the processes.
 
         Args:
@@ -48,7 +48,8 @@ class Learning:
           learning_rate: of all its updates.
 
         Returns:
-          Figures of the whole step: means over its updates, largest values of those named ``_max``.
+          Figures of the whole step: means over its updates, largest values of those named ``_max``; and those of each
+          update.
         """
         config = self._plan.config
         pool = gathered(self._pool(trajectories))
@@ -60,7 +61,8 @@ class Learning:
         samples = self.log_probs.added(state, pool.samples, pool.images, old=old, reference=self._policy.beta > 0)
         samples, stats = self._with_advantages(samples, pool)
         updates = [self._update(state, samples, pool.images, of, k == 0, learning_rate) for k, of in enumerate(groups)]
-        return stats | _over_updates(updates)
+        updates = [figures for figures in updates if figures]  # none where a whole update has failed rows alone
+        return stats | _over_updates(updates), updates
 
     @property
     def _has_kl_in_reward(self) -> bool:

@@ -21,8 +21,9 @@ class Stream(enum.IntEnum):
 
     ROLLOUT = 0  # tokens of training rollouts; step: the GRPO step that began the group
     WARM_START = 1  # the order of recorded chains; step: the warm-start step
-    UPDATES = 3  # which groups an update takes; step: the GRPO step
     EVALUATION = 2  # of greedy rollouts, which take a key and draw nothing from it; step: 0
+    ROUNDING = 3  # of parameters and moments at an update (steps/optimizer.py); step: of warm start and GRPO together
+    UPDATES = 4  # which groups an update takes; step: the GRPO step
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from arft_jax.build.parts import Parts, check_trained_with
 from arft_jax.build.plan import Plan
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class TrainState:
 
     def begin_grpo(self, plan: Plan) -> None:
         """The optimiser starts again and the warm-started policy becomes the reference."""
-        self.opt_state = learner.init_opt_state(plan.optimizer, self.params, plan.placement)
+        self.opt_state = init_opt_state(plan.optimizer, self.params, plan.placement)
         if self.ref_params is not None:
             self.ref_params = learner.copy_params(self.params)
 

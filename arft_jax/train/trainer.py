@@ -32,9 +32,10 @@ from arft_jax.train.batches import images_of, imitation_update
 from arft_jax.train.evaluation import evaluate_during, evaluate_stage, is_due
 from arft_jax.train.learning import Learning
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
-from arft_jax.train.run import Run, open_run
+from arft_jax.train.run import Run, open_run, phase_step
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
+from arft_jax.train.skips import SkipLimit
 from arft_jax.train.update import Updater
 from arft_jax.train.warm_start import chain_trajectories, warm_start_chains
 from arft_jax.trajectory import Trajectory
@@ -92,6 +93,7 @@ def warm_start(run: Run) -> None:
     hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows} rows")
     samples, images = samples_of(data), {k: v for chain in data for k, v in images_of(chain).items()}
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)
+    skips = SkipLimit(config.train.max_skipped)
     progress = Progress("warm start", w.steps, start=state.step)
     while state.step < w.steps:
         state.step += 1
@@ -103,6 +105,7 @@ def warm_start(run: Run) -> None:
         row = {"phase": "warm_start", "step": state.step, "lr": lr}
         row["tokens_per_s"] = n_tokens / (time.perf_counter() - begin)
         run.log(progress, state.step, row | stats, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
+        skips.check([stats], phase_step(config, state.step), run.checkpoints)
         run.end_step(w.steps)
 
 
@@ -114,7 +117,7 @@ def grpo(run: Run) -> None:
     config, state, t = run.plan.config, run.state, run.plan.config.train
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
     learning = Learning(run.plan, run.parts, state)
-    progress = Progress("grpo", t.steps, start=state.step - first)
+    progress, skips = Progress("grpo", t.steps, start=state.step - first), SkipLimit(t.max_skipped)
     while state.step < last:
         state.step += 1
         step = state.step - first
@@ -125,7 +128,7 @@ def grpo(run: Run) -> None:
         rollout_s = time.perf_counter() - begin
         # ------------------------------------------------- advantages, update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
-        stats = learning.step(state, trajectories, step, lr)
+        stats, updates = learning.step(state, trajectories, step, lr)
         # ----------------------------------------------------- figures, files
         row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": time.perf_counter() - begin}
         row |= _step_figures(run, trajectories, step, row["step_s"])
@@ -135,6 +138,7 @@ def grpo(run: Run) -> None:
             row |= evaluate_during(config, run.parts.engine, run.rollout_policy(), run.tasks, run.toolbox)
         shown = {"reward": "reward", "em": "reward/em", "tools": "tool_calls", "tokens/s": "tokens_per_s"}
         run.log(progress, step, row, {label: row[name] for label, name in shown.items() if name in row})
+        skips.check(updates, phase_step(config, state.step), run.checkpoints)
         run.end_step(last)
 
 

@@ -13,7 +13,9 @@ from arft_jax.data.packing import MicroBatch
 from arft_jax.data.samples import Sample
 from arft_jax.io import hosts
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import make_apply
 from arft_jax.train.batches import plan_update, put_batch, whole_of
+from arft_jax.train.random_streams import Stream, stream_key
 from arft_jax.train.state import TrainState
 from arft_jax.trajectory import Image
 
@@ -29,9 +31,11 @@ class Updater:
     """
 
     def __init__(self, plan: Plan, parts: Parts, objective: learner.Objective, state: TrainState):
-        self._parts, self._whole = parts, plan.placement.whole
+        self._parts, self._whole, self._seed = parts, plan.placement.whole, plan.config.seed
         self.accumulate = learner.make_accumulate(parts.graphdef, objective, like=state.params)
-        self.apply_gradients = learner.make_apply(plan.optimizer, like=(state.params, state.opt_state))
+        self.apply_gradients = make_apply(
+            plan.optimizer, rounding=plan.config.train.param_rounding, like=(state.params, state.opt_state)
+        )
         self._zeros = learner.make_zeros(state.params)
 
     def apply(
@@ -63,8 +67,11 @@ class Updater:
             batch = put_batch(self._parts, micro, samples, images)
             gradients, more = self.accumulate(state.params, gradients, batch, self._parts.allowed, whole)
             stats.append(more)
-        rate = hosts.put(np.float32(learning_rate), self._whole)
-        state.params, state.opt_state, of_step = self.apply_gradients(state.params, state.opt_state, gradients, rate)
+        key = stream_key(self._seed, Stream.ROUNDING, state.step)
+        rate, key = hosts.put((np.float32(learning_rate), key), self._whole)
+        state.params, state.opt_state, of_step = self.apply_gradients(
+            state.params, state.opt_state, gradients, rate, key
+        )
         joined = learner.joined_stats(jax.device_get(stats)) | jax.device_get(of_step)
         return {name: float(value) for name, value in joined.items()}
 

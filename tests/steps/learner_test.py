@@ -17,6 +17,7 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.rl.advantages import AdvantageSettings
 from arft_jax.rl.objectives import PolicySettings
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state, make_apply, make_optimizer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
 from arft_jax.train.warm_start import chain_trajectory
@@ -37,12 +38,12 @@ class World:
         # the engine makes prompts and observations; nothing is sampled here
         self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
         self.allowed = self.engine.slots.rules.allowed
-        self.optimizer = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
+        self.optimizer = make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
         self.rows = [self.row(i) for i in range(4)]
         policy = learner.Objective()
         self.imitate = self.program(learner.Objective(kind="imitation"))
         self.improve = self.program(policy)
-        self.step = learner.make_apply(self.optimizer)
+        self.step = make_apply(self.optimizer, rounding="nearest")
         self.score = learner.make_score(self.graphdef, policy)
 
     def row(self, i, trailing=False):
@@ -96,7 +97,7 @@ class World:
 
     def apply(self, program, batch, lr=1e-2, params=None, opt_state=None, old=None, ref=None):
         params = self.params() if params is None else params
-        opt_state = learner.init_opt_state(self.optimizer, params) if opt_state is None else opt_state
+        opt_state = init_opt_state(self.optimizer, params) if opt_state is None else opt_state
         batch = batch if old is None else batch._replace(old_logps=old)
         batch = batch if ref is None else batch._replace(ref_logps=ref)
         gradients, stats = self.gradients(program, [batch], params, self.whole(batch, on_policy=old is None))
@@ -385,9 +386,9 @@ def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     graphdef, params = tiny.tiny_policy(world.tokenizer.vocab_size, lora=Lora(rank=2, vision=True))
     params = jax.device_put(params, jax.devices()[0])
     objective = learner.Objective(policy=PolicySettings(beta=0.1))
-    accumulate, step = learner.make_accumulate(graphdef, objective), learner.make_apply(world.optimizer)
+    accumulate, step = learner.make_accumulate(graphdef, objective), make_apply(world.optimizer, rounding="nearest")
     batch = world.batch(advantages=(1.0, -1.0, 0.5, -0.5))
-    opt_state = learner.init_opt_state(world.optimizer, params)
+    opt_state = init_opt_state(world.optimizer, params)
     n_trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.split_state(params, LoraParam, ...)[0]))
     assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 2 * n_trained + 1  # two moments and a count
     before = jax.device_get(learner.copy_params(params))
