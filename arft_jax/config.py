@@ -79,10 +79,13 @@ def _model() -> ml_collections.ConfigDict:
             param_dtype="float32",  # in which parameters and optimiser moments are kept
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
             lora=dict(  # low-rank adapters in place of training every parameter
+                adapter="",  # PEFT directory to start from, which says what follows; empty: fresh ones
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
+                rslora=False,  # by alpha / √rank
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
                 vision=False,  # the vision blocks' linear maps too
+                vision_targets=("qkv", "proj", "gate", "up", "down"),  # which of them
             ),
             remat=False,  # recompute layer activations in the backward pass
         )
@@ -138,7 +141,8 @@ def _train() -> ml_collections.ConfigDict:
             clip_norm=1.0,  # global gradient norm
             epsilon_low=0.2,  # the ratio is clipped from below at 1 - epsilon_low
             epsilon_high=0.28,  # and from above at 1 + epsilon_high
-            beta=0.0,  # weight of the KL to the warm-started policy
+            beta=0.0,  # weight of the KL to the reference policy
+            reference="start",  # that policy: start, as GRPO begins (warm-started), or base, as the run's weights are
             importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
             importance_cap=2.0,  # largest weight
             aggregation="token",  # token: mean over the batch's tokens; sequence: over rows (the paper)

@@ -30,6 +30,7 @@ OF_KEY = {
     "tools.sandbox.wrapper": ("bwrap", ""),
     "rewards.query": ("f1", "minilm"),
     "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.reference": ("start", "base"),
     "train.aggregation": AGGREGATIONS,
     "train.scale_advantages": SCALES,
 }

@@ -51,7 +51,7 @@ def train(config) -> dict:
     """
     # ------------------------------------------------- check everything first
     planned = plan(config)
-    directory = hosts.in_turn(lambda: RunDir(config))
+    directory = hosts.in_turn(lambda: RunDir(planned.config))
     set_up_jax(config)
     with naming_write_faults("the work directory", directory.path, "config.workdir"):
         with contextlib.ExitStack() as stack:
@@ -150,13 +150,12 @@ def _make_scores(run: Run, policy: learner.Objective):
     """score(batch) -> (old_logps, ref_logps) under the present parameters; None where the objective reads none."""
     state, parts, beta = run.state, run.parts, run.plan.config.train.beta
     score = learner.make_score(parts.graphdef, policy)
-    # Where only adapters are trained the reference is the policy without them.
+    # Where no reference is kept it is the policy without its adapters.
     score_ref = learner.make_score(parts.graphdef, policy, base=state.ref_params is None)
 
     def scores(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
         old = None if policy.on_policy else score(state.params, batch, parts.allowed)
-        reference = state.params if state.ref_params is None else state.ref_params
-        return old, score_ref(reference, batch, parts.allowed) if beta > 0 else None
+        return old, score_ref(state.reference(), batch, parts.allowed) if beta > 0 else None
 
     return scores
 
