@@ -310,6 +310,6 @@ def target_pattern(modules: Iterable[str]) -> str:
     """
     tails: dict[str, list[str]] = {}
     for name in sorted(modules):
-        head, layer, tail = name.partition("{}")
-        tails.setdefault(re.escape(head) + (r"\d+" if layer else ""), []).append(re.escape(tail))
-    return "|".join(f"{head}({'|'.join(ends)})" for head, ends in tails.items())
+        head, _, tail = name.partition("{}")
+        tails.setdefault(re.escape(head), []).append(re.escape(tail))
+    return "|".join(rf"{head}\d+({'|'.join(ends)})" if any(ends) else head for head, ends in tails.items())

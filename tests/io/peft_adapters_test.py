@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +40,21 @@ def _tensors(folder):
     return safetensors.numpy.load_file(folder / TENSORS)
 
 
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory):
+    """(a policy that has adapters everywhere, the directory that they are written to)."""
+    params, folder = _params(EVERYWHERE), tmp_path_factory.mktemp("adapters") / "everywhere"
+    save_adapter(folder, params, SIZES, EVERYWHERE, base="Qwen/Tiny")
+    return params, folder
+
+
 @pytest.fixture
-def written(tmp_path):
-    """The directory of the adapters of a policy that has them everywhere."""
-    save_adapter(tmp_path / "adapter", _params(EVERYWHERE), SIZES, EVERYWHERE, base="Qwen/Tiny")
-    return tmp_path / "adapter"
+def written(everywhere, tmp_path):
+    """A copy of that directory."""
+    return shutil.copytree(everywhere[1], tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("lora", [TEXT, BOTH, EVERYWHERE], ids=["text", "some of both", "everywhere"])
+@pytest.mark.parametrize("lora", [TEXT, BOTH], ids=["text", "some of both"])
 def test_what_is_written_is_read_bit_for_bit(tmp_path, lora):
     params = _params(lora)
     save_adapter(tmp_path / "out", params, SIZES, lora)
@@ -58,9 +66,9 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, lora):
         np.testing.assert_array_equal(one[...], other[...], err_msg=str(path))
 
 
-def test_a_tensor_is_one_layers_matrix_transposed_under_the_name_of_its_module(written):
+def test_a_tensor_is_one_layers_matrix_transposed_under_the_name_of_its_module(everywhere):
     """Of the fused map of the vision blocks B's rows are q's, k's and v's, head by head, as in its kernel."""
-    params, tensors = _params(EVERYWHERE), _tensors(written)
+    params, tensors = everywhere[0], _tensors(everywhere[1])
     block, layer = params["vision"]["blocks"], params["text"]["layers"]
     qkv = block["qkv"]["lora_b"][...][1]  # [r, 3, heads, head_dim]
     assert qkv.shape == (2, 3, 2, 16)
@@ -94,11 +102,18 @@ def test_the_pattern_takes_the_adapted_modules_and_no_others(tmp_path):
     """A list of last names would take the vision blocks' gate, up and down too."""
     save_adapter(tmp_path / "out", _params(TEXT), SIZES, TEXT)
     pattern = json.loads((tmp_path / "out" / CONFIG).read_text())["target_modules"]
-    names = [f"model.language_model.layers.12.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")]
+    names = [
+        f"model.language_model.layers.12.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
+    ]
     assert all(re.fullmatch(pattern, name) for name in names)
-    others = ["model.language_model.layers.1.mlp.gate_proj", "model.visual.blocks.0.mlp.up_proj", "lm_head", "mlp.up_proj"]
+    others = [
+        "model.language_model.layers.1.mlp.gate_proj",
+        "model.visual.blocks.0.mlp.up_proj",
+        "lm_head",
+        "mlp.up_proj",
+    ]
     assert not any(re.fullmatch(pattern, name) for name in others)
-    assert target_pattern(["head"]) == "(head)"
+    assert target_pattern(["a.{}.b", "c.d"]) == r"a\.\d+(\.b)|c\.d"
 
 
 def test_names_of_earlier_transformers_are_read(written):
@@ -111,10 +126,6 @@ def test_names_of_earlier_transformers_are_read(written):
     assert not older.keys() & tensors.keys()
     safetensors.numpy.save_file(older, written / TENSORS)
     assert check_adapter(written, SIZES) == EVERYWHERE
-    want = _adapters(_params(EVERYWHERE))
-    got = load_adapter(written, want, None, SIZES.family.weights)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_a_text_decoders_adapters_have_its_own_names(tmp_path):
@@ -152,28 +163,32 @@ def _with_nan(value):
     return value
 
 
-@pytest.mark.parametrize(
-    "settings, sentence",
-    [
-        (dict(use_dora=True), "use_dora must be empty, it is not supported: got true"),
-        (dict(modules_to_save=["lm_head"]), r"modules_to_save must be empty.*got \[\"lm_head\"\]"),
-        (dict(bias="all"), "bias must be 'none', trained biases are not supported: got 'all'"),
-        (dict(lora_bias=True), "lora_bias must be empty"),
-        (dict(rank_pattern={"q_proj": 4}), "rank_pattern must be empty"),
-        (dict(alpha_pattern={"q_proj": 4}), "alpha_pattern must be empty"),
-        (dict(a_later_setting="on"), "a_later_setting must be empty"),
-        (dict(init_lora_weights="pissa"), "must be a way to begin that leaves the base as it is: got 'pissa'"),
-        (dict(peft_type="IA3"), "peft_type must be 'LORA': got 'IA3'"),
-        (dict(r=True), "r must be a whole number above 0: got True"),
-        (dict(lora_alpha=0), "lora_alpha must be a number above 0: got 0"),
-        (dict(use_rslora="yes"), "use_rslora must be true or false: got 'yes'"),
-        (dict(r=4), r"shape clash: .*gate_proj.lora_A.weight is \(2, 48\)"),
-    ],
-)
-def test_settings_that_are_not_supported_are_refused_with_their_key(written, settings, sentence):
-    _set(written, **settings)
-    with pytest.raises(ValueError, match=rf"{CONFIG}.*{sentence}.*\(config.model.lora.adapter\)" if "r" != "".join(settings) or settings["r"] is True else sentence):
+UNSUPPORTED = [
+    (dict(use_dora=True), "use_dora must be empty, it is not supported: got true"),
+    (dict(modules_to_save=["lm_head"]), 'modules_to_save must be empty, it is not supported: got ["lm_head"]'),
+    (dict(bias="all"), "bias must be 'none', trained biases are not supported: got 'all'"),
+    (dict(lora_bias=True), "lora_bias must be empty"),
+    (dict(rank_pattern={"q_proj": 4}), "rank_pattern must be empty"),
+    (dict(alpha_pattern={"q_proj": 4}), "alpha_pattern must be empty"),
+    (dict(a_later_setting="on"), "a_later_setting must be empty"),
+    (dict(init_lora_weights="pissa"), "must be a way to begin that leaves the base as it is: got 'pissa'"),
+    (dict(peft_type="IA3"), "peft_type must be 'LORA': got 'IA3'"),
+    (dict(r=True), "r must be a whole number above 0: got True"),
+    (dict(lora_alpha=0), "lora_alpha must be a number above 0: got 0"),
+    (dict(use_rslora="yes"), "use_rslora must be true or false: got 'yes'"),
+]
+
+
+def test_settings_that_are_not_supported_are_refused_all_at_once(written):
+    for settings, _ in UNSUPPORTED:
+        _set(written, **settings)
+    with pytest.raises(ValueError) as caught:
         check_adapter(written, SIZES)
+    told = str(caught.value)
+    assert told.startswith(f"{len(UNSUPPORTED)} problems in the adapter {written}: {CONFIG}: ")
+    assert told.endswith("(config.model.lora.adapter)")
+    for _, sentence in UNSUPPORTED:
+        assert sentence in told, (sentence, told)
 
 
 def test_settings_that_change_nothing_are_read(written):
