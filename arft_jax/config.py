@@ -80,10 +80,13 @@ def _model() -> ml_collections.ConfigDict:
             param_dtype="float32",  # in which parameters are kept; adapters are float32 always
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
             lora=dict(  # low-rank adapters in place of training every parameter
+                adapter="",  # PEFT directory to start from, which says what follows; empty: fresh ones
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
+                rslora=False,  # by alpha / √rank
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
                 vision=False,  # the vision blocks' linear maps too
+                vision_targets=("qkv", "proj", "gate", "up", "down"),  # which of them
             ),
             freeze_vision=False,  # the vision tower, its merger included, is not trained; beside adapters it never is
             remat=False,  # recompute layer activations in the backward pass
@@ -159,12 +162,13 @@ def _train() -> ml_collections.ConfigDict:
             scale_advantages=config_dict.placeholder(str),  # std: by the group's; batch: less the step's mean; none
             kl=config_dict.placeholder(str),  # estimator of the KL to the reference: k1, k2, k3
             kl_in=config_dict.placeholder(str),  # where it goes: loss, or reward
-            beta=config_dict.placeholder(float),  # β, its weight; the reference is the warm-started policy
+            beta=config_dict.placeholder(float),  # β, its weight
             entropy_bonus=config_dict.placeholder(float),  # weight of the mean entropy that is added to the objective
             importance=config_dict.placeholder(str),  # sampling weights against the sampler: none, token, sequence
             importance_mode=config_dict.placeholder(str),  # truncate at the bounds, or mask: beyond them weigh 0
             importance_floor=config_dict.placeholder(float),  # smallest weight
             importance_cap=config_dict.placeholder(float),  # largest weight
+            reference="start",  # that policy: start, as GRPO begins (warm-started), or base, as the run's weights are
             logps_chunk=64,  # positions whose logits are held at once
         )
     )

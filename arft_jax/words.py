@@ -39,6 +39,7 @@ OF_KEY = {
     "rewards.query": ("f1", "minilm"),
     "train.moments": MOMENTS,
     "train.param_rounding": ROUNDINGS,
+    "train.reference": ("start", "base"),
     "train.ratio": RATIOS,
     "train.surrogate": SURROGATES,
     "train.aggregation": AGGREGATIONS,

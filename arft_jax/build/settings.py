@@ -47,8 +47,15 @@ def query_embedding(config) -> minilm.MiniLM | None:
 
 
 def keeps_reference(config) -> bool:
-    """Whether a copy of the policy is kept as reference; where only adapters are trained the base is one already."""
-    return resolved(config).beta > 0 and not config.model.lora.rank
+    """Whether a copy of what is trained is kept for the reference policy.
+
+    Where only adapters are trained none is needed for the base, nor where GRPO starts from it: fresh adapters change
+    nothing.
+    """
+    lora = config.model.lora
+    starts_at_base = not lora.adapter and not config.warm_start.steps
+    is_base = bool(lora.rank) and (config.train.reference == "base" or starts_at_base)
+    return resolved(config).beta > 0 and not is_base
 
 
 def optimizer(config) -> optax.GradientTransformation:

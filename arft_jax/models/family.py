@@ -69,6 +69,8 @@ class WeightNames:
       prefixes: (beginning of a name in a file, beginning in ``names``), the first that fits counts: files of several
         layouts are then read alike.
       written: (beginning in ``names``, beginning in the files that are written).
+      modules: (beginning in ``names``, beginning of the name of the module in transformers' model), which adapters are
+        named after; empty: as ``written``.
       matrices: paths of parameters that are published transposed although their path does not end in ``kernel``.
       two_input_axes: paths of kernels with two input axes.
       convolutions: path -> published shape behind the output axis, of kernels that are published as a convolution's.
@@ -79,6 +81,7 @@ class WeightNames:
     names: Mapping[str, str]
     prefixes: tuple[tuple[str, str], ...] = ()
     written: tuple[tuple[str, str], ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
     matrices: tuple[str, ...] = ("text.unembedding",)
     two_input_axes: tuple[str, ...] = ()
     convolutions: Mapping[str, Callable[[Any], tuple[int, ...]]] = dataclasses.field(default_factory=dict)

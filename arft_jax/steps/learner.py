@@ -215,6 +215,11 @@ def copy_params(params):
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places_of(params))(params)
 
 
+def copy_trained(params):
+    """A copy of what is trained, which ``models.lora.with_trained`` puts back: the adapters, or everything."""
+    return copy_params(split_trainable(params)[0])
+
+
 def placed_shapes(tree, placement: Placement):
     """Parameters, or what mirrors them, as shapes with shardings."""
     return jax.tree.map(
@@ -228,12 +233,13 @@ def abstract_train_state(
     """:func:`train_state` as shapes with shardings: what a checkpoint is read into."""
     opt_state = placed_shapes(jax.eval_shape(optimizer.init, split_trainable(params)[0]), placement)
     params = placed_shapes(params, placement)
-    return {"params": params, "opt_state": opt_state, "ref_params": params if with_reference else None}
+    reference = split_trainable(params)[0] if with_reference else None
+    return {"params": params, "opt_state": opt_state, "ref_params": reference}
 
 
 def train_state(
     optimizer: optax.GradientTransformation, params, with_reference: bool, placement: Placement | None = None
 ) -> dict:
-    """What a checkpoint holds: params, optimiser state, and the reference policy where there is one."""
-    reference = copy_params(params) if with_reference else None
+    """What a checkpoint holds: params, optimiser state, and what is trained of a reference policy that is kept."""
+    reference = copy_trained(params) if with_reference else None
     return {"params": params, "opt_state": init_opt_state(optimizer, params, placement), "ref_params": reference}

@@ -51,7 +51,7 @@ def train(config) -> dict:
     """
     # ------------------------------------------------- check everything first
     planned = plan(config)
-    directory = hosts.in_turn(lambda: RunDir(config))
+    directory = hosts.in_turn(lambda: RunDir(planned.config))
     set_up_jax(config)
     with naming_write_faults("the work directory", directory.path, "config.workdir"):
         with contextlib.ExitStack() as stack:

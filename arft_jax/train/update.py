@@ -124,6 +124,6 @@ class LogProbs:
         allowed = self._parts.allowed
         if which == "old_logps":
             return self.score(state.params, batch, allowed)
-        if state.ref_params is None:  # only adapters are trained: the reference is the policy without them
+        if state.ref_params is None:  # the reference is the policy without its adapters
             return self.score_base(state.params, batch, allowed)
-        return self.score(state.ref_params, batch, allowed)
+        return self.score(state.reference(), batch, allowed)

@@ -77,3 +77,21 @@ def test_limits_follow_the_config(config):
     limits = dataclasses.asdict(settings.rollout_limits(config))
     assert {name: config.rollout[name] for name in limits} == limits
     assert (limits["n_slots"], limits["max_images"], limits["max_tokens"]) == (9, 3, 77)
+
+
+@pytest.mark.parametrize(
+    "changes, kept",
+    [
+        ({"train.beta": 0.0}, False),
+        ({"model.lora.rank": 0}, True),
+        ({"model.lora.rank": 0, "train.reference": "base"}, True),  # every parameter moves
+        ({}, True),
+        ({"train.reference": "base"}, False),  # which stands still
+        ({"warm_start.steps": 0}, False),  # fresh adapters change nothing
+        ({"warm_start.steps": 0, "model.lora.adapter": "somewhere"}, True),
+        ({"warm_start.steps": 0, "model.lora.adapter": "somewhere", "train.reference": "base"}, False),
+    ],
+)
+def test_a_reference_is_kept_where_the_frozen_base_is_not_it(config, changes, kept):
+    config.update_from_flattened_dict({"model.lora.rank": 2, "train.beta": 0.1, "warm_start.steps": 3} | changes)
+    assert settings.keeps_reference(config) is kept

@@ -133,6 +133,18 @@ def test_the_base_of_adapters_is_scored_as_the_reference(config, no_rollout):
     assert list(_lowered(config)) == ["score", "update"]
 
 
+def test_of_a_reference_behind_a_warm_start_the_adapters_are_kept_and_it_is_scored_as_the_policy_is(config, no_rollout):
+    config.model.lora.rank = 2
+    assert compile_check.resident_gib(plan_policy(config))["reference"] == 0.0
+    config.warm_start.update(steps=3, rows=8)
+    assert list(_lowered(config)) == ["warm_start", "score", "update"]
+    kept = compile_check.resident_gib(plan_policy(config))
+    assert 0 < 2 * kept["reference"] == pytest.approx(kept["moments"], rel=1e-3)  # two moments of each adapter, a count
+    config.train.reference = "base"
+    assert list(_lowered(config)) == ["warm_start", "score_base", "update"]
+    assert compile_check.resident_gib(plan_policy(config))["reference"] == 0.0
+
+
 def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, no_rollout):
     config.tools.search.image_index = "pictures.index"
     programs = _lowered(config)
