@@ -27,7 +27,9 @@ _AT_LEAST = {
     "train": dict(
         steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
         weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+        overlong_from=0, overlong_to=0, overlong_weight=0,
     ),
+    "train.dynamic_sampling": dict(max_attempts=2),
     "eval": dict(every=0, n_during=1, bootstrap=1),
     "checkpoint": dict(every=1, keep=1),
     "report": dict(n_trajectories=0),
@@ -124,7 +126,30 @@ def _check_carry_over(config) -> list[str]:
             f"importance must be token or sequence where groups are carried over, their tokens are of older weights: "
             f"got carry_over={r.carry_over}, importance={t.importance!r} (config.train.importance)"
         )
+    if t.dynamic_sampling.enabled:
+        problems.append(
+            "carry_over must be 0 where dynamic_sampling is enabled, a step then ends when all its places are filled: "
+            f"got carry_over={r.carry_over} (config.rollout.carry_over, config.train.dynamic_sampling.enabled)"
+        )
     return problems
+
+
+def _check_overlong(config) -> list[str]:
+    r, t = config.rollout, config.train
+    got = f"got overlong_from={t.overlong_from}, overlong_to={t.overlong_to}"
+    keys = "config.train.overlong_from, config.train.overlong_to"
+    if t.unfinished != "overlong":
+        if t.overlong_from == t.overlong_to == 0:
+            return []
+        return [f"lengths must be 0 where unfinished is {t.unfinished}: {got} ({keys}, config.train.unfinished)"]
+    longest = min(r.max_tokens - 1, r.max_turns * r.max_turn_tokens)
+    if t.overlong_from < t.overlong_to <= longest:
+        return []
+    return [
+        f"where unfinished is overlong, overlong_from must lie below overlong_to and that at most at {longest}, the "
+        f"tokens that a trajectory can sample: {got}, max_turns={r.max_turns}, max_turn_tokens={r.max_turn_tokens}, "
+        f"max_tokens={r.max_tokens} ({keys})"
+    ]
 
 
 def _check_train(config) -> list[str]:
@@ -324,7 +349,7 @@ def _check_names(config) -> list[str]:
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
     problems = _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
-    problems += _check_carry_over(config) + _check_images(config)
+    problems += _check_carry_over(config) + _check_overlong(config) + _check_images(config)
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)

@@ -5,6 +5,7 @@ The configuration is checked against them, and the function that reads the word 
 
 AGGREGATIONS = ("token", "sequence")  # train.aggregation
 SCALES = ("std", "none")  # train.scale_advantages
+UNFINISHED = ("negative", "mask", "overlong")  # train.unfinished
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
@@ -32,4 +33,5 @@ OF_KEY = {
     "train.importance": ("none", *IMPORTANCE_LEVELS),
     "train.aggregation": AGGREGATIONS,
     "train.scale_advantages": SCALES,
+    "train.unfinished": UNFINISHED,
 }

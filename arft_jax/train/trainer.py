@@ -125,7 +125,7 @@ def grpo(run: Run) -> None:
         run.policy.release()
         rollout_s = time.perf_counter() - begin
         # ---------------------------------------------------------- advantages
-        valid = valid_rows(trajectories)
+        valid = valid_rows(config, trajectories)
         rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
         adv, adv_stats = jax.device_get(advantages(*run.parts.engine.put((rewards, valid))))
         # -------------------------------------------------------------- update
@@ -164,7 +164,8 @@ def _make_scores(run: Run, policy: learner.Objective):
 def _step_figures(run: Run, trajectories: list[Trajectory], step: int, seconds: float) -> dict[str, Any]:
     """What this process's trajectories of a step say."""
     carries = run.plan.config.rollout.carry_over > 0
-    return rollout_metrics(trajectories, step - 1 if carries else None) | {
+    figures = rollout_metrics(trajectories, step - 1 if carries else None) | run.rollouts.figures
+    return figures | {
         "data/quarantined": float(run.plan.quarantine.n_images),
         "tokens_per_s": sum(len(tr.tokens) for tr in trajectories) / seconds,
     }
