@@ -169,6 +169,15 @@ def _train() -> ml_collections.ConfigDict:
             importance_floor=config_dict.placeholder(float),  # smallest weight
             importance_cap=config_dict.placeholder(float),  # largest weight
             reference="start",  # that policy: start, as GRPO begins (warm-started), or base, as the run's weights are
+            unfinished="negative",  # rows cut by a budget: negative, as scored; mask, not learnt from; overlong (DAPO)
+            overlong_from=0,  # L_max - L_cache, sampled tokens; longer rows lose reward, where unfinished is overlong
+            overlong_to=0,  # L_max, sampled tokens, at which a row loses all of overlong_weight
+            overlong_weight=1.0,  # weight of this penalty in the total
+            dynamic_sampling=dict(  # DAPO: a group of equal rewards is dropped, another task begins in its place
+                enabled=False,  # False: such groups are kept, and have no gradient
+                max_attempts=4,  # tasks that each of the P places may try, the first one included; the last is kept
+                metric="total",  # the reward that must vary: total, accuracy, em, ..., or one of rewards.extra
+            ),
             logps_chunk=64,  # positions whose logits are held at once
         )
     )

@@ -10,6 +10,7 @@ BASELINES = ("group", "leave_one_out", "none")  # train.baseline
 SCALES = ("std", "batch", "none")  # train.scale_advantages
 KL_ESTIMATORS = ("k1", "k2", "k3")  # train.kl
 KL_PLACES = ("loss", "reward")  # train.kl_in
+UNFINISHED = ("negative", "mask", "overlong")  # train.unfinished
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
 IMPORTANCE_MODES = ("truncate", "mask")  # train.importance_mode
 MOMENTS = ("float32", "bfloat16", "factored")  # train.moments
@@ -49,4 +50,5 @@ OF_KEY = {
     "train.kl_in": KL_PLACES,
     "train.importance": ("none", *IMPORTANCE_LEVELS),
     "train.importance_mode": IMPORTANCE_MODES,
+    "train.unfinished": UNFINISHED,
 }

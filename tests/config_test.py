@@ -294,6 +294,31 @@ VIOLATIONS = {
     "more than all of the reward": (dict(rewards__step=1.5), "at most 1: got 1.5 (config.rewards.step)"),
     "an unknown comparison": (dict(rewards__query="bm25"), "got 'bm25' (config.rewards.query)"),
     "a negative reward": (dict(rewards__format=-1.0), "got -1.0 (config.rewards.format)"),
+    "dynamic sampling with groups that are left to the next step": (
+        dict(train__dynamic_sampling__enabled=True, rollout__carry_over=0.2, train__importance="token"),
+        "got carry_over=0.2 (config.rollout.carry_over, config.train.dynamic_sampling.enabled)",
+    ),
+    "dynamic sampling without a second attempt": (
+        dict(train__dynamic_sampling__max_attempts=1), "at least 2: got 1 (config.train.dynamic_sampling.max_attempts)"
+    ),
+    "an unknown fate of unfinished rows": (dict(train__unfinished="drop"), "got 'drop' (config.train.unfinished)"),
+    "overlong without lengths": (
+        dict(train__unfinished="overlong"),
+        "got overlong_from=0, overlong_to=0, max_turns=5, max_turn_tokens=96, max_tokens=256 (config.train.overlong_fr"
+    ),
+    "an empty range of lengths": (
+        dict(train__unfinished="overlong", train__overlong_from=200, train__overlong_to=200), "got overlong_from=200, o"
+    ),
+    "lengths that no trajectory reaches": (
+        dict(train__unfinished="overlong", train__overlong_from=100, train__overlong_to=193, rollout__max_turns=2),
+        "that at most at 192, the tokens that a trajectory can sample: got overlong_from=100, overlong_to=193",
+    ),
+    "lengths that are not used": (
+        dict(train__overlong_to=100), "must be 0 where unfinished is negative: got overlong_from=0, overlong_to=100 (co"
+    ),
+    "a negative weight of length": (
+        dict(train__overlong_weight=-1.0), "overlong_weight must be at least 0: got -1.0 (config.train.overlong_weight)"
+    ),
 }  # fmt: skip
 
 

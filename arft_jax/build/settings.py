@@ -5,6 +5,7 @@ import optax
 from arft_jax.data import minilm, packing
 from arft_jax.objective_keys import resolved
 from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rewards.length import Overlong
 from arft_jax.rl.advantages import AdvantageSettings
 from arft_jax.rl.objectives import PolicySettings
 from arft_jax.rollout.request import RolloutLimits
@@ -39,6 +40,12 @@ def reward_weights(config) -> RewardWeights:
         max_answer_words=w.max_answer_words,
         any_order=bool(config.tools.offer),
     )
+
+
+def overlong(config) -> Overlong | None:
+    """The penalty on length, from the config; None where there is none."""
+    t = config.train
+    return Overlong(t.overlong_from, t.overlong_to, t.overlong_weight) if t.unfinished == "overlong" else None
 
 
 def query_embedding(config) -> minilm.MiniLM | None:

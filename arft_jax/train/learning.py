@@ -87,7 +87,7 @@ class Learning:
         return out, {name: float(value) for name, value in stats.items()}
 
     def _pool(self, trajectories: Sequence[Trajectory]) -> Pool:
-        valid = valid_rows(trajectories)
+        valid = valid_rows(self._plan.config, trajectories)
         rewards = np.array([t.rewards.get("total", 0.0) for t in trajectories], np.float32)
         images = {name: image for t in trajectories for name, image in images_of(t).items()}
         size = self._plan.config.rollout.group_size

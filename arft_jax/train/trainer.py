@@ -145,7 +145,8 @@ def grpo(run: Run) -> None:
 def _step_figures(run: Run, trajectories: list[Trajectory], step: int, seconds: float) -> dict[str, Any]:
     """What this process's trajectories of a step say."""
     carries = run.plan.config.rollout.carry_over > 0
-    return rollout_metrics(trajectories, step - 1 if carries else None) | {
+    figures = rollout_metrics(trajectories, step - 1 if carries else None) | run.rollouts.figures
+    return figures | {
         "data/quarantined": float(run.plan.quarantine.n_images),
         "tokens_per_s": sum(len(tr.tokens) for tr in trajectories) / seconds,
     }

@@ -72,6 +72,13 @@ def test_reward_weights_follow_the_config(config):
     assert settings.reward_weights(config).any_order
 
 
+def test_the_penalty_on_length_follows_the_config_and_is_there_where_it_is_asked_for(config):
+    config.train.update(overlong_from=3, overlong_to=9, overlong_weight=0.25)
+    assert settings.overlong(config) is None
+    config.train.unfinished = "overlong"
+    assert dataclasses.astuple(settings.overlong(config)) == (3, 9, 0.25)
+
+
 def test_limits_follow_the_config(config):
     config.rollout.update(n_slots=9, max_images=3, max_tokens=77)
     limits = dataclasses.asdict(settings.rollout_limits(config))

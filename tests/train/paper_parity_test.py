@@ -173,7 +173,7 @@ def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):
         assert (row.status, [turn.text for turn in row.turns]) == (Status.TURN_LIMIT, [PROBLEM])
         assert row.turns[0].observation is None and not row.observation_mask.any()
         assert row.rewards["total"] == 2.0  # scored though the row ended with a call that nobody served
-    assert rollouts.valid_rows(rows).all()
+    assert rollouts.valid_rows(script.config, rows).all()
 
 
 def test_evaluation_of_the_same_policy_has_its_own_turn_limit_and_live_tools(script):
