@@ -113,15 +113,16 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
         yield "embed", _lowered_embed(plan)
     policy, is_kept = objective(config, "policy"), keeps_reference(config)
     if is_kept or not policy.on_policy:
-        yield "score", learner.make_score(graphdef, policy).lower(train["params"], batch, allowed)
+        yield "score", learner.make_score(graphdef, policy, placement=placement).lower(train["params"], batch, allowed)
     if config.train.beta > 0 and not is_kept:
-        yield "score_base", learner.make_score(graphdef, policy, base=True).lower(train["params"], batch, allowed)
+        score = learner.make_score(graphdef, policy, base=True, placement=placement)
+        yield "score_base", score.lower(train["params"], batch, allowed)
     yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
 
 
 def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
     params, opt_state, loss = train["params"], train["opt_state"], objective(config, kind)
-    update = learner.make_update(graphdef, loss, optimizer(config), like=(params, opt_state))
+    update = learner.make_update(graphdef, loss, optimizer(config), like=(params, opt_state), placement=placement)
     rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
     logps = _shaped(batch.sampler_logps, placement.split(0))
     old = logps if kind == "policy" and not loss.on_policy else None

@@ -91,9 +91,9 @@ class Family:
     """One kind of model.
 
     The module that ``make`` builds has the methods ``encode(patches, layout)``, ``embed(tokens, features,
-    feature_index)``, ``hidden``, ``hidden_cached``, ``unstacked_layers`` and ``logits``, as the bundled one documents
-    them. What ``embed`` returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree. The turns
-    of a conversation are framed as in ChatML for every family.
+    feature_index)``, ``hidden``, ``hidden_cached``, ``unstacked_layers``, ``unembedding_kernel`` and ``logits``, as the
+    bundled one documents them. What ``embed`` returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be
+    any pytree. The turns of a conversation are framed as in ChatML for every family.
 
     Args:
       name: word for messages.

@@ -71,24 +71,30 @@ def _encode_chunks(model, patches, layout):
     return features.reshape(-1, features.shape[-1])
 
 
-def _logps(graphdef, objective: Objective, params, batch, allowed):
-    """(logps, entropy), each float32[B, T], of every token under the sampler's distribution."""
+def _logps(graphdef, objective: Objective, placement: Placement | None, params, batch, allowed):
+    """(logps, entropy), each float32[B, T], of the loss's tokens under the sampler's distribution; 0 elsewhere."""
     model = nnx.merge(graphdef, params)
     features = _encode_chunks(model, batch.patches, batch.layout)
     embeds = model.embed(batch.tokens, features, batch.feature_index)
     hidden = model.hidden(embeds, batch.positions, batch.segment_ids)
-    log_probs = functools.partial(
-        pick.log_probs,
-        allowed=allowed,
-        temperature=objective.temperature,
-        top_k=objective.top_k,
-        top_p=objective.top_p,
+    scores = functools.partial(
+        pick.scores, temperature=objective.temperature, top_k=objective.top_k, top_p=objective.top_p
     )
-    return logps_ops.token_logps(hidden, model.logits, batch.tokens, log_probs, objective.logps_chunk)
+    token_logps = logps_ops.token_logps if placement is None else placement.token_logps
+    return token_logps(
+        hidden,
+        model.unembedding_kernel(),
+        batch.tokens,
+        allowed,
+        unembed=model.logits,
+        scores=scores,
+        chunk=objective.logps_chunk,
+        mask=batch.loss_mask,
+    )
 
 
-def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref_logps):
-    logps, entropy = _logps(graphdef, objective, params, batch, allowed)
+def _loss(params, graphdef, objective: Objective, placement, batch, allowed, old_logps, ref_logps):
+    logps, entropy = _logps(graphdef, objective, placement, params, batch, allowed)
     mask = batch.loss_mask
     weight = mask.astype(jnp.float32)
     n = jnp.maximum(weight.sum(), 1.0)
@@ -120,12 +126,14 @@ def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref
     return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
 
 
-def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
+def _update(
+    graphdef, objective, optimizer, placement, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps
+):
     trained, frozen = split_trainable(params)
 
     def loss(trained):
         whole = nnx.merge_state(trained, frozen)
-        return _loss(whole, graphdef, objective, batch, allowed, old_logps, ref_logps)
+        return _loss(whole, graphdef, objective, placement, batch, allowed, old_logps, ref_logps)
 
     grads, stats = jax.grad(loss, has_aux=True)(trained)
     norm = optax.tree.norm(grads)
@@ -154,7 +162,13 @@ def _places(tree):
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation, like: tuple | None = None):
+def make_update(
+    graphdef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    like: tuple | None = None,
+    placement: Placement | None = None,
+):
     """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
 
     ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
@@ -165,24 +179,26 @@ def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransfo
       optimizer: of :func:`make_optimizer`.
       like: (params, opt_state), arrays or shapes with shardings: where the new ones shall lie, so that the second
         step finds them where the first did. None: wherever the compiler puts them.
+      placement: of the run; None: one device.
     """
     places = None if like is None else (*_places(like), None)
-    update = functools.partial(_update, graphdef, objective, optimizer)
+    update = functools.partial(_update, graphdef, objective, optimizer, placement)
     return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
 
 
-def make_score(graphdef, objective: Objective, base: bool = False):
-    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens.
+def make_score(graphdef, objective: Objective, base: bool = False, placement: Placement | None = None):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the loss's tokens, 0 elsewhere.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: of the loss that will read them.
       base: of the frozen base, adapters left out: the reference policy where only adapters are trained.
+      placement: of the run; None: one device.
     """
 
     def score(params, batch, allowed):
         params = without_adapters(params) if base else params
-        return _logps(graphdef, objective, params, batch, allowed)[0]
+        return _logps(graphdef, objective, placement, params, batch, allowed)[0]
 
     return jax.jit(score)
 

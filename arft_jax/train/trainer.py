@@ -149,9 +149,9 @@ def grpo(run: Run) -> None:
 def _make_scores(run: Run, policy: learner.Objective):
     """score(batch) -> (old_logps, ref_logps) under the present parameters; None where the objective reads none."""
     state, parts, beta = run.state, run.parts, run.plan.config.train.beta
-    score = learner.make_score(parts.graphdef, policy)
+    score = learner.make_score(parts.graphdef, policy, placement=run.plan.placement)
     # Where only adapters are trained the reference is the policy without them.
-    score_ref = learner.make_score(parts.graphdef, policy, base=state.ref_params is None)
+    score_ref = learner.make_score(parts.graphdef, policy, base=state.ref_params is None, placement=run.plan.placement)
 
     def scores(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
         old = None if policy.on_policy else score(state.params, batch, parts.allowed)

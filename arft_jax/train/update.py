@@ -23,7 +23,7 @@ class Updater:
 
     def __init__(self, plan: Plan, parts: Parts, objective: learner.Objective, state: TrainState):
         self.update = learner.make_update(
-            parts.graphdef, objective, plan.optimizer, like=(state.params, state.opt_state)
+            parts.graphdef, objective, plan.optimizer, like=(state.params, state.opt_state), placement=plan.placement
         )
         self._allowed, self._whole = parts.allowed, plan.placement.whole
 
