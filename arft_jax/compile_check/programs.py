@@ -110,10 +110,10 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     policy, is_kept, t = objective(config, "policy"), keeps_reference(config), config.train
     n_updates = t.epochs * t.prompts * config.rollout.group_size // t.rows_per_update
     if is_kept or n_updates > 1:
-        score = learner.make_score(graphdef, policy, place=placement.whole)
+        score = learner.make_score(graphdef, policy, placement=placement)
         yield "score", score.lower(train["params"], batch, allowed)
     if policy.policy.beta > 0 and not is_kept:
-        score = learner.make_score(graphdef, policy, base=True, place=placement.whole)
+        score = learner.make_score(graphdef, policy, base=True, placement=placement)
         yield "score_base", score.lower(train["params"], batch, allowed)
     yield "accumulate", _lowered_accumulate(plan, graphdef, train["params"], batch, allowed, "policy")
     params, opt_state = train["params"], train["opt_state"]
@@ -126,7 +126,7 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
 
 
 def _lowered_accumulate(plan: PolicyPlan, graphdef, params, batch: Batch, allowed, kind: str) -> Any:
-    accumulate = learner.make_accumulate(graphdef, objective(plan.config, kind), like=params)
+    accumulate = learner.make_accumulate(graphdef, objective(plan.config, kind), like=params, placement=plan.placement)
     whole = jax.eval_shape(lambda: learner.Whole(jnp.float32(0), jnp.float32(0), jnp.bool_(True)))
     whole = _shaped(whole, plan.placement.whole)
     return accumulate.lower(params, learner.abstract_gradients(params), batch, allowed, whole)

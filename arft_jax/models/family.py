@@ -95,9 +95,9 @@ class Family:
 
     The module that ``make`` builds has the methods ``encode(patches, layout)``, ``embed(tokens, features,
     feature_index)``, ``hidden(embeds, positions, segment_ids, prefix_ids=None)``, ``hidden_cached``,
-    ``unstacked_layers`` and ``logits``, as the bundled one documents them. What ``embed`` returns goes to ``hidden``
-    and ``hidden_cached`` as it is, so it may be any pytree. The turns of a conversation are framed as in ChatML for
-    every family.
+    ``unstacked_layers``, ``unembedding_kernel`` and ``logits``, as the bundled one documents them. What ``embed``
+    returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree. The turns of a conversation are
+    framed as in ChatML for every family.
 
     Args:
       name: word for messages.

@@ -76,34 +76,33 @@ def _encode_chunks(model, patches, layout):
     return features.reshape(-1, features.shape[-1])
 
 
-def _logps(graphdef, objective: Objective, params, batch, allowed):
-    """(logps, entropy), each float32[B, T], of every token to learn from under the sampler's distribution."""
+def _logps(graphdef, objective: Objective, placement: Placement | None, params, batch, allowed):
+    """(logps, entropy), each float32[B, T], of the loss's tokens under the sampler's distribution; 0 elsewhere."""
     model = nnx.merge(graphdef, params)
     features = _encode_chunks(model, batch.patches, batch.layout)
     embeds = model.embed(batch.tokens, features, batch.feature_index)
     prefixes = (batch.prefix_ids,) if objective.shares_prompts else ()
     hidden = model.hidden(embeds, batch.positions, batch.segment_ids, *prefixes)
-    log_probs = functools.partial(
-        pick.log_probs,
-        allowed=allowed,
-        temperature=objective.temperature,
-        top_k=objective.top_k,
-        top_p=objective.top_p,
+    scores = functools.partial(
+        pick.scores, temperature=objective.temperature, top_k=objective.top_k, top_p=objective.top_p
     )
-    return logps_ops.token_logps(
+    token_logps = logps_ops.token_logps if placement is None else placement.token_logps
+    return token_logps(
         hidden,
-        model.logits,
+        model.unembedding_kernel(),
         batch.tokens,
-        log_probs,
-        objective.logps_chunk,
+        allowed,
+        unembed=model.logits,
+        scores=scores,
+        chunk=objective.logps_chunk,
         source=batch.source,
         mask=batch.loss_mask,
     )
 
 
-def _loss(trained, frozen, graphdef, objective: Objective, batch, allowed, whole: Whole):
+def _loss(trained, frozen, graphdef, objective: Objective, placement, batch, allowed, whole: Whole):
     params = nnx.merge_state(trained, frozen)
-    logps, entropy = _logps(graphdef, objective, params, batch, allowed)
+    logps, entropy = _logps(graphdef, objective, placement, params, batch, allowed)
     if objective.kind == "imitation":
         loss, stats = objectives.sft_loss(logps, batch.loss_mask, entropy=entropy, n_tokens=whole.n_tokens)
         return loss, stats | {"loss": loss}
@@ -139,7 +138,7 @@ def make_zeros(params):
     )
 
 
-def make_accumulate(graphdef, objective: Objective, like=None):
+def make_accumulate(graphdef, objective: Objective, like=None, placement: Placement | None = None):
     """accumulate(params, gradients, batch, allowed, whole) -> (gradients, stats): those of one micro-batch more.
 
     ``gradients`` are float32, begin at 0 (:func:`make_zeros`) and are donated. Loss, gradients and stats of an update's
@@ -150,11 +149,13 @@ def make_accumulate(graphdef, objective: Objective, like=None):
       objective: the loss.
       like: parameters, arrays or shapes with shardings, beside which the gradients shall lie. None: wherever the
         compiler puts them.
+      placement: of the run; None: one device.
     """
 
     def accumulate(params, gradients, batch, allowed, whole):
         trained, frozen = split_trainable(params)
-        more, stats = jax.grad(_loss, has_aux=True)(trained, frozen, graphdef, objective, batch, allowed, whole)
+        of_batch = (frozen, graphdef, objective, placement, batch, allowed, whole)
+        more, stats = jax.grad(_loss, has_aux=True)(trained, *of_batch)
         return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), gradients, more), stats
 
     places = None if like is None else (places_of(split_trainable(like)[0]), None)
@@ -169,21 +170,21 @@ def joined_stats(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def make_score(graphdef, objective: Objective, base: bool = False, place=None):
-    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens to learn from, 0 elsewhere.
+def make_score(graphdef, objective: Objective, base: bool = False, placement: Placement | None = None):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the loss's tokens, 0 elsewhere, on every device.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: of the loss that will read them.
       base: of the frozen base, adapters left out: the reference policy where only adapters are trained.
-      place: where the log-probs shall lie; None: wherever the compiler puts them.
+      placement: of the run; None: one device.
     """
 
     def score(params, batch, allowed):
         params = without_adapters(params) if base else params
-        return _logps(graphdef, objective, params, batch, allowed)[0]
+        return _logps(graphdef, objective, placement, params, batch, allowed)[0]
 
-    return jax.jit(score, out_shardings=place)
+    return jax.jit(score, out_shardings=None if placement is None else placement.whole)
 
 
 def make_advantages(group_size: int, settings: advantages.AdvantageSettings):

@@ -184,9 +184,14 @@ class Toy(nnx.Module):
         """The layers one by one."""
         return unstack_layers(self.decoder.blocks, self.config.text.n_layers, states)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def unembedding_kernel(self) -> jax.Array:
+        """float[D, V]."""
+        return self.table[...].T
+
+    def logits(self, hidden: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
         """float[..., D] -> float32[..., V]."""
-        return jnp.einsum("...d,vd->...v", hidden, self.table[...].astype(self.dtype)).astype(jnp.float32)
+        kernel = self.unembedding_kernel() if kernel is None else kernel
+        return jnp.einsum("...d,dv->...v", hidden, kernel.astype(self.dtype)).astype(jnp.float32)
 
 
 class ToyLayout(NamedTuple):

@@ -32,7 +32,9 @@ class Updater:
 
     def __init__(self, plan: Plan, parts: Parts, objective: learner.Objective, state: TrainState):
         self._parts, self._whole, self._seed = parts, plan.placement.whole, plan.config.seed
-        self.accumulate = learner.make_accumulate(parts.graphdef, objective, like=state.params)
+        self.accumulate = learner.make_accumulate(
+            parts.graphdef, objective, like=state.params, placement=plan.placement
+        )
         self.apply_gradients = make_apply(
             plan.optimizer, rounding=plan.config.train.param_rounding, like=(state.params, state.opt_state)
         )
@@ -87,9 +89,9 @@ class LogProbs:
 
     def __init__(self, plan: Plan, parts: Parts, objective: learner.Objective):
         self._plan, self._parts = plan, parts
-        place = plan.placement.whole
-        self.score = learner.make_score(parts.graphdef, objective, place=place)
-        self.score_base = learner.make_score(parts.graphdef, objective, base=True, place=place)
+        options = dict(placement=plan.placement)
+        self.score = learner.make_score(parts.graphdef, objective, **options)
+        self.score_base = learner.make_score(parts.graphdef, objective, base=True, **options)
 
     def added(
         self,

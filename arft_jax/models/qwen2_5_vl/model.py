@@ -148,6 +148,16 @@ class Qwen2_5_VL(nnx.Module):
         """
         return self.text.unstacked_layers(states)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """float[..., D] -> float32[..., V]."""
-        return self.text.logits(hidden)
+    def unembedding_kernel(self) -> jax.Array:
+        """float[D, V] in the type of the parameters, with the logical axes (embed, vocab)."""
+        return self.text.unembedding_kernel()
+
+    def logits(self, hidden: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        """float[..., D] -> float32[..., V].
+
+        Args:
+          hidden: float[..., D].
+          kernel: what :meth:`unembedding_kernel` gave, gathered by the caller, who also says where the logits lie;
+            None: the model's own.
+        """
+        return self.text.logits(hidden, kernel)
