@@ -48,6 +48,8 @@ def _convert(f: flags.FlagValues, verbs: list[str]) -> None:
     for name in _FOREIGN[verbs[0]]:
         if f[name].value:
             raise ValueError(f"--{name} is no flag of {verbs[0]}")
+    if verbs[0] == "export" and not f.out and not f.adapter:
+        raise ValueError("--out must be given, or --adapter")
     command_line.on_cpu()
     from arft_jax.commands import convert
 
@@ -55,8 +57,6 @@ def _convert(f: flags.FlagValues, verbs: list[str]) -> None:
         if verbs[0] == "import":
             line = convert.import_weights(f.weights, f.checkpoint, f.dtype)
         else:
-            if not f.out and not f.adapter:
-                raise ValueError("--out must be given, or --adapter")
             names = dict(adapter=f.adapter, base_model=f.base_model)
             line = convert.export_weights(f.checkpoint, f.out, f.dtype, f.tokenizer, f.max_shard_bytes, **names)
     except OSError as error:  # a full disk
