@@ -101,8 +101,25 @@ VIOLATIONS = {
     "smallest over largest": (dict(data__min_pixels=7057), "got 7057 > 7056 (config.data.min_pixels)"),
     "rows that do not divide": (
         dict(train__rows_per_update=48),
-        "got B=64 (prompts=8, group_size=8), rows_per_update=48 (config.train.rows_per_update)",
+        "got rows_per_update=48, B=64 (prompts=8, group_size=8) (config.train.rows_per_update",
     ),
+    "an update that splits a group": (
+        dict(train__rows_per_update=4),
+        "must be whole groups and divide the rows of a step: got rows_per_update=4, B=64",
+    ),
+    "a micro-batch shorter than a trajectory": (
+        dict(train__micro_tokens=255),
+        "got micro_tokens=255, max_tokens=256 (config.train.micro_tokens, config.rollout.max_tokens)",
+    ),
+    "rows that hold no trajectory": (
+        dict(train__row_widths=(128,)), "got (128,), max_tokens=256, micro_tokens=16384 (config.train.row_widths)"
+    ),
+    "rows wider than a micro-batch": (dict(train__row_widths=(256, 32768)), "got (256, 32768), max_tokens=256"),
+    "a shared prompt under a kernel of one segment": (
+        dict(train__share_prompts=True, model__attention="splash"),
+        "share_prompts must be off where attention is splash",
+    ),
+    "no epoch": (dict(train__epochs=0), "epochs must be at least 1: got 0 (config.train.epochs)"),
     "no rows at all": (dict(train__rows_per_update=0), "at least 1: got 0 (config.train.rows_per_update)"),
     "an unknown aggregation": (dict(train__aggregation="row"), "got 'row' (config.train.aggregation)"),
     "an unknown scale": (dict(train__scale_advantages="max"), "got 'max' (config.train.scale_advantages)"),
@@ -322,19 +339,13 @@ VIOLATIONS = {
 }  # fmt: skip
 
 
-def test_images_of_an_update_are_counted_by_rows_groups_and_processes():
-    # 576 patches of 36 an image: 16 in a chunk, 128 in 8. 64 rows of 8 groups: 64 * (n - 1) + 8 of n a row
-    validate(changed(rollout__max_images=2))
+def test_the_images_of_a_trajectory_fit_the_chunks_of_a_micro_batch():
+    # 576 patches of 36 an image: 16 in a chunk
+    validate(changed(rollout__max_images=32, train__image_chunks=2))
     with pytest.raises(
-        ValueError, match=r"got 136 of 7056 px in 64 rows and 8 chunks of 16 \(config.train.image_chunks"
+        ValueError, match=r"got max_images=33 of 7056 px and 2 chunks of 16 \(config.train.image_chunks"
     ):
-        validate(changed(rollout__max_images=3))
-    # 16 processes of 4 rows, half a group: 4 * (n - 1) + 1 in half of a chunk, which is none
-    with pytest.raises(ValueError, match="got 5 of 7056 px in 4 rows and 0 chunks of 16"):
-        validate(changed(rollout__max_images=2, distributed__n_processes=16))
-    # 15 rows of groups of 8 may begin with the last row of one: 3 groups
-    with pytest.raises(ValueError, match="got 18 of 7056 px in 15 rows and 1 chunks"):
-        validate(changed(rollout__max_images=2, train__rows_per_update=15, train__prompts=15, train__image_chunks=1))
+        validate(changed(rollout__max_images=33, train__image_chunks=2))
 
 
 @pytest.mark.parametrize("case", VIOLATIONS)

@@ -33,21 +33,24 @@ def test_a_config_needs_two_directories_and_names_them(repo_root, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_images_of_an_update_fit_its_chunks_at_worst_and_with_one_more_a_row_are_refused(repo_root, name):
+def test_the_images_of_a_trajectory_fit_a_micro_batch_at_worst(repo_root, name):
     config, _ = load(repo_root, name)
     r, t = config.rollout, config.train
     processor = ImageProcessor(config.data.min_pixels, config.data.max_pixels)
     bucket = VisionBucket(r.n_patches, r.n_windows, TINY_PACKING)
-    n_images = t.rows_per_update // r.group_size + t.rows_per_update * (r.max_images - 1)
     shapes = ((1000, 1000), (900, 1600), (4000, 3000), (3000, 1000), (500, 2500), (2000, 3100))
-    grids = [processor.grid_of(*shapes[i % len(shapes)]) for i in range(n_images)]
+    grids = [processor.grid_of(*shapes[i % len(shapes)]) for i in range(r.max_images)]
     assert len(pack_chunks(grids, bucket)) <= t.image_chunks
-    r.max_images += 1
-    wrong = rf"image_chunks must hold the images of an update: got {n_images + t.rows_per_update} of .* in "
-    with pytest.raises(ValueError, match=wrong + rf"{t.rows_per_update} rows and {t.image_chunks} chunks of 2 "):
+    r.max_images = 2 * t.image_chunks + 1
+    with pytest.raises(ValueError, match=rf"got max_images={r.max_images} of .* and {t.image_chunks} chunks of 2 "):
         validate(config)
-    r.max_turns = 1  # no tool brings images
-    validate(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_one_update_and_a_lane_holds_a_whole_trajectory(repo_root, name):
+    config, _ = load(repo_root, name)
+    assert config.train.rows_per_update == config.train.prompts * config.rollout.group_size
+    assert config.train.micro_tokens % config.rollout.max_tokens == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -146,8 +146,14 @@ def vision_bucket(config, sizes: Sizes) -> VisionBucket:
 def lora(config) -> Lora:
     """The adapters that are trained in place of all parameters; rank 0: none."""
     a = config.model.lora
-    names = {name: tuple(a[name]) for name in ("targets", "vision_targets")}
-    return Lora(rank=a.rank, alpha=a.alpha, vision=a.vision, rslora=a.rslora, **names)
+    return Lora(
+        rank=a.rank,
+        alpha=a.alpha,
+        vision=a.vision,
+        rslora=a.rslora,
+        targets=tuple(a.targets),
+        vision_targets=tuple(a.vision_targets),
+    )
 
 
 def with_adapter(config, sizes: Sizes):

@@ -17,13 +17,19 @@ def config():
 
 def test_objectives_follow_the_config(config):
     policy, imitation = settings.objective(config, "policy"), settings.objective(config, "imitation")
-    assert policy.on_policy and policy.policy.beta == 0.0 and policy.temperature == config.rollout.temperature
-    config.train.update(beta=0.1, rows_per_update=32, epsilon_low=0.1, epsilon_high=0.3, aggregation="sequence")
-    policy = settings.objective(config, "policy")
-    assert not policy.on_policy  # two updates a step: the second is off policy
-    p = policy.policy
+    assert policy.policy.beta == 0.0 and policy.temperature == config.rollout.temperature
+    config.train.update(beta=0.1, epsilon_low=0.1, epsilon_high=0.3, aggregation="sequence", share_prompts=True)
+    p = settings.objective(config, "policy").policy
     assert (p.beta, p.epsilon_low, p.epsilon_high, p.aggregation) == (0.1, 0.1, 0.3, "sequence")
     assert settings.objective(config, "imitation").policy.beta == 0.0 and imitation.kind == "imitation"
+    assert settings.objective(config, "policy").shares_prompts and not imitation.shares_prompts
+
+
+def test_what_a_micro_batch_holds_follows_the_config(config):
+    config.train.update(micro_tokens=4096, row_widths=(512, 256), share_prompts=True)
+    sizes = settings.pack_sizes(config, n_lanes=4, dim=128)
+    assert sizes[:4] == (4096, config.rollout.max_tokens, 4, True) and sizes.widths == [256, 512]
+    assert sizes.attention_cost == 1 / 768
 
 
 # A value of each key that the default objective does not have.
