@@ -137,8 +137,8 @@ def _train() -> ml_collections.ConfigDict:
             adam_b1=0.9,  # β₁
             adam_b2=0.95,  # β₂
             clip_norm=1.0,  # global gradient norm
-            # A set of the keys below by its name: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
-            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md). Of those, None means: as the objective says.
+            # name of a set of the keys below: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
+            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md); None there means: as the objective says
             objective="dapo",
             ratio=config_dict.placeholder(str),  # ρ of a token, or of its trajectory: sequence, sequence_token, product
             surrogate=config_dict.placeholder(str),  # clip: min(ρ A, clip(ρ) A); cispo: clip(ρ), held constant, A log π
