@@ -148,8 +148,8 @@ def _train() -> ml_collections.ConfigDict:
             param_rounding="nearest",  # of bfloat16 parameters at an update: nearest, or stochastic, which is unbiased
             clip_norm=1.0,  # global gradient norm
             max_skipped=5,  # updates in a row whose gradient is not finite: so many end the run; 0: none do
-            # A set of the keys below by its name: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
-            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md). Of those, None means: as the objective says.
+            # name of a set of the keys below: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
+            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md); None there means: as the objective says
             objective="dapo",
             ratio=config_dict.placeholder(str),  # ρ of a token, or of its trajectory: sequence, sequence_token, product
             surrogate=config_dict.placeholder(str),  # clip: min(ρ A, clip(ρ) A); cispo: clip(ρ), held constant, A log π

@@ -110,7 +110,8 @@ def resolved(config: Any) -> ObjectiveKeys:
 def filled(config: Any) -> Any:
     """A copy of the configuration whose objective's keys all have their values; an unknown name counts as the default.
 
-    It is what :mod:`arft_jax.config_checks` looks at, which refuses the unknown name by itself.
+    It is what :mod:`arft_jax.config_checks` looks at, which refuses the unknown name by itself, and what a run's work
+    directory keeps.
     """
     copy = config.copy_and_resolve_references()
     named = NAMED.get(config.train.objective, NAMED[DEFAULT])

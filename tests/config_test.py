@@ -164,6 +164,9 @@ VIOLATIONS = {
     "a floor over the cap": (
         dict(train__importance_floor=3.0), "importance_floor must be below importance_cap: got importance_floor=3.0, im"
     ),
+    "a bound at infinity": (
+        dict(train__epsilon_high=float("inf")), "epsilon_high must be finite: got inf (config.train.epsilon_high)"
+    ),
     "a ratio below 0": (dict(train__epsilon_low=1.5), "a ratio is never below 0: got 1.5 (config.train.epsilon_low)"),
     "a named KL under top_k": (
         dict(train__objective="grpo", rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0 (config.train.beta"

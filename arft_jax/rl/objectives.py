@@ -131,10 +131,10 @@ def aggregate_loss(
       ValueError: an unknown aggregation, or ``constant`` without a divisor.
     """
     _check_word("aggregation", aggregation, AGGREGATIONS)
+    if aggregation == "token":
+        return jnp.where(loss_mask, values, 0.0).sum() / _count(n_tokens, loss_mask.sum().astype(jnp.float32))
     tokens = segments.n_tokens_of(loss_mask, segment_ids)
     sums = segments.segment_sums(values, loss_mask, segment_ids)
-    if aggregation == "token":
-        return sums.sum() / _count(n_tokens, tokens.sum())
     n_rows = _count(n_rows, (tokens > 0).sum().astype(jnp.float32))
     if aggregation == "sequence":
         return (sums / jnp.maximum(tokens, 1.0)).sum() / n_rows

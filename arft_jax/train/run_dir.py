@@ -11,6 +11,7 @@ from typing import Any
 from arft_jax.build.model import added_tokens
 from arft_jax.io import hf_files
 from arft_jax.io.disk import naming_write_faults
+from arft_jax.objective_keys import filled
 
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
 LIBRARIES = (
@@ -78,7 +79,7 @@ class RunDir:
             self._open(config)
 
     def _open(self, config) -> None:
-        mine = {key: value for key, value in flatten(config.to_dict()).items() if key not in FREE_KEYS}
+        mine = {key: value for key, value in flatten(filled(config).to_dict()).items() if key not in FREE_KEYS}
         mine = json.loads(json.dumps(mine))
         written = self.path / "config.json"
         if written.exists():

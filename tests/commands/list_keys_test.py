@@ -75,3 +75,13 @@ def test_what_a_config_changes_is_marked_with_the_default_behind_it():
     assert "* train.steps = 7  (default: 100)  # GRPO steps" in lines
     assert "* rewards.mine = 1.0  (no default)" in lines
     assert sum(line.startswith("* ") for line in lines) == 3 and lines[-1] == "* differs from the default"
+
+
+def test_a_key_that_is_left_to_the_objective_shows_the_named_value():
+    config = default_config()
+    config.train.update(objective="gspo", beta=0.1)
+    lines = {line[2:].partition(" = ")[0]: line for line in list_keys.format_keys(config).splitlines() if " = " in line}
+    assert " None (0.0003 of objective 'gspo')  #" in lines["train.epsilon_low"]
+    assert lines["train.beta"].startswith("* train.beta = 0.1  (default: None)")
+    config.train.objective = "ppo"  # refused elsewhere
+    assert "train.epsilon_low = None  #" in list_keys.format_keys(config)

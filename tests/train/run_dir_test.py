@@ -41,6 +41,18 @@ def test_the_same_config_may_come_again_from_another_place(config, tmp_path):
     RunDir(config)
 
 
+def test_the_written_config_has_the_values_of_the_objective(config):
+    """A name and the keys that it stands for are one run, also after the table of names has changed."""
+    config.train.objective = "gspo"
+    written = json.loads((RunDir(config).path / "config.json").read_text())["config"]
+    assert (written["train.ratio"], written["train.epsilon_low"]) == ("sequence", 3e-4)
+    config.train.ratio = "sequence"
+    RunDir(config)
+    config.train.epsilon_low = 0.1
+    with pytest.raises(ValueError, match="train.epsilon_low=0.0003 there and 0.1 here"):
+        RunDir(config)
+
+
 def test_another_config_is_refused_with_every_difference(config):
     RunDir(config)
     config.train.steps, config.data.tasks = 7, ("mini_coding",)
