@@ -27,9 +27,9 @@ def test_so_many_in_a_row_end_the_run_with_step_statistic_and_last_checkpoint(ch
     with pytest.raises(ValueError) as error:
         skips.check([BAD, BAD, GOOD], "grpo step 3 of 9", checkpoints)
     assert str(error.value) == (
-        "gradients must be finite: got 3 in a row that were not, whose updates were skipped, the last at grpo step 3 of "
-        f"9 (grad_norm=nan, loss=inf); the last checkpoint is that of step 2 in {checkpoints.directory}, from which the "
-        "same command resumes (config.train.max_skipped)"
+        "gradients must be finite: got 3 in a row that were not, whose updates were skipped, the last at grpo step 3 of"
+        f" 9 (grad_norm=nan, loss=inf); the last checkpoint is that of step 2 in {checkpoints.directory}, from which "
+        "the same command resumes (config.train.max_skipped)"
     )
     assert is_sealed(checkpoints.directory / "steps" / "2")
 
