@@ -281,7 +281,7 @@ MESH = """
     from arft_jax.steps import learner, optimizer as opt
 
     rng = np.random.default_rng(0)
-    def draw(scale, dtype):
+    def draw(std, dtype):
         return nnx.State({name: nnx.Param(jnp.asarray(std * rng.normal(size=shape), dtype), axes=axes)
             for name, shape, axes in [("kernel", (2, 128, 256), ("layers", "embed", "mlp")),
                 ("square", (128, 128), ("embed", "mlp")), ("bias", (2, 256), ("layers", "mlp"))]})
