@@ -13,7 +13,7 @@ from arft_jax.data.packing import Block, MicroBatch
 from arft_jax.data.samples import samples_of
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.models.lora import Lora, LoraParam, freeze
 from arft_jax.rl.advantages import AdvantageSettings
 from arft_jax.rl.objectives import PolicySettings
 from arft_jax.steps import learner
@@ -407,6 +407,22 @@ def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     for (keys, new), (_, old) in zip(nnx.to_flat_state(after), nnx.to_flat_state(before), strict=True):
         moved = not np.array_equal(new[...], old[...])
         assert moved == (keys[-1] in ("lora_a", "lora_b")), keys
+
+
+def test_a_frozen_tower_stands_still_and_the_rest_moves(world):
+    model = nnx.merge(*tiny.tiny_policy(world.tokenizer.vocab_size))
+    freeze(model.vision)
+    graphdef, params = nnx.split(model)
+    params = jax.device_put(params, jax.devices()[0])
+    before = jax.device_get(learner.copy_params(params))
+    opt_state = init_opt_state(world.optimizer, params)
+    n_text = sum(leaf.size for leaf in jax.tree.leaves(params["text"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 2 * n_text + 1  # two moments and a count
+    update = learner.make_accumulate(graphdef, learner.Objective(kind="imitation"))
+    after, _, _ = world.apply(update, world.batch(), params=params, opt_state=opt_state)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for (keys, new), (_, old) in zip(nnx.to_flat_state(after), nnx.to_flat_state(before), strict=True):
+        assert np.array_equal(new[...], old[...]) == (keys[0] == "vision"), keys
 
 
 @pytest.mark.parametrize("aggregation", ["token", pytest.param("sequence", marks=pytest.mark.slow)])

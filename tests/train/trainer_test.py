@@ -272,6 +272,30 @@ def test_a_run_that_dies_resumes_from_its_last_checkpoint_to_the_same_params(run
     assert results["after"] == straight[0]["after"]
 
 
+def test_a_run_whose_gradients_are_not_finite_ends_and_resumes_from_its_last_checkpoint(runs, monkeypatch, capsys):
+    apply, bad = Updater.apply, [1, WARM + 1]
+
+    def skips(updater, state, *args):
+        if bad and state.step == bad[0]:
+            return {"skipped": 1.0, "grad_norm": float("nan"), "loss": 0.5, "nll": 1.0, "at": float(bad.pop(0))}
+        return apply(updater, state, *args)
+
+    monkeypatch.setattr(Updater, "apply", skips)
+    monkeypatch.setattr(trainer, "evaluate_once", lambda *args: None)
+    monkeypatch.setattr(trainer.run_report, "write_report", lambda *args: {})
+    with pytest.raises(
+        ValueError, match=rf"last at warm start step 1 of {WARM} \(grad_norm=nan, .* begins anew \(co"
+    ):
+        runs("skips", max_skipped=1)
+    with pytest.raises(ValueError, match=rf"last at grpo step 1 of {GRPO} \(grad_norm=nan, .* that of step {WARM} in "):
+        runs("skips", max_skipped=1)
+    assert [row["skipped"] for row in runs.metrics("skips")] == [0.0] * WARM + [1.0]  # the last row is written
+    monkeypatch.setattr(trainer, "grpo", lambda run: None)
+    capsys.readouterr()
+    runs("skips", max_skipped=1)
+    assert f"resumed behind warm start step {WARM} of {WARM}\n" in capsys.readouterr().out
+
+
 def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monkeypatch):
     options = dict(importance="token", steps=3, rollout=dict(carry_over=0.5, refresh="rebuild"))
     _signal_at(monkeypatch, [WARM + 1])
