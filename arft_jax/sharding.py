@@ -21,14 +21,16 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from arft_jax.ops import lanes
 from arft_jax.ops.attention import attend_causal, attend_segments
 from arft_jax.ops.cudnn import attend_cudnn
-from arft_jax.ops.logps import Exchange, token_logps
+from arft_jax.ops.linear import weight_gradient
+from arft_jax.ops.logps import token_logps
 from arft_jax.ops.splash import attend_splash
 from arft_jax.words import ATTENTION_KERNELS
 
 MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = lanes.LANES
 
 # Logical axis -> mesh axis, or None for an axis that every device holds whole.
 RULES: Mapping[str, str | None] = {
@@ -339,39 +341,53 @@ class Placement:
         mask: jax.Array | None = None,
         **settings: Any,
     ) -> tuple[jax.Array, jax.Array]:
-        """``ops.logps.token_logps`` on this mesh.
-
-        Each lane compacts and scores its own rows, with no exchange between lanes but two: the kernel, split as its
-        logical axes (embed, vocab) say, is gathered over fsdp before the chunks, and its gradient is summed and split
-        again behind them, in float32. The compiler splits the vocabulary over tensor.
-        """
-        if self.mesh.size == 1 or hidden.shape[0] % self.n_lanes:
+        """``ops.logps.token_logps`` on this mesh, the axes of the kernel being (embed, vocab)."""
+        if self.n_lanes == 1 or hidden.shape[0] % self.n_lanes:
             return token_logps(hidden, kernel, tokens, allowed, source=source, mask=mask, **settings)
-        exchange = Exchange(
-            gather=functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=0, tiled=True),
-            scatter=functools.partial(jax.lax.psum_scatter, axis_name="fsdp", scatter_dimension=0, tiled=True),
-        )
+        return lanes.token_logps(self.mesh, hidden, kernel, tokens, allowed, source, mask, **settings)
 
-        def of_lane(hidden, kernel, tokens, allowed, source, mask):
-            return token_logps(hidden, kernel, tokens, allowed, source=source, mask=mask, exchange=exchange, **settings)
+    @property
+    def constrain(self) -> "Constrain":
+        """Where the activations of a model lie, and the gradients of its kernels."""
+        return Constrain(self)
 
-        rows = PartitionSpec(BATCH_AXES)
-        split = jax.shard_map(
-            of_lane, mesh=self.mesh, in_specs=(rows, PartitionSpec("fsdp"), rows, PartitionSpec(), rows, rows),
-            out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False,
-        )  # fmt: skip
-        return split(hidden, kernel, tokens, allowed, source, mask)
 
-    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
-        """Tells the compiler how an activation lies: one logical name a dimension, ``rows`` for (data, fsdp).
+@dataclasses.dataclass(frozen=True)
+class Constrain:
+    """Tells the compiler how what a model computes lies on a mesh (``models.layers.Constrain``).
+
+    Args:
+      placement: of the mesh.
+    """
+
+    placement: Placement
+
+    def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """Tells how an activation lies: one logical name a dimension, ``rows`` for (data, fsdp).
 
         A dimension that its mesh axes do not divide is left whole. On one device nothing is said.
         """
-        if self.mesh.size == 1:
+        mesh = self.placement.mesh
+        if mesh.size == 1:
             return x
         spec: list[Any] = []
         for size, name in zip(x.shape, axes, strict=True):
             over = () if name is None else BATCH_AXES if name == "rows" else tuple(filter(None, (RULES[name],)))
-            n_shares = math.prod(self.mesh.shape[axis] for axis in over)
+            n_shares = math.prod(mesh.shape[axis] for axis in over)
             spec.append(over if over and size % n_shares == 0 else None)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def weight_gradient(self, x: jax.Array, g: jax.Array, n: int, axes: Sequence[str | None]) -> jax.Array:
+        """``ops.linear.weight_gradient`` of rows that are split over the lanes, in the places of the kernel.
+
+        Args:
+          x: float[B, ..., *inputs].
+          g: float[B, ..., *outputs].
+          n: input axes.
+          axes: logical names of the kernel's axes.
+        """
+        placement = self.placement
+        if placement.n_lanes == 1 or x.ndim == n or x.shape[0] % placement.n_lanes:
+            return weight_gradient(x, g, n)
+        split = next((dim for dim, name in enumerate(axes) if name is not None and RULES[name] == "fsdp"), None)
+        return lanes.weight_gradient(placement.mesh, x, g, n, split)

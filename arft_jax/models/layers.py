@@ -7,7 +7,7 @@ scanned body a parameter has one axis fewer than its ``axes``.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,96 +15,36 @@ import numpy as np
 from flax import nnx
 
 from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.ops.linear import WeightGradient, affine, product, weight_gradient
 
 Axes = tuple[str | None, ...]
-Constrain = Callable[..., jax.Array]  # (x, *logical axis names) -> x, placed: sharding.Placement.constrain
 
 
-def unconstrained(x: jax.Array, *axes: str | None) -> jax.Array:
-    """x as it is: the model on one device."""
-    return x
+class Constrain(Protocol):
+    """How a model lies on a mesh: ``sharding.Placement.constrain``."""
+
+    def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """x, placed as its logical axes say."""
+
+    def weight_gradient(self, x: jax.Array, g: jax.Array, n: int, axes: Axes) -> jax.Array:
+        """``ops.linear.weight_gradient``, placed as the kernel's logical axes say."""
+
+
+class _Unconstrained:
+    def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        return x
+
+    def weight_gradient(self, x: jax.Array, g: jax.Array, n: int, axes: Axes) -> jax.Array:
+        return weight_gradient(x, g, n)
+
+
+unconstrained: Constrain = _Unconstrained()  # the model on one device
 
 
 def truncated_normal(rngs: nnx.Rngs, shape: Sequence[int], std: float, dtype: Any) -> jax.Array:
     """Normal cut at two deviations and rescaled, so that its deviation is ``std``."""
     values = jax.random.truncated_normal(rngs.params(), -2.0, 2.0, tuple(shape), jnp.float32)
     return (values * (std / 0.87962566)).astype(dtype)
-
-
-def _dot(x: jax.Array, kernel: jax.Array, n: int, out: Any = None) -> jax.Array:
-    contract = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
-    return jax.lax.dot_general(x, kernel, (contract, ((), ())), preferred_element_type=out)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def product(x: jax.Array, kernel: jax.Array, n: int, out: Any = None) -> jax.Array:
-    """x W over the last n axes of x, computed in x's type.
-
-    The gradient of the kernel is summed in float32 and never rounded to x's type on its way to a float32 parameter:
-    where rows are split over devices it is float32 that they add up.
-
-    Args:
-      x: float[..., *inputs].
-      kernel: float[*inputs, *outputs] in the type of the parameters.
-      n: input axes.
-      out: type of the result; None: x's.
-
-    Returns:
-      float[..., *outputs].
-    """
-    return _dot(x, kernel.astype(x.dtype), n, out)
-
-
-def _product_forward(x: jax.Array, kernel: jax.Array, n: int, out: Any) -> tuple[jax.Array, tuple]:
-    return product(x, kernel, n, out), (x, kernel)
-
-
-def _product_backward(n: int, out: Any, kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, ...]:
-    x, kernel = kept
-    g = g.astype(x.dtype)
-    behind = tuple(range(n, kernel.ndim))
-    to_x = jax.lax.dot_general(g, kernel.astype(x.dtype), ((tuple(range(x.ndim - n, g.ndim)), behind), ((), ())))
-    lead = tuple(range(x.ndim - n))
-    to_kernel = jax.lax.dot_general(x, g, ((lead, lead), ((), ())), preferred_element_type=jnp.float32)
-    return to_x, to_kernel.astype(kernel.dtype)
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, n: int) -> jax.Array:
-    """x W + b over the last n axes of x, rounded once.
-
-    In bfloat16 the bias is added to the float32 sum before rounding; rounding the product first makes a tower
-    with biases everywhere 3 to 7 % worse than torch's fused form. The gradient is that of :func:`product`: its
-    products stay bfloat16, and the sums for kernel and bias are float32.
-
-    Args:
-      x: float[..., *inputs].
-      kernel: float[*inputs, *outputs] in the type of the parameters.
-      bias: float[*outputs] in the type of the parameters.
-      n: input axes.
-
-    Returns:
-      float[..., *outputs] in x's type.
-    """
-    y = _dot(x, kernel.astype(x.dtype), n, jnp.float32)
-    bias = bias.astype(x.dtype).astype(jnp.float32)
-    return (y + jax.lax.expand_dims(bias, range(y.ndim - bias.ndim))).astype(x.dtype)
-
-
-def _affine_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, n: int) -> tuple[jax.Array, tuple]:
-    return affine(x, kernel, bias, n), (x, kernel, bias)
-
-
-def _affine_backward(n: int, kept: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, ...]:
-    x, kernel, bias = kept
-    to_bias = g.astype(jnp.float32).sum(axis=range(g.ndim - bias.ndim)).astype(bias.dtype)
-    return *_product_backward(n, None, (x, kernel), g), to_bias
-
-
-affine.defvjp(_affine_forward, _affine_backward)
 
 
 class Linear(nnx.Module):
@@ -115,6 +55,7 @@ class Linear(nnx.Module):
       axes: logical names of the kernel's axes, inputs first.
       bias: whether there is one, shaped as outputs.
       lora: the adapter beside the kernel, drawn from the stream ``lora``; None: none.
+      constrain: sums the gradients of the kernels over a mesh.
     """
 
     def __init__(
@@ -128,8 +69,9 @@ class Linear(nnx.Module):
         dtype: Any,
         param_dtype: Any,
         lora: Lora | None = None,
+        constrain: Constrain = unconstrained,
     ):
-        self.n_inputs, self.dtype = len(inputs), dtype
+        self.n_inputs, self.dtype, self.constrain = len(inputs), dtype, constrain
         shape, std = (*inputs, *outputs), float(np.prod(inputs)) ** -0.5
         self.kernel = nnx.Param(truncated_normal(rngs, shape, std, param_dtype), axes=axes)
         self.bias = nnx.Param(jnp.zeros(tuple(outputs), param_dtype), axes=axes[len(inputs) :]) if bias else None
@@ -144,15 +86,20 @@ class Linear(nnx.Module):
         """float[..., *inputs] -> float[..., *outputs] in the compute type."""
         x = x.astype(self.dtype)
         if self.bias is None:
-            y = product(x, self.kernel[...], self.n_inputs)
+            y = product(x, self.kernel[...], self.n_inputs, None, self._summed(self.kernel))
         else:
-            y = affine(x, self.kernel[...], self.bias[...], self.n_inputs)
+            y = affine(x, self.kernel[...], self.bias[...], self.n_inputs, self._summed(self.kernel))
         if self.lora_scale is None:
             return y
         # Behind a barrier: XLA makes one product of two that read the same x, and on a GPU writes the kernel and lora_a
         # side by side into a copy to do so, at every token.
-        inner = product(jax.lax.optimization_barrier(x), self.lora_a[...], self.n_inputs)
-        return y + self.lora_scale * product(inner, self.lora_b[...], 1)
+        x, a, b = jax.lax.optimization_barrier(x), self.lora_a, self.lora_b
+        inner = product(x, a[...], self.n_inputs, None, self._summed(a))
+        return y + self.lora_scale * product(inner, b[...], 1, None, self._summed(b))
+
+    def _summed(self, kernel: nnx.Param) -> WeightGradient:
+        axes = kernel.get_metadata("axes")[-kernel[...].ndim :]  # without ``layers`` inside a scan
+        return functools.partial(self.constrain.weight_gradient, axes=axes)
 
 
 class RMSNorm(nnx.Module):
@@ -186,6 +133,7 @@ class GatedMLP(nnx.Module):
     ):
         into, out = axes, axes[::-1]
         self.constrain, self.hidden_axis = constrain, axes[1]
+        kwargs["constrain"] = constrain
         self.gate = Linear((dim,), (mlp_dim,), into, bias=bias, lora=lora_of("gate"), **kwargs)
         self.up = Linear((dim,), (mlp_dim,), into, bias=bias, lora=lora_of("up"), **kwargs)
         self.down = Linear((mlp_dim,), (dim,), out, bias=bias, lora=lora_of("down"), **kwargs)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax.models.layers import product
+from arft_jax.ops.linear import product
 from arft_jax.ops.logps import token_logps
 from arft_jax.sampling import pick
 

@@ -17,7 +17,6 @@ from arft_jax.models.layers import (
     GatedMLP,
     Linear,
     RMSNorm,
-    product,
     scan_layers,
     stack_layers,
     truncated_normal,
@@ -26,6 +25,7 @@ from arft_jax.models.layers import (
 from arft_jax.models.lora import Lora
 from arft_jax.models.qwen2_5_vl.config import TextConfig
 from arft_jax.ops.cached_attention import attend_cached
+from arft_jax.ops.linear import product
 from arft_jax.ops.rotary import mrope_angles, rotate
 from arft_jax.ops.shapes import check_axes
 
@@ -34,7 +34,7 @@ class DecoderLayer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: TextConfig, constrain: Constrain, lora: Lora, **kwargs: Any):
-        self.constrain = constrain
+        self.constrain, kwargs["constrain"] = constrain, constrain
         dim, n, k, h = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
         kv_axes, bias = ("embed", "kv_heads", "head_dim"), config.qkv_bias
         self.norm1 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
@@ -43,9 +43,7 @@ class DecoderLayer(nnx.Module):
         self.v = Linear((dim,), (k, h), kv_axes, bias=bias, lora=lora.of_text("v"), **kwargs)
         self.o = Linear((n, h), (dim,), ("heads", "head_dim", "embed"), bias=False, lora=lora.of_text("o"), **kwargs)
         self.norm2 = RMSNorm(dim, config.norm_eps, "embed", param_dtype=kwargs["param_dtype"])
-        self.mlp = GatedMLP(
-            dim, config.mlp_dim, ("embed", "mlp"), bias=False, constrain=constrain, lora_of=lora.of_text, **kwargs
-        )
+        self.mlp = GatedMLP(dim, config.mlp_dim, ("embed", "mlp"), bias=False, lora_of=lora.of_text, **kwargs)
 
     def project(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """float[B, T, D] -> rotated queries [B, T, N, H], rotated keys and values [B, T, K, H]."""

@@ -55,7 +55,7 @@ class VisionBlock(nnx.Module):
         attend_segments: Callable[..., jax.Array],
         **kwargs: Any,
     ):
-        self.constrain, self.attend_segments = constrain, attend_segments
+        self.constrain, kwargs["constrain"], self.attend_segments = constrain, constrain, attend_segments
         dim, heads = config.dim, (config.n_heads, config.head_dim)
         norm = {"axis": "vision_embed", "param_dtype": kwargs["param_dtype"]}
         self.norm1 = RMSNorm(dim, config.norm_eps, **norm)
@@ -77,7 +77,7 @@ class VisionBlock(nnx.Module):
         )
         self.norm2 = RMSNorm(dim, config.norm_eps, **norm)
         self.mlp = GatedMLP(
-            dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True, constrain=constrain,
+            dim, config.mlp_dim, ("vision_embed", "vision_mlp"), bias=True,
             lora_of=lora.of_vision, **kwargs,
         )  # fmt: skip
 
@@ -127,12 +127,18 @@ class VisionTower(nnx.Module):
         self.config, self.dtype, self.remat = config, dtype, remat
         kwargs = {"dtype": dtype, "param_dtype": param_dtype}
         self.patch_embed = Linear(
-            (config.patch_dim,), (config.dim,), ("patch_dim", "vision_embed"), bias=False, rngs=rngs, **kwargs
+            (config.patch_dim,),
+            (config.dim,),
+            ("patch_dim", "vision_embed"),
+            bias=False,
+            rngs=rngs,
+            constrain=constrain,
+            **kwargs,
         )
         self.blocks = stack_layers(
             lambda r: VisionBlock(config, constrain, lora, attend_segments, rngs=r, **kwargs), config.n_layers, rngs
         )
-        self.merger = Merger(config, rngs=rngs, **kwargs)
+        self.merger = Merger(config, rngs=rngs, constrain=constrain, **kwargs)
 
     def __call__(self, patches: jax.Array, layout: VisionLayout) -> jax.Array:
         """Features of C independent chunks.
