@@ -84,7 +84,7 @@ def _model() -> ml_collections.ConfigDict:
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
                 vision=False,  # the vision blocks' linear maps too
             ),
-            remat=False,  # recompute layer activations in the backward pass
+            remat="none",  # what a layer computes again in the backward pass: none, all but its products (dots), full
         )
     )
 

@@ -50,7 +50,7 @@ SCRIPT = """
         group_size=2, n_slots=8, max_turn_tokens=6, max_tokens=400, extend_rows=8, decode_steps=4, n_features=128)
     config.train.update(prompts=4, rows_per_update=8, image_chunks=8)
     config.warm_start.rows = 8
-    config.model.remat = True
+    config.model.remat = "full"
     planned = plan(config)
     parts = make(planned)
     params = parts.first_params()
