@@ -70,7 +70,7 @@ setup(
             "ruff>=0.12",
             "setuptools>=77",
         ],
-        "torch": ["torch==2.13.0", "peft>=0.21.2,<1"],
+        "torch": ["torch==2.13.0", "peft>=0.21.2,<1", "trl==1.16.0"],
         "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],

@@ -5,6 +5,7 @@ keys are refused by the locked ConfigDict; :mod:`arft_jax.config_checks` reports
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 MINI_TASKS = ("mini_coding", "mini_search")  # self-made
 MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout of the MAT benchmark
@@ -76,14 +77,18 @@ def _model() -> ml_collections.ConfigDict:
             text_config=text,  # sizes of the decoder
             vision_config=vision,  # sizes of the vision tower
             dtype="float32",  # compute dtype: float32 or bfloat16
-            param_dtype="float32",  # in which parameters and optimiser moments are kept
+            param_dtype="float32",  # in which parameters are kept; adapters are float32 always
             attention="auto",  # over whole sequences: auto, plain, chunked, or a kernel: splash on TPU, cudnn on GPU
             lora=dict(  # low-rank adapters in place of training every parameter
+                adapter="",  # PEFT directory to start from, which says what follows; empty: fresh ones
                 rank=0,  # r; 0: no adapters, every parameter is trained
                 alpha=16.0,  # α; adapters are scaled by alpha / rank
+                rslora=False,  # by alpha / √rank
                 targets=("q", "k", "v", "o", "gate", "up", "down"),  # linear maps of the decoder
                 vision=False,  # the vision blocks' linear maps too
+                vision_targets=("qkv", "proj", "gate", "up", "down"),  # which of them
             ),
+            freeze_vision=False,  # the vision tower, its merger included, is not trained; beside adapters it never is
             remat="none",  # what a layer computes again in the backward pass: none, all but its products (dots), full
         )
     )
@@ -127,22 +132,52 @@ def _train() -> ml_collections.ConfigDict:
         dict(
             steps=100,  # GRPO steps
             prompts=8,  # P, prompts of a step; rows B = P * G
-            rows_per_update=64,  # rows of one optimiser update; B must be a multiple
-            image_chunks=8,  # encode buckets a batch of rows_per_update rows may fill
+            rows_per_update=64,  # rows of one optimiser update, whole groups; B must be a multiple
+            epochs=1,  # how often a step's rows are trained on, each time in other updates
+            micro_tokens=16384,  # tokens that a lane (data*fsdp of the mesh) holds at once, packed rows and padding
+            row_widths=(),  # tokens of a packed row, each a program; empty: parts and multiples of rollout.max_tokens
+            share_prompts=False,  # a group's prompt is computed once a row; with attention auto, plain or chunked
+            image_chunks=8,  # encode buckets that a micro-batch may fill, over all lanes
             learning_rate=1e-3,  # peak of AdamW's rate
             warmup_steps=5,  # linear, from 0
             decay_to=0.1,  # cosine, share of learning_rate left at the last step
             weight_decay=0.0,  # AdamW's, decoupled
             adam_b1=0.9,  # β₁
             adam_b2=0.95,  # β₂
+            moments="float32",  # AdamW's in float32 or bfloat16; factored: the second by rows and columns (Adafactor)
+            param_rounding="nearest",  # of bfloat16 parameters at an update: nearest, or stochastic, which is unbiased
             clip_norm=1.0,  # global gradient norm
-            epsilon_low=0.2,  # the ratio is clipped from below at 1 - epsilon_low
-            epsilon_high=0.28,  # and from above at 1 + epsilon_high
-            beta=0.0,  # weight of the KL to the warm-started policy
-            importance="none",  # truncated importance sampling against the sampler's log-probs: none, token, sequence
-            importance_cap=2.0,  # largest weight
-            aggregation="token",  # token: mean over the batch's tokens; sequence: over rows (the paper)
-            scale_advantages="std",  # std (the paper) or none
+            max_skipped=5,  # updates in a row whose gradient is not finite: so many end the run; 0: none do
+            # A set of the keys below by its name: grpo, dr_grpo, dapo, dual_clip, gspo, gspo_token, cispo, rloo,
+            # reinforce_pp, reinforce_pp_baseline (docs/objectives.md). Of those, None means: as the objective says.
+            objective="dapo",
+            ratio=config_dict.placeholder(str),  # ρ of a token, or of its trajectory: sequence, sequence_token, product
+            surrogate=config_dict.placeholder(str),  # clip: min(ρ A, clip(ρ) A); cispo: clip(ρ), held constant, A log π
+            epsilon_low=config_dict.placeholder(float),  # ρ is clipped from below at 1 - epsilon_low; 1: not at all
+            epsilon_high=config_dict.placeholder(float),  # and from above at 1 + epsilon_high
+            dual_clip=config_dict.placeholder(float),  # c: where A < 0, min(ρ A, clip(ρ) A) is at least c A; 0: off
+            aggregation=config_dict.placeholder(str),  # token: mean of all; sequence: of a trajectory's first; constant
+            divisor_len=config_dict.placeholder(int),  # tokens that constant divides each by; 0: rollout.max_tokens
+            baseline=config_dict.placeholder(str),  # of the reward: the group's mean, leave_one_out, or none
+            scale_advantages=config_dict.placeholder(str),  # std: by the group's; batch: less the step's mean; none
+            kl=config_dict.placeholder(str),  # estimator of the KL to the reference: k1, k2, k3
+            kl_in=config_dict.placeholder(str),  # where it goes: loss, or reward
+            beta=config_dict.placeholder(float),  # β, its weight
+            entropy_bonus=config_dict.placeholder(float),  # weight of the mean entropy that is added to the objective
+            importance=config_dict.placeholder(str),  # sampling weights against the sampler: none, token, sequence
+            importance_mode=config_dict.placeholder(str),  # truncate at the bounds, or mask: beyond them weigh 0
+            importance_floor=config_dict.placeholder(float),  # smallest weight
+            importance_cap=config_dict.placeholder(float),  # largest weight
+            reference="start",  # that policy: start, as GRPO begins (warm-started), or base, as the run's weights are
+            unfinished="negative",  # rows cut by a budget: negative, as scored; mask, not learnt from; overlong (DAPO)
+            overlong_from=0,  # L_max - L_cache, sampled tokens; longer rows lose reward, where unfinished is overlong
+            overlong_to=0,  # L_max, sampled tokens, at which a row loses all of overlong_weight
+            overlong_weight=1.0,  # weight of this penalty in the total
+            dynamic_sampling=dict(  # DAPO: a group of equal rewards is dropped, another task begins in its place
+                enabled=False,  # False: such groups are kept, and have no gradient
+                max_attempts=4,  # tasks that each of the P places may try, the first one included; the last is kept
+                metric="total",  # the reward that must vary: total, accuracy, em, ..., or one of rewards.extra
+            ),
             logps_chunk=64,  # positions whose logits are held at once
         )
     )

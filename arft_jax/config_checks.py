@@ -5,6 +5,8 @@ import math
 import re
 
 from arft_jax.config import JSONL, MINI_TASKS, STEP_TASKS, TASK_NAMES, default_config, task_set_name
+from arft_jax.objective_keys import NAMED, contradictions, filled
+from arft_jax.train_checks import check_train
 from arft_jax.words import CACHE_MODES, OF_KEY, REMOTE_SEARCHES
 
 _FILE_NAME = re.compile(r"[\w.-]+")  # of a task set of the user's own: it becomes part of keys and file names
@@ -25,9 +27,12 @@ _AT_LEAST = {
     "tools.search": dict(image_top_k=1, try_s=0, n_threads=1, calls_per_s=0),
     "rewards": dict(format=0, accuracy=0, step=0, max_answer_words=0),
     "train": dict(
-        steps=0, prompts=1, rows_per_update=1, image_chunks=1, learning_rate=0, warmup_steps=0, decay_to=0,
-        weight_decay=0, epsilon_low=0, epsilon_high=0, beta=0, logps_chunk=1,
+        steps=0, prompts=1, rows_per_update=1, epochs=1, micro_tokens=1, image_chunks=1, learning_rate=0,
+        warmup_steps=0, decay_to=0, weight_decay=0, max_skipped=0, epsilon_low=0, epsilon_high=0, dual_clip=0,
+        divisor_len=0, beta=0, entropy_bonus=0, importance_floor=0, logps_chunk=1, overlong_from=0, overlong_to=0,
+        overlong_weight=0,
     ),
+    "train.dynamic_sampling": dict(max_attempts=2),
     "eval": dict(every=0, n_during=1, bootstrap=1),
     "checkpoint": dict(every=1, keep=1),
     "report": dict(n_trajectories=0),
@@ -59,7 +64,7 @@ def _check_minima(config) -> list[str]:
 
 def _check_words(config) -> list[str]:
     problems = []
-    for key, words in OF_KEY.items():
+    for key, words in {**OF_KEY, "train.objective": tuple(NAMED)}.items():
         *parents, name = key.split(".")
         value = functools.reduce(getattr, parents, config)[name]
         if value not in words:
@@ -124,45 +129,12 @@ def _check_carry_over(config) -> list[str]:
             f"importance must be token or sequence where groups are carried over, their tokens are of older weights: "
             f"got carry_over={r.carry_over}, importance={t.importance!r} (config.train.importance)"
         )
-    return problems
-
-
-def _check_train(config) -> list[str]:
-    t, problems = config.train, []
-    rows = t.prompts * config.rollout.group_size
-    if t.rows_per_update > 0 and rows % t.rows_per_update:
+    if t.dynamic_sampling.enabled:
         problems.append(
-            f"rows of a step must be a multiple of rows_per_update: got B={rows} (prompts={t.prompts}, "
-            f"group_size={config.rollout.group_size}), rows_per_update={t.rows_per_update} "
-            "(config.train.rows_per_update)"
-        )
-    if t.beta > 0 and (config.rollout.top_k > 0 or config.rollout.top_p < 1):
-        problems.append(
-            "beta must be 0 where top_k or top_p is on, the reference's own top tokens are others and the KL to it is "
-            f"then without bound: got beta={t.beta}, top_k={config.rollout.top_k}, top_p={config.rollout.top_p} "
-            "(config.train.beta, config.rollout.top_k, config.rollout.top_p)"
+            "carry_over must be 0 where dynamic_sampling is enabled, a step then ends when all its places are filled: "
+            f"got carry_over={r.carry_over} (config.rollout.carry_over, config.train.dynamic_sampling.enabled)"
         )
     return problems
-
-
-def _check_images(config) -> list[str]:
-    """Whether the chunks hold an update's images where their number is bounded: every row with as many as it may have,
-    all different and of full size, one of them the prompt's and so its group's. By patches: slivers take more windows.
-    """
-    r, t, patch = config.rollout, config.train, config.model.vision_config.patch_size
-    n_processes = max(config.distributed.n_processes, 1)
-    rows, n_chunks, group = t.rows_per_update // n_processes, t.image_chunks // n_processes, r.group_size
-    if not (r.max_images > 0 and rows > 0 and group > 0 and patch > 0 and config.data.max_pixels >= patch**2):
-        return []
-    in_chunk = r.n_patches // (config.data.max_pixels // patch**2)
-    n_groups = (group - math.gcd(rows, group) + rows - 1) // group + 1  # the first may begin in the update before
-    n_images = n_groups + rows * (r.max_images - 1 if r.max_turns > 1 else 0)
-    if n_images <= n_chunks * in_chunk:
-        return []
-    return [
-        f"image_chunks must hold the images of an update: got {n_images} of {config.data.max_pixels} px in {rows} rows "
-        f"and {n_chunks} chunks of {in_chunk} (config.train.image_chunks, config.rollout.max_images)"
-    ]
 
 
 def _check_search(search, tasks: tuple[str, ...]) -> list[str]:
@@ -323,8 +295,9 @@ def _check_names(config) -> list[str]:
 
 def validate(config) -> None:
     """Raises one ValueError that lists every violation; does nothing else."""
-    problems = _check_minima(config) + _check_words(config) + _check_rollout(config) + _check_train(config)
-    problems += _check_carry_over(config) + _check_images(config)
+    problems, config = contradictions(config), filled(config)
+    problems += _check_minima(config) + _check_words(config) + _check_rollout(config) + check_train(config)
+    problems += _check_carry_over(config)
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)

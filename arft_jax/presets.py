@@ -27,7 +27,7 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
         max_turn_tokens=1024, max_tokens=8192, bucket_columns=2048, decode_steps=64, extend_chunk=256, n_patches=4096,
         n_windows=128, n_features=65536, max_images=4,
     )  # fmt: skip
-    config.train.update(steps=200, learning_rate=1e-6, image_chunks=128, logps_chunk=256)
+    config.train.update(steps=200, learning_rate=1e-6, micro_tokens=8192, image_chunks=128, logps_chunk=256)
     if variant == "smoke":
         config.name, config.workdir, config.hardware = f"{name}_smoke", f"runs/{name}_smoke", ""
         config.model.update(size="", attention="auto")
@@ -36,7 +36,7 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
             n_slots=16, max_turn_tokens=32, max_tokens=768, bucket_columns=384, decode_steps=8, extend_rows=16,
             n_patches=576, n_windows=64, n_features=1024,
         )  # fmt: skip
-        config.train.update(steps=2, prompts=2, rows_per_update=16, image_chunks=8)
+        config.train.update(steps=2, prompts=2, rows_per_update=16, micro_tokens=3072, image_chunks=8)
         config.eval.update(every=1, n_during=4, bootstrap=100)
         config.checkpoint.every = 1
     elif variant:

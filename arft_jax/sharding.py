@@ -23,6 +23,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from arft_jax.ops.attention import attend_causal, attend_segments
 from arft_jax.ops.cudnn import attend_cudnn
+from arft_jax.ops.logps import Exchange, token_logps
 from arft_jax.ops.splash import attend_splash
 from arft_jax.words import ATTENTION_KERNELS
 
@@ -326,6 +327,40 @@ class Placement:
             return split(q, k, v, segment_ids)
 
         return attend
+
+    def token_logps(
+        self,
+        hidden: jax.Array,
+        kernel: jax.Array,
+        tokens: jax.Array,
+        allowed: jax.Array,
+        *,
+        source: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        **settings: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """``ops.logps.token_logps`` on this mesh.
+
+        Each lane compacts and scores its own rows, with no exchange between lanes but two: the kernel, split as its
+        logical axes (embed, vocab) say, is gathered over fsdp before the chunks, and its gradient is summed and split
+        again behind them, in float32. The compiler splits the vocabulary over tensor.
+        """
+        if self.mesh.size == 1 or hidden.shape[0] % self.n_lanes:
+            return token_logps(hidden, kernel, tokens, allowed, source=source, mask=mask, **settings)
+        exchange = Exchange(
+            gather=functools.partial(jax.lax.all_gather, axis_name="fsdp", axis=0, tiled=True),
+            scatter=functools.partial(jax.lax.psum_scatter, axis_name="fsdp", scatter_dimension=0, tiled=True),
+        )
+
+        def of_lane(hidden, kernel, tokens, allowed, source, mask):
+            return token_logps(hidden, kernel, tokens, allowed, source=source, mask=mask, exchange=exchange, **settings)
+
+        rows = PartitionSpec(BATCH_AXES)
+        split = jax.shard_map(
+            of_lane, mesh=self.mesh, in_specs=(rows, PartitionSpec("fsdp"), rows, PartitionSpec(), rows, rows),
+            out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False,
+        )  # fmt: skip
+        return split(hidden, kernel, tokens, allowed, source, mask)
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """Tells the compiler how an activation lies: one logical name a dimension, ``rows`` for (data, fsdp).

@@ -30,6 +30,9 @@ class Status(enum.StrEnum):
     INFRA = "infra"  # an infrastructure failure: masked, never scored
 
 
+_OF_A_BUDGET = frozenset({Status.TURN_LIMIT, Status.TURN_TOKENS, Status.TOKENS, Status.IMAGES})
+
+
 class ToolStatus(enum.StrEnum):
     """Outcome of one tool call."""
 
@@ -193,6 +196,14 @@ class Trajectory:
     def loss_mask(self) -> np.ndarray:
         """bool[T]: the policy's own tokens, the end token included. The only mask a loss takes."""
         return self.completion_mask & ~self.observation_mask
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a budget of turns, tokens or images ended it before the policy did.
+
+        A recorded step is whole with its one turn: the limit of turns cuts nothing off it.
+        """
+        return self.status in _OF_A_BUDGET and not (self.task.target and self.status is Status.TURN_LIMIT)
 
     @property
     def answer(self) -> str | None:

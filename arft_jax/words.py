@@ -3,9 +3,18 @@
 The configuration is checked against them, and the function that reads the word refuses every other one.
 """
 
-AGGREGATIONS = ("token", "sequence")  # train.aggregation
-SCALES = ("std", "none")  # train.scale_advantages
+RATIOS = ("token", "sequence", "sequence_token", "product")  # train.ratio
+SURROGATES = ("clip", "cispo")  # train.surrogate
+AGGREGATIONS = ("token", "sequence", "constant")  # train.aggregation
+BASELINES = ("group", "leave_one_out", "none")  # train.baseline
+SCALES = ("std", "batch", "none")  # train.scale_advantages
+KL_ESTIMATORS = ("k1", "k2", "k3")  # train.kl
+KL_PLACES = ("loss", "reward")  # train.kl_in
+UNFINISHED = ("negative", "mask", "overlong")  # train.unfinished
 IMPORTANCE_LEVELS = ("token", "sequence")  # train.importance, which may also be none
+IMPORTANCE_MODES = ("truncate", "mask")  # train.importance_mode
+MOMENTS = ("float32", "bfloat16", "factored")  # train.moments
+ROUNDINGS = ("nearest", "stochastic")  # train.param_rounding
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
 REMAT_POLICIES = ("none", "dots", "full")  # model.remat
@@ -31,7 +40,17 @@ OF_KEY = {
     "tools.search.cache_mode": CACHE_MODES,
     "tools.sandbox.wrapper": ("bwrap", ""),
     "rewards.query": ("f1", "minilm"),
-    "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.moments": MOMENTS,
+    "train.param_rounding": ROUNDINGS,
+    "train.reference": ("start", "base"),
+    "train.ratio": RATIOS,
+    "train.surrogate": SURROGATES,
     "train.aggregation": AGGREGATIONS,
+    "train.baseline": BASELINES,
     "train.scale_advantages": SCALES,
+    "train.kl": KL_ESTIMATORS,
+    "train.kl_in": KL_PLACES,
+    "train.importance": ("none", *IMPORTANCE_LEVELS),
+    "train.importance_mode": IMPORTANCE_MODES,
+    "train.unfinished": UNFINISHED,
 }

@@ -51,7 +51,7 @@ def get_config(variant: str = ""):
     if smoke:
         return config
     # 1400 of 10 epochs' 2120 steps, or 200 of 400 epochs' 1600; one update a batch of 16 prompts.
-    config.train.update(steps=1400, decay_to=0.34, prompts=16, rows_per_update=128, image_chunks=16)
+    config.train.update(steps=1400, decay_to=0.34, prompts=16, rows_per_update=128, micro_tokens=65536, image_chunks=16)
     config.rollout.update(max_turn_tokens=1024, max_tokens=4096, n_slots=128, extend_rows=16)
     if search:
         config.train.update(steps=200, decay_to=0.875)

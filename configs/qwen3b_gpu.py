@@ -16,5 +16,5 @@ def get_config(variant: str = ""):
     config = qwen_config("qwen3b_gpu", "3b", "gpu h100:8", variant)
     if not variant:
         config.rollout.update(n_slots=64, extend_rows=8)
-        config.train.update(rows_per_update=32, image_chunks=64)
+        config.train.update(micro_tokens=32768, image_chunks=64)
     return config

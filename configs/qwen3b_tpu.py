@@ -17,6 +17,5 @@ def get_config(variant: str = ""):
     if not variant:
         config.distributed.enabled = True
         config.rollout.update(tensor=2, n_slots=32, extend_rows=4)
-        config.train.rows_per_update = 32
-        config.train.image_chunks = 64
+        config.train.update(micro_tokens=16384, image_chunks=64)
     return config

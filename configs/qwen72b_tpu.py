@@ -18,5 +18,5 @@ def get_config(variant: str = ""):
         config.mesh.update(fsdp=32, tensor=4)
         config.distributed.enabled = True
         config.rollout.update(tensor=4, n_slots=16, extend_rows=4)
-        config.train.prompts = 32
+        config.train.update(prompts=32, rows_per_update=256, micro_tokens=16384)
     return config

@@ -16,5 +16,5 @@ def get_config(variant: str = ""):
     config = qwen_config("qwen7b_gpu", "7b", "gpu h100:8", variant)
     if not variant:
         config.rollout.update(n_slots=64, extend_rows=8)
-        config.train.update(rows_per_update=16, image_chunks=32)
+        config.train.update(micro_tokens=16384, image_chunks=32)
     return config

@@ -18,5 +18,5 @@ def get_config(variant: str = ""):
     if not variant:
         config.model.param_dtype = "bfloat16"
         config.rollout.update(n_slots=64, extend_rows=4)
-        config.train.update(rows_per_update=8, image_chunks=16, learning_rate=1e-5)
+        config.train.update(micro_tokens=65536, image_chunks=16, learning_rate=1e-5)
     return config

@@ -17,5 +17,5 @@ def get_config(variant: str = ""):
     if not variant:
         config.distributed.enabled = True
         config.rollout.update(tensor=4, n_slots=16, extend_rows=4)
-        config.train.prompts = 16
+        config.train.update(prompts=16, rows_per_update=128)
     return config

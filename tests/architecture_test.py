@@ -10,7 +10,8 @@ PACKAGE = "arft_jax"
 
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
-    "words": 0, "config": 0, "config_checks": 0, "presets": 0, "protocol": 0, "syntax": 0, "trajectory": 0,
+    "words": 0, "config": 0, "objective_keys": 0, "config_checks": 0, "train_checks": 0, "presets": 0, "protocol": 0,
+    "syntax": 0, "trajectory": 0,
     "ops": 1, "rl": 1, "rewards": 1, "sampling": 1,
     "models": 2,
     "sharding": 3,
@@ -27,6 +28,9 @@ HIGHEST_PURE = 4
 # Which rooms of one floor import one another, and why. No pair may stand here both ways round.
 NEIGHBOURS = {
     ("config_checks", "config"): "checks the keys that config defines",
+    ("config_checks", "objective_keys"): "checks the keys of the objective with the values that they resolve to",
+    ("config_checks", "train_checks"): "the checks of training are a file of their own",
+    ("train_checks", "words"): "checks keys against the words that they may hold",
     ("config_checks", "words"): "checks keys against the words that they may hold",
     ("presets", "config"): "overrides the keys that config defines",
     ("trajectory", "protocol"): "a turn of a trajectory holds the action that was read in it",

@@ -63,6 +63,13 @@ def test_rerendering_is_valid_where_training_has_one_turn_or_no_step():
     validate(changed(rollout__context="rerender", train__steps=0))
 
 
+def test_bfloat16_parameters_are_valid_where_no_step_is_lost():
+    validate(changed(model__param_dtype="bfloat16", train__param_rounding="stochastic"))
+    validate(changed(model__param_dtype="bfloat16", model__lora__rank=2))
+    validate(changed(model__param_dtype="bfloat16", train__learning_rate=0.0, warm_start__steps=0))
+    validate(changed(model__param_dtype="bfloat16", train__steps=0, warm_start__learning_rate=0.0))
+
+
 def test_unknown_keys_are_refused_by_the_config_itself():
     config = default_config()
     with pytest.raises(AttributeError, match="stepz"):
@@ -106,6 +113,48 @@ VIOLATIONS = {
         "config.rollout.top_p)",
     ),
     "a KL under top_k": (dict(train__beta=0.04, rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0"),
+    "an unknown objective": (
+        dict(train__objective="ppo"), "reinforce_pp or reinforce_pp_baseline: got 'ppo' (config.train.objective)"
+    ),
+    "one ratio of a trajectory, averaged over tokens": (
+        dict(train__objective="gspo", train__aggregation="token"),
+        "aggregation must be sequence where ratio is sequence, a trajectory then has one ratio and its tokens none: "
+        "got aggregation='token', ratio='sequence', ratio of objective='gspo' (config.train.aggregation, "
+        "config.train.objective)",
+    ),
+    "one ratio of a trajectory under the default's mean": (
+        dict(train__ratio="product"),
+        "got aggregation='token', ratio='product', aggregation of objective='dapo' (config.train.objective, "
+        "config.train.ratio)",
+    ),
+    "cispo's bound twice": (
+        dict(train__objective="cispo", train__dual_clip=9.0), "dual_clip must be 0 where surrogate is cispo, which has"
+    ),
+    "cispo of a trajectory's ratio": (
+        dict(train__surrogate="cispo", train__ratio="sequence_token"),
+        "got ratio='sequence_token', surrogate='cispo' (config.train.ratio, config.train.surrogate)",
+    ),
+    "a dual clip within the clip": (
+        dict(train__dual_clip=1.1), "above 1 + epsilon_high, else it would undo the clipping, or 0, which is off: got"
+    ),
+    "a divisor that divides nothing": (
+        dict(train__divisor_len=9), "divisor_len must be 0 where aggregation is not constant, nothing else is divided"
+    ),
+    "the group's deviation without its mean": (
+        dict(train__objective="rloo", train__scale_advantages="std"),
+        "got scale_advantages='std', baseline='leave_one_out', baseline of objective='rloo' (",
+    ),
+    "a floor over the cap": (
+        dict(train__importance_floor=3.0), "importance_floor must be below importance_cap: got importance_floor=3.0, im"
+    ),
+    "a ratio below 0": (dict(train__epsilon_low=1.5), "a ratio is never below 0: got 1.5 (config.train.epsilon_low)"),
+    "a named KL under top_k": (
+        dict(train__objective="grpo", rollout__top_k=20), "got beta=0.04, top_k=20, top_p=1.0 (config.train.beta"
+    ),
+    "a named objective without weights for older tokens": (
+        dict(train__objective="gspo", rollout__carry_over=0.2), "got carry_over=0.2, importance='none' (config.train.im"
+    ),
+    "an unknown estimator": (dict(train__kl="k4"), "kl must be k1, k2 or k3: got 'k4' (config.train.kl)"),
     "a negative beta": (dict(train__beta=-0.1), "got -0.1 (config.train.beta)"),
     "a negative rate": (dict(train__learning_rate=-1.0), "got -1.0 (config.train.learning_rate)"),
     "a negative warm rate": (dict(warm_start__learning_rate=-1.0), "(config.warm_start.learning_rate)"),
@@ -172,6 +221,35 @@ VIOLATIONS = {
         dict(rollout__carry_over=0.8, rollout__n_slots=63, train__importance="token"),
         "got n_slots=63, 7 groups of group_size=8 carried over (config.rollout.n_slots, config.rollout.carry_over)",
     ),
+    "bfloat16 parameters rounded to the nearest": (
+        dict(model__param_dtype="bfloat16", train__learning_rate=1e-6),
+        "at a learning rate of 1e-6 98 % of weights never move): got bfloat16, learning_rate=1e-06 "
+        "(config.model.param_dtype, or config.train.param_rounding = 'stochastic', or adapters by "
+        "config.model.lora.rank)",
+    ),
+    "a warm start of bfloat16 parameters": (
+        dict(model__param_dtype="bfloat16", train__steps=0), "got bfloat16, learning_rate=0.002 (config.model.param_dt"
+    ),
+    "float32 rounded at random": (
+        dict(train__param_rounding="stochastic"),
+        "got 'stochastic', param_dtype='float32', lora.rank=0 (config.train.param_rounding)",
+    ),
+    "adapters rounded at random": (
+        dict(train__param_rounding="stochastic", model__param_dtype="bfloat16", model__lora__rank=2),
+        "got 'stochastic', param_dtype='bfloat16', lora.rank=2 (config.train.param_rounding)",
+    ),
+    "an unknown rounding": (dict(train__param_rounding="up"), "nearest or stochastic: got 'up' (config.train.param_ro"),
+    "unknown moments": (dict(train__moments="int8"), "got 'int8' (config.train.moments)"),
+    "a mean of nothing new": (dict(train__adam_b2=1.0), "adam_b2 must lie in [0, 1): got 1.0 (config.train.adam_b2)"),
+    "less than no skipped update": (dict(train__max_skipped=-1), "got -1 (config.train.max_skipped)"),
+    "a fresh tower frozen": (
+        dict(model__freeze_vision=True, model__vision="new", weights="x"),
+        "(config.model.freeze_vision, config.model.vision)",
+    ),
+    "a frozen tower with adapters": (
+        dict(model__freeze_vision=True, model__lora__rank=2, model__lora__vision=True),
+        "got lora.vision=True (config.model.freeze_vision, config.model.lora.vision)",
+    ),
     "an unknown prompt": (dict(system_prompt="long"), "got 'long' (config.system_prompt)"),
     "an unknown dtype": (dict(model__dtype="float16"), "got 'float16' (config.model.dtype)"),
     "heads that do not divide": (
@@ -216,6 +294,31 @@ VIOLATIONS = {
     "more than all of the reward": (dict(rewards__step=1.5), "at most 1: got 1.5 (config.rewards.step)"),
     "an unknown comparison": (dict(rewards__query="bm25"), "got 'bm25' (config.rewards.query)"),
     "a negative reward": (dict(rewards__format=-1.0), "got -1.0 (config.rewards.format)"),
+    "dynamic sampling with groups that are left to the next step": (
+        dict(train__dynamic_sampling__enabled=True, rollout__carry_over=0.2, train__importance="token"),
+        "got carry_over=0.2 (config.rollout.carry_over, config.train.dynamic_sampling.enabled)",
+    ),
+    "dynamic sampling without a second attempt": (
+        dict(train__dynamic_sampling__max_attempts=1), "at least 2: got 1 (config.train.dynamic_sampling.max_attempts)"
+    ),
+    "an unknown fate of unfinished rows": (dict(train__unfinished="drop"), "got 'drop' (config.train.unfinished)"),
+    "overlong without lengths": (
+        dict(train__unfinished="overlong"),
+        "got overlong_from=0, overlong_to=0, max_turns=5, max_turn_tokens=96, max_tokens=256 (config.train.overlong_fr"
+    ),
+    "an empty range of lengths": (
+        dict(train__unfinished="overlong", train__overlong_from=200, train__overlong_to=200), "got overlong_from=200, o"
+    ),
+    "lengths that no trajectory reaches": (
+        dict(train__unfinished="overlong", train__overlong_from=100, train__overlong_to=193, rollout__max_turns=2),
+        "that at most at 192, the tokens that a trajectory can sample: got overlong_from=100, overlong_to=193",
+    ),
+    "lengths that are not used": (
+        dict(train__overlong_to=100), "must be 0 where unfinished is negative: got overlong_from=0, overlong_to=100 (co"
+    ),
+    "a negative weight of length": (
+        dict(train__overlong_weight=-1.0), "overlong_weight must be at least 0: got -1.0 (config.train.overlong_weight)"
+    ),
 }  # fmt: skip
 
 

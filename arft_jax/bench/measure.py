@@ -21,9 +21,12 @@ from arft_jax.bench.shape import (
 )
 from arft_jax.build import settings
 from arft_jax.data.batch import assemble
+from arft_jax.data.packing import Block, MicroBatch
+from arft_jax.data.samples import samples_of
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state, make_apply
 
 # What each figure counts a second.
 UNITS = {
@@ -114,23 +117,27 @@ class Ours:
         config, bench = self._config, self.bench
         _, groups = self.play(self.decoder(), DECODE_ROWS, 1, DECODE_LEN, 1)
         rows = [t for group in groups for t in group]
-        images = {t.task.id: t.task.images for t in rows}
-
-        def patches_of(t):
-            return {image.sha256: self.decoder().renderer.patches.get(image) for image in images[t.task.id]}
-
+        images = {image.sha256: image for t in rows for image in t.task.images}
+        samples = [
+            dataclasses.replace(sample, advantages=np.full(len(sample.tokens), advantage, np.float32))
+            for sample, advantage in zip(samples_of(rows), np.linspace(-1, 1, len(rows)), strict=True)
+        ]
+        micro = MicroBatch(tuple((Block((i,), 0),) for i in range(len(rows))), PROMPT_LEN + DECODE_LEN)
         batch = assemble(
-            rows, np.linspace(-1, 1, len(rows)), patches_of, length=PROMPT_LEN + DECODE_LEN,
+            micro, samples, lambda sha256: self.decoder().renderer.patches.get(images[sha256])[0],
             n_chunks=config.train.image_chunks, bucket=self.decoder().renderer.bucket,
         )  # fmt: skip
-        batch, optimizer = jax.device_put(batch), settings.optimizer(config)
+        n_tokens = sum(sample.loss_mask.sum() for sample in samples)
+        whole = learner.Whole(np.float32(n_tokens), np.float32(len(samples)), np.bool_(True))
+        (batch, whole), optimizer = jax.device_put((batch, whole)), settings.optimizer(config)
         params = learner.copy_params(bench.params)
-        state = [params, learner.init_opt_state(optimizer, params, bench.plan.placement)]
-        objective = settings.objective(config, "policy")._replace(on_policy=True)  # one update a step
-        update = learner.make_update(bench.graphdef, objective, optimizer)
+        state = [params, init_opt_state(optimizer, params, bench.plan.placement)]
+        zeros, apply = learner.make_zeros(params), make_apply(optimizer, rounding="nearest")
+        accumulate = learner.make_accumulate(bench.graphdef, settings.objective(config, "policy"))
 
         def step():
-            *state[:], stats = update(*state, batch, bench.rules.allowed, jnp.float32(1e-4), None, None)
+            gradients, _ = accumulate(state[0], zeros(), batch, bench.rules.allowed, whole)
+            *state[:], stats = apply(*state, gradients, jnp.float32(1e-4))
             jax.block_until_ready(stats)
 
         return step

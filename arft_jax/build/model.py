@@ -1,21 +1,24 @@
 """The policy's model, from its config: family, tokenizer, sizes, image sizes, the module, first weights, slots."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
+import ml_collections
 from flax import nnx
 
-from arft_jax.config import TASK_NAMES
+from arft_jax.config import TASK_NAMES, default_config
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import gguf_file
 from arft_jax.io.import_path import load_object
+from arft_jax.io.peft_adapters import check_adapter, load_adapter
 from arft_jax.io.weights import CONFIG, check_weights, load_model_config, load_params
 from arft_jax.models.cache import init_cache
 from arft_jax.models.families import DEFAULT
 from arft_jax.models.family import Family, Sizes
-from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.models.lora import Lora, LoraParam, freeze, with_trained
 from arft_jax.sharding import Placement
 from arft_jax.steps import param_edits
 from arft_jax.steps.init import abstract_params, init_params
@@ -143,16 +146,62 @@ def vision_bucket(config, sizes: Sizes) -> VisionBucket:
 def lora(config) -> Lora:
     """The adapters that are trained in place of all parameters; rank 0: none."""
     a = config.model.lora
-    return Lora(rank=a.rank, alpha=a.alpha, targets=tuple(a.targets), vision=a.vision)
+    names = {name: tuple(a[name]) for name in ("targets", "vision_targets")}
+    return Lora(rank=a.rank, alpha=a.alpha, vision=a.vision, rslora=a.rslora, **names)
+
+
+def with_adapter(config, sizes: Sizes):
+    """The config with rank, scale and targets of the adapter that it names; the same where it names none.
+
+    Raises:
+      ValueError: an adapter that cannot be read or that is not of these sizes; keys that say otherwise than it does.
+    """
+    mine = config.model.lora
+    if not mine.adapter:
+        return config
+    theirs, fresh = dataclasses.asdict(check_adapter(mine.adapter, sizes)), default_config().model.lora
+
+    def plain(value):
+        return sorted(value) if isinstance(value, (tuple, list)) else value
+
+    differ = [
+        f"{key}={mine[key]} and {value} (config.model.lora.{key})"
+        for key, value in theirs.items()
+        if plain(mine[key]) not in (plain(fresh[key]), plain(value))
+    ]
+    if differ:
+        raise ValueError(
+            f"keys of lora must be left alone or be the adapter's: got {', '.join(differ)}; the adapter is "
+            f"{mine.adapter} (config.model.lora.adapter)"
+        )
+    taken = ml_collections.ConfigDict(config.to_dict())
+    taken.model.lora.update(theirs)
+    return taken.lock()
 
 
 def model_maker(config, sizes: Sizes, placement: Placement) -> Callable[[nnx.Rngs], nnx.Module]:
-    """Makes the policy of these sizes from its random streams."""
-    m, make = config.model, sizes.family.make
+    """Makes the policy of these sizes from its random streams, its vision tower frozen where the config says so.
+
+    Raises:
+      ValueError: a tower to freeze where there is none.
+    """
+    m, make, tower = config.model, sizes.family.make, sizes.family.tower
+    if m.freeze_vision and sizes.vision is None:
+        raise ValueError(
+            f"freeze_vision must be off where the model has no vision tower: got {config.weights or 'a model without'} "
+            "(config.model.freeze_vision)"
+        )
     kwargs = dict(dtype=jnp.dtype(m.dtype), param_dtype=jnp.dtype(m.param_dtype), remat=m.remat, lora=lora(config))
     kwargs["attend_causal"] = placement.attend_causal(m.attention)
     kwargs["attend_segments"] = placement.attend_segments(m.attention)
-    return lambda rngs: make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+
+    def make_policy(rngs: nnx.Rngs) -> nnx.Module:
+        policy = make(sizes, rngs=rngs, constrain=placement.constrain, **kwargs)
+        if m.freeze_vision:
+            freeze(getattr(policy, tower))
+        return policy
+
+    return make_policy
 
 
 def state_maker(config, sizes: Sizes, placement: Placement) -> Callable[[], SlotState]:
@@ -177,15 +226,20 @@ def check_first_params(config, sizes: Sizes, placement: Placement) -> None:
 
 
 def first_params(config, sizes: Sizes, placement: Placement) -> nnx.State:
-    """The policy at step 0, in its place: the config's weights, or drawn from its seed.
+    """The policy at step 0, in its place: the config's weights and adapter, or drawn from its seed.
 
-    What the weights do not hold is drawn: adapters, and of a fresh tower its parameters and the rows of the new tokens.
+    What they do not hold is drawn: adapters, and of a fresh tower its parameters and the rows of the new tokens.
     """
     make_model = model_maker(config, sizes, placement)
+    adapters = nnx.split_state(abstract_params(make_model)[1], LoraParam, ...)[0]
+    directory, places = config.model.lora.adapter, placement.params(adapters)
+    read = load_adapter(directory, adapters, places, sizes.family.weights) if directory else None
     if not config.weights:
-        return init_params(make_model, config.seed, placement)[1]
+        drawn = init_params(make_model, config.seed, placement)[1]
+        return drawn if read is None else with_trained(drawn, read)
     base = _base_of(config, sizes, placement)
     base = load_params(config.weights, base, placement.params(base), rules=sizes.family.weights)
+    base = base if read is None else nnx.merge_state(base, read)
     have = {keys: leaf.shape for keys, leaf in nnx.to_flat_state(base)}
     want = nnx.to_flat_state(abstract_params(make_model)[1])
     lacking = {keys for keys, leaf in want if have.get(keys) != leaf.shape}

@@ -18,12 +18,7 @@ def make_placement(config, devices: Sequence[jax.Device] | None = None) -> Place
     """
     sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
     placement, t = Placement(make_mesh(sizes, devices)), config.train
-    counts = {
-        "train.rows_per_update": t.rows_per_update,
-        "train.image_chunks": t.image_chunks,
-    }
-    if config.warm_start.steps:
-        counts["warm_start.rows"] = config.warm_start.rows
+    counts = {"train.image_chunks": t.image_chunks}
     problems = [f"{key}={n} (config.{key})" for key, n in counts.items() if n % placement.n_lanes]
     if problems:
         raise ValueError(

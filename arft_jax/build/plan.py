@@ -43,7 +43,7 @@ class PolicyPlan:
     """What the policy is, where it lies and what its rollouts may take: all that one question to it needs.
 
     Args:
-      config: frozen; its values are valid.
+      config: frozen; its values are valid, those of an adapter that it names among them.
       tokenizer: of the weights, or the config's own.
       sizes: of the model.
       lora: adapters that are trained in place of all parameters; rank 0: none.
@@ -83,7 +83,7 @@ class Plan(PolicyPlan):
       chains: the user's own, to imitate in the warm start.
       scorer: gives trajectories their rewards.
       optimizer: clipping and AdamW.
-      keeps_reference: whether a copy of the policy is kept as reference.
+      keeps_reference: whether a copy of what is trained is kept for the reference policy.
     """
 
     own_tasks: Tasks
@@ -128,10 +128,12 @@ def plan_policy(
         devices that are there, and rollouts on this process's own.
 
     Raises:
-      ValueError: a tokenizer or a tool that is not there, sizes that no model, image processor or mesh takes.
+      ValueError: a tokenizer or a tool that is not there, sizes that no model, image processor or mesh takes, an
+        adapter that does not fit them.
     """
     own_tasks, tokenizer = list(own_tasks), tokenizer or model.load_tokenizer(config)
     sizes = model.model_config(config, tokenizer)
+    config = model.with_adapter(config, sizes)
     processor = model.image_processor(config, sizes)
     host = tools.tool_host(config, search_indices.found_indices(config), processor, sizes.family.boxes)
     kinds = tools.kinds_of(config, own_tasks)
@@ -173,6 +175,7 @@ def plan(config) -> Plan:
     every_own_task = [task for splits in own_tasks.values() for tasks in splits.values() for task in tasks]
     search_indices.check_collections(config, every_own_task)
     policy = plan_policy(config, own_tasks=every_own_task)
+    config = policy.config  # which has what its adapter says
     scorer = make_scorer(config)
     model.check_first_params(config, policy.sizes, policy.placement)
     model.check_tasks(config, policy.sizes, own_tasks)

@@ -3,9 +3,10 @@
 import inspect
 import traceback
 
-from arft_jax.build.settings import query_embedding, reward_weights
+from arft_jax.build.settings import overlong, query_embedding, reward_weights
 from arft_jax.io import terminal
 from arft_jax.io.import_path import load_object
+from arft_jax.rewards import length
 from arft_jax.rewards.combine import PARTS, Scorer
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, RewardFunction, reward_names
 
@@ -16,15 +17,24 @@ def make_scorer(config) -> Scorer:
     """The scorer of a run; the first failure of a function of the user's is printed with its traceback, once.
 
     Raises:
-      ValueError: weights out of range, or an extra reward that cannot be imported or called with (trajectory, task).
+      ValueError: weights out of range, an extra reward that cannot be imported or called with (trajectory, task), or
+        dynamic sampling by a reward that there is not.
     """
-    paths = [path for path, _ in config.rewards.extra]
-    names = reward_names(paths, PARTS)
+    paths, penalty = [path for path, _ in config.rewards.extra], overlong(config)
+    parts = PARTS if penalty is None else (*PARTS, length.NAME)
+    names = reward_names(paths, parts)
+    metric = config.train.dynamic_sampling.metric
+    if metric not in (*parts, *names):
+        raise ValueError(
+            f"metric must be a reward of this run, {', '.join((*parts, *names))}: got {metric!r} "
+            "(config.train.dynamic_sampling.metric)"
+        )
     extra = [
         ExtraReward(name, load_reward(path), float(weight))
         for name, (path, weight) in zip(names, config.rewards.extra, strict=True)
     ]
-    return Scorer(reward_weights(config), query_embedding(config), tuple(extra), _FirstFailure() if extra else None)
+    told = _FirstFailure() if extra else None
+    return Scorer(reward_weights(config), query_embedding(config), tuple(extra), told, penalty)
 
 
 def load_reward(path: str) -> RewardFunction:

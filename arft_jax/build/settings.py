@@ -2,10 +2,15 @@
 
 import optax
 
-from arft_jax.data import minilm
+from arft_jax.data import minilm, packing
+from arft_jax.objective_keys import resolved
 from arft_jax.rewards.combine import RewardWeights
+from arft_jax.rewards.length import Overlong
+from arft_jax.rl.advantages import AdvantageSettings
+from arft_jax.rl.objectives import PolicySettings
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import make_optimizer
 
 
 def rollout_limits(config) -> RolloutLimits:
@@ -37,37 +42,79 @@ def reward_weights(config) -> RewardWeights:
     )
 
 
+def overlong(config) -> Overlong | None:
+    """The penalty on length, from the config; None where there is none."""
+    t = config.train
+    return Overlong(t.overlong_from, t.overlong_to, t.overlong_weight) if t.unfinished == "overlong" else None
+
+
 def query_embedding(config) -> minilm.MiniLM | None:
     """What recorded queries are compared by; None: their words."""
     return minilm.MiniLM() if config.rewards.query == "minilm" else None
 
 
 def keeps_reference(config) -> bool:
-    """Whether a copy of the policy is kept as reference; where only adapters are trained the base is one already."""
-    return config.train.beta > 0 and not config.model.lora.rank
+    """Whether a copy of what is trained is kept for the reference policy.
+
+    Where only adapters are trained none is needed for the base, nor where GRPO starts from it: fresh adapters change
+    nothing.
+    """
+    lora = config.model.lora
+    starts_at_base = not lora.adapter and not config.warm_start.steps
+    is_base = bool(lora.rank) and (config.train.reference == "base" or starts_at_base)
+    return resolved(config).beta > 0 and not is_base
 
 
 def optimizer(config) -> optax.GradientTransformation:
     """Clipping and AdamW, from the config."""
     t = config.train
-    return learner.make_optimizer(clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay)
+    return make_optimizer(
+        clip_norm=t.clip_norm, b1=t.adam_b1, b2=t.adam_b2, weight_decay=t.weight_decay, moments=t.moments
+    )
+
+
+def policy_settings(config) -> PolicySettings:
+    """Which policy loss, from the config; a constant divisor that is not given is the longest trajectory."""
+    keys = resolved(config)
+    if keys.aggregation == "constant" and not keys.divisor_len:
+        keys = keys._replace(divisor_len=config.rollout.max_tokens)
+    return PolicySettings(**{name: getattr(keys, name) for name in PolicySettings._fields})
+
+
+def advantage_settings(config) -> AdvantageSettings:
+    """What the advantages are taken from, from the config."""
+    keys = resolved(config)
+    return AdvantageSettings(baseline=keys.baseline, scale=keys.scale_advantages)
 
 
 def objective(config, kind: str) -> learner.Objective:
     """The static settings of the loss, from the config."""
     t, r = config.train, config.rollout
-    rows = t.prompts * r.group_size
     return learner.Objective(
         kind=kind,
+        policy=policy_settings(config) if kind == "policy" else PolicySettings(),
         temperature=r.temperature,
         top_k=r.top_k,
         top_p=r.top_p,
-        epsilon_low=t.epsilon_low,
-        epsilon_high=t.epsilon_high,
-        beta=t.beta if kind == "policy" else 0.0,
-        aggregation=t.aggregation,
-        on_policy=rows == t.rows_per_update,
         logps_chunk=t.logps_chunk,
-        importance=t.importance if kind == "policy" else "none",
-        importance_cap=t.importance_cap,
+        shares_prompts=t.share_prompts and kind == "policy",
+    )
+
+
+def pack_sizes(config, n_lanes: int, dim: int) -> packing.Sizes:
+    """What a micro-batch may hold.
+
+    Args:
+      config: of the run.
+      n_lanes: data * fsdp of the mesh.
+      dim: D of the decoder.
+    """
+    t = config.train
+    return packing.Sizes(
+        micro_tokens=t.micro_tokens,
+        max_tokens=config.rollout.max_tokens,
+        n_lanes=n_lanes,
+        shares_prompts=t.share_prompts,
+        row_widths=tuple(t.row_widths),
+        attention_cost=1 / (6 * dim),  # 4 D operations for a column, beside some 24 D² for all else in a layer
     )

@@ -16,11 +16,12 @@ from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.export import DTYPES, MAX_SHARD_BYTES, appearing, check_new, save_params
+from arft_jax.io.peft_adapters import save_adapter
 from arft_jax.io.weights import CONFIG, abstract_params, check_weights, load_model_config, load_params
 from arft_jax.models.family import Sizes
-from arft_jax.models.lora import NO_LORA, Lora
+from arft_jax.models.lora import NO_LORA, Lora, LoraParam
 from arft_jax.steps import param_edits
-from arft_jax.train.run_config import load_run_config
+from arft_jax.train.run_config import load_run_config, written_keys
 from arft_jax.train.run_dir import HF_FILES
 
 BESIDE = HF_FILES  # an imported checkpoint has the same folder
@@ -28,7 +29,8 @@ BESIDE = HF_FILES  # an imported checkpoint has the same folder
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """What a checkpoint directory is: where its steps are, what model they are of, which files belong to it."""
+    """What a checkpoint directory is: where its steps are, what model they are of, which files belong to it; and of a
+    run with adapters, what they are and which weights their base has."""
 
     checkpoints: pathlib.Path
     step: int
@@ -36,6 +38,7 @@ class _Source:
     files: dict[str, bytes]
     config_extra: dict[str, Any]
     lora: Lora = NO_LORA
+    weights: str = ""
 
 
 def _check_dtype(dtype: str) -> None:
@@ -98,29 +101,57 @@ def _check_vocabulary(tokenizer: str, config: Sizes) -> None:
 
 
 def export_weights(
-    checkpoint: str, out: str, dtype: str = "float32", tokenizer: str = "", max_shard_bytes: int = MAX_SHARD_BYTES
+    checkpoint: str,
+    out: str,
+    dtype: str = "float32",
+    tokenizer: str = "",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    adapter: str = "",
+    base_model: str = "",
 ) -> str:
-    """Writes the newest good checkpoint as a directory that transformers and vLLM load.
+    """Writes the newest good checkpoint as a directory that transformers and vLLM load, its adapters as one of PEFT.
 
     Args:
       checkpoint: work directory of a run, or what :func:`import_weights` wrote.
-      out: new or empty directory.
+      out: new or empty directory for all parameters, adapters merged; empty: they are not written.
       dtype: type on disk.
       tokenizer: directory of tokenizer and processor files to copy; empty: those of the checkpoint.
       max_shard_bytes: limit of one file.
+      adapter: new or empty directory for the adapters alone; empty: they are not written.
+      base_model: what the adapters' directory names as their base; empty: the weights that the run was started from.
 
     Returns:
       One line for people.
 
     Raises:
       ValueError: no good checkpoint, one of another model, another tokenizer than it was trained with, an output
-        directory that is not empty; nothing is written then.
+        directory that is not empty, no adapters where they are asked for; nothing is written then.
     """
     _check_dtype(dtype)
-    check_new(out)
+    for directory in filter(None, (out, adapter)):
+        check_new(directory)
+    if out and adapter and os.path.abspath(out) == os.path.abspath(adapter):
+        raise ValueError(f"the adapters must have a directory of their own: got {adapter} for both (--adapter, --out)")
     source = _source(pathlib.Path(checkpoint), tokenizer)
-    abstract = abstract_params(source.model, lora=source.lora)
-    params = params_checkpoint.read_params(source.checkpoints, source.step, abstract)
+    if adapter and not source.lora.rank:
+        raise ValueError(f"a checkpoint must have adapters to write them: got {checkpoint}, without any (--adapter)")
+    params = abstract_params(source.model, lora=source.lora)
+    if not out:
+        params = nnx.split_state(params, LoraParam, ...)[0]
+    params = params_checkpoint.read_params(source.checkpoints, source.step, params, part=not out)
+    told = []
+    if adapter:
+        with naming_write_faults("the adapters' directory", adapter, "--adapter"):
+            base = base_model or source.weights
+            save_adapter(adapter, params, source.model, source.lora, base=base, dtype=dtype)
+        told.append(f"{_describe(nnx.split_state(params, LoraParam, ...)[0], dtype)} of adapters; wrote {adapter}")
+    if out:
+        told.append(_write_merged(out, params, source, dtype, max_shard_bytes))
+    return f"{checkpoint}, step {source.step}: " + "; ".join(told)
+
+
+def _write_merged(out: str, params: nnx.State, source: _Source, dtype: str, max_shard_bytes: int) -> str:
     if source.lora.rank:
         params = param_edits.make_merge(source.lora.scale)(params)
     with naming_write_faults("the output directory", out, "--out"):
@@ -128,7 +159,7 @@ def export_weights(
             out, params, source.model, dtype=dtype, max_shard_bytes=max_shard_bytes,
             files=source.files, config_extra=source.config_extra,
         )  # fmt: skip
-    return f"{checkpoint}, step {source.step}: {_describe(params, dtype)}; wrote {out}"
+    return f"{_describe(params, dtype)}; wrote {out}"
 
 
 def _source(folder: pathlib.Path, tokenizer: str) -> _Source:
@@ -159,7 +190,8 @@ def _run_source(folder: pathlib.Path, tokenizer: str) -> _Source:
     model, data = build.model_config(config, trained), config.data
     # The policy was trained with these sizes, whatever the tokenizer's directory says.
     files |= hf_files.preprocessor_file(data.min_pixels, data.max_pixels, model)
-    return _Source(folder / "checkpoints", step, model, files, hf_files.token_ids(trained), build.lora(config))
+    extra, weights = hf_files.token_ids(trained), written_keys(folder).get("weights", "")
+    return _Source(folder / "checkpoints", step, model, files, extra, build.lora(config), weights)
 
 
 def _tokenizer_in(files: dict[str, bytes]) -> Tokenizer | None:

@@ -6,6 +6,7 @@ import pathlib
 import tokenize
 
 from arft_jax import config as config_module
+from arft_jax import objective_keys
 
 _NO_COMMENT = ("fmt:", "noqa", "type:")  # directives to tools, not words to people
 
@@ -108,11 +109,13 @@ def format_keys(config=None) -> str:
     """One line a key, in groups: ``train.steps = 100  # GRPO steps``.
 
     Args:
-      config: whose values are shown; one that is not the default's has a star and the default behind it. None: the
-        default configuration.
+      config: whose values are shown; one that is not the default's has a star and the default behind it, a key that
+        the objective sets has its value behind it. None: the default configuration.
     """
     defaults = flatten(config_module.default_config().to_dict())
     values = defaults if config is None else flatten(config.to_dict())
+    named = objective_keys.NAMED.get(values["train.objective"])
+    meant = {} if named is None else {f"train.{key}": value for key, value in named._asdict().items()}
     comments = read_comments(pathlib.Path(config_module.__file__).read_text(encoding="utf-8"))
     places = {key: place for place, key in enumerate(comments)}
     ordered = sorted(values, key=lambda key: ("." in key, places.get(key, len(places))))  # keys without a group first
@@ -127,6 +130,8 @@ def format_keys(config=None) -> str:
         if key not in defaults or defaults[key] != value:
             mark, was = "*", f"  (default: {defaults[key]!r})" if key in defaults else "  (no default)"
         words = comments.get(key, "")
+        if value is None and key in meant:
+            was = f" ({meant[key]!r} of objective {values['train.objective']!r}){was}"
         lines.append(f"{mark} {key} = {value!r}{was}" + (f"  # {words}" if words else ""))
     if any(line.startswith("*") for line in lines):
         lines += ["", "* differs from the default"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
@@ -17,13 +18,13 @@ from arft_jax.build import image_embedder
 from arft_jax.build import placement as layout
 from arft_jax.build.model import model_maker, state_maker
 from arft_jax.build.plan import PolicyPlan
-from arft_jax.build.settings import keeps_reference, objective, optimizer
+from arft_jax.build.settings import keeps_reference, objective, optimizer, pack_sizes
 from arft_jax.data.batch import Batch
 from arft_jax.sampling.stops import build_stop_table
-from arft_jax.sharding import Placement
 from arft_jax.steps import learner, reshard
 from arft_jax.steps.embed import make_embed
 from arft_jax.steps.init import abstract_params
+from arft_jax.steps.optimizer import make_apply
 from arft_jax.steps.sampler import Extension, Rules, at_path, column_counts, make_sampler, unstacked_shapes
 from arft_jax.steps.state import state_shardings
 from arft_jax.tools.bundled import paper_syntax
@@ -33,7 +34,7 @@ GIB = 2**30
 # the policy that rollouts read is let go before training and made again after it; so are the decoder's layers one by
 # one, which decode and extend are given in place of their stack.
 GIVEN = {
-    "warm_start": ("params", "moments", "policy", "layers"),
+    "warm_start": ("params", "gradients", "policy", "layers"),
     "reshard": ("params", "policy", "layers"),
     "encode": ("policy", "slots"),
     "extend": ("policy", "slots"),
@@ -42,7 +43,8 @@ GIVEN = {
     "embed": ("tower",),
     "score": ("params", "policy", "layers"),
     "score_base": ("params", "policy", "layers"),
-    "update": ("params", "moments", "policy", "layers"),
+    "accumulate": ("params", "gradients", "policy", "layers"),
+    "apply": ("params", "moments", "gradients", "policy", "layers"),
 }
 
 
@@ -77,21 +79,15 @@ def _rules(vocab_size: int) -> Rules:
     )
 
 
-def _batch(plan: PolicyPlan, n_rows: int) -> Batch:
-    b, t, lanes, bucket = n_rows, plan.limits.max_tokens, plan.placement.n_lanes, plan.bucket
-    waves = plan.config.train.image_chunks // lanes
-    by_row = Batch(
-        tokens=_ints(b, t),
-        feature_index=_ints(b, t),
-        segment_ids=_ints(b, t),
-        positions=_ints(b, 3, t),
-        loss_mask=jax.ShapeDtypeStruct((b, t), np.bool_),
-        sampler_logps=jax.ShapeDtypeStruct((b, t), np.float32),
-        advantages=jax.ShapeDtypeStruct((b,), np.float32),
-        patches=jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, bucket.packing.patch_dim), np.float32),
-        layout=_layout(bucket, waves, lanes),
-    )
-    return _shaped(by_row, layout.batch_places(by_row, plan.placement))
+def _batch(plan: PolicyPlan, width: int) -> Batch:
+    """A full micro-batch of rows so wide, as shapes."""
+    t, lanes, bucket = plan.config.train, plan.placement.n_lanes, plan.bucket
+    waves = t.image_chunks // lanes
+    patches = jax.ShapeDtypeStruct((waves, lanes, bucket.n_patches, bucket.packing.patch_dim), np.float32)
+    n_rows = lanes * pack_sizes(plan.config, lanes, plan.sizes.text.dim).n_rows(width)
+    made = jax.eval_shape(lambda: Batch.empty(n_rows, width, None, None))
+    batch = made._replace(patches=patches, layout=_layout(bucket, waves, lanes))
+    return _shaped(batch, layout.batch_places(batch, plan.placement))
 
 
 def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
@@ -99,11 +95,11 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     config, sizes, placement = plan.config, plan.sizes, plan.placement
     graphdef, params = abstract_params(model_maker(config, sizes, placement))
     train = learner.abstract_train_state(optimizer(config), params, False, placement)
-    batch = _batch(plan, config.train.rows_per_update)
+    batch = _batch(plan, pack_sizes(config, placement.n_lanes, sizes.text.dim).widths[-1])
     allowed = _shaped(_rules(sizes.text.vocab_size).allowed, placement.whole)
     if config.warm_start.steps:
-        imitated = _batch(plan, config.warm_start.rows)
-        yield "warm_start", _lowered_update(config, placement, graphdef, train, imitated, allowed, "imitation")
+        imitated = _batch(plan, config.rollout.max_tokens)
+        yield "warm_start", _lowered_accumulate(plan, graphdef, train["params"], imitated, allowed, "imitation")
     if reshard.is_needed(params, config.model.dtype, placement, plan.global_placement):
         tensor = layout.rollout_tensor(config, placement)
         move = reshard.make_reshard(params, config.model.dtype, placement, tensor)
@@ -111,21 +107,29 @@ def lowered(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
     yield from lowered_rollout(plan)
     if config.tools.search.image_index:
         yield "embed", _lowered_embed(plan)
-    policy, is_kept = objective(config, "policy"), keeps_reference(config)
-    if is_kept or not policy.on_policy:
-        yield "score", learner.make_score(graphdef, policy).lower(train["params"], batch, allowed)
-    if config.train.beta > 0 and not is_kept:
-        yield "score_base", learner.make_score(graphdef, policy, base=True).lower(train["params"], batch, allowed)
-    yield "update", _lowered_update(config, placement, graphdef, train, batch, allowed, "policy")
+    policy, is_kept, t = objective(config, "policy"), keeps_reference(config), config.train
+    n_updates = t.epochs * t.prompts * config.rollout.group_size // t.rows_per_update
+    if is_kept or n_updates > 1:
+        score = learner.make_score(graphdef, policy, placement=placement)
+        yield "score", score.lower(train["params"], batch, allowed)
+    if policy.policy.beta > 0 and not is_kept:
+        score = learner.make_score(graphdef, policy, base=True, placement=placement)
+        yield "score_base", score.lower(train["params"], batch, allowed)
+    yield "accumulate", _lowered_accumulate(plan, graphdef, train["params"], batch, allowed, "policy")
+    params, opt_state = train["params"], train["opt_state"]
+    scalars = (jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((2,), np.uint32))
+    apply = make_apply(optimizer(config), rounding=t.param_rounding, like=(params, opt_state))
+    yield (
+        "apply",
+        apply.lower(params, opt_state, learner.abstract_gradients(params), *_shaped(scalars, placement.whole)),
+    )
 
 
-def _lowered_update(config, placement: Placement, graphdef, train, batch: Batch, allowed, kind: str) -> Any:
-    params, opt_state, loss = train["params"], train["opt_state"], objective(config, kind)
-    update = learner.make_update(graphdef, loss, optimizer(config), like=(params, opt_state))
-    rate = _shaped(jax.ShapeDtypeStruct((), np.float32), placement.whole)
-    logps = _shaped(batch.sampler_logps, placement.split(0))
-    old = logps if kind == "policy" and not loss.on_policy else None
-    return update.lower(params, opt_state, batch, allowed, rate, old, logps if loss.beta > 0 else None)
+def _lowered_accumulate(plan: PolicyPlan, graphdef, params, batch: Batch, allowed, kind: str) -> Any:
+    accumulate = learner.make_accumulate(graphdef, objective(plan.config, kind), like=params, placement=plan.placement)
+    whole = jax.eval_shape(lambda: learner.Whole(jnp.float32(0), jnp.float32(0), jnp.bool_(True)))
+    whole = _shaped(whole, plan.placement.whole)
+    return accumulate.lower(params, learner.abstract_gradients(params), batch, allowed, whole)
 
 
 def lowered_rollout(plan: PolicyPlan) -> Iterator[tuple[str, Any]]:
@@ -190,7 +194,8 @@ def _lowered_embed(plan: PolicyPlan) -> Any:
 
 def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
     """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, its decoder's layers
-    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone).
+    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone);
+    and gradients, which are kept in an update alone.
     """
     config, sizes, placement, own = plan.config, plan.sizes, plan.placement, plan.local_placement
     _, params = abstract_params(model_maker(config, sizes, placement))
@@ -209,6 +214,7 @@ def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
         "policy": share(policy),
         "layers": share(at_path(policy, sizes.family.layers)) if own.reads_unstacked_layers else 0.0,
         "moments": share(train["opt_state"]),
+        "gradients": share(learner.abstract_gradients(train["params"])),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),
         "tower": share(tower),

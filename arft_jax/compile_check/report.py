@@ -9,7 +9,7 @@ from arft_jax.io import terminal
 
 # What to change where a program does not fit, as far as it is not done yet (:func:`remedies`).
 REMEDIES = {
-    "warm_start": ("warm_start.rows", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "warm_start": ("train.micro_tokens", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
     "reshard": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "encode": ("rollout.tensor", "rollout.n_patches"),
     "extend": (
@@ -18,9 +18,10 @@ REMEDIES = {
     "fork": ("rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
     "decode": ("rollout.tensor", "rollout.bucket_columns", "rollout.n_slots", "rollout.max_tokens"),
     "embed": ("rollout.n_patches", "rollout.tensor", "rollout.n_slots", "rollout.max_tokens"),
-    "score": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
-    "score_base": ("train.rows_per_update", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
-    "update": ("train.rows_per_update", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "score": ("train.micro_tokens", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "score_base": ("train.micro_tokens", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "accumulate": ("train.micro_tokens", "model.remat", "train.logps_chunk", "rollout.max_tokens", "mesh.fsdp"),
+    "apply": ("mesh.fsdp", "model.lora"),
 }  # fmt: skip
 _HEAD = "program      compile  arguments  temporary   beside     peak       GFLOP      sent  by kind"
 
@@ -62,8 +63,8 @@ def remedies(name: str, plan: PolicyPlan) -> list[str]:
         # 0 saves the copy of the columns that are read, where one is made
         "rollout.bucket_columns": not (config.rollout.bucket_columns and own.reads_unstacked_layers),
         "rollout.tensor": own.mesh.shape["tensor"] == own.mesh.size,
-        "train.rows_per_update": config.train.rows_per_update == placement.n_lanes,
-        "warm_start.rows": config.warm_start.rows == placement.n_lanes,
+        "train.micro_tokens": config.train.micro_tokens == config.rollout.max_tokens,
+        "model.lora": config.model.lora.rank > 0,
     }
     return [key for key in REMEDIES[kind_of(name)] if not done.get(key)]
 

@@ -1,41 +1,77 @@
-"""Trajectories -> the arrays of one update: the door ``assemble``.
+"""Samples -> the arrays of one micro-batch: the door ``assemble``.
 
 Token ids, masks, log-probs and positions are the buffers that the sampler wrote; nothing is decoded and
-encoded again. Equal images (by content hash) are packed once, however many rows show them.
+encoded again. Equal images (by content hash) are packed once, however many samples show them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from arft_jax.models.family import ImagePacking
+from arft_jax.data.packing import Block, Fits, MicroBatch, Row
+from arft_jax.data.samples import Sample
+from arft_jax.models.family import Grid, ImagePacking
 from arft_jax.sharding import LaneShare
-from arft_jax.trajectory import Trajectory
 
 _ONE_LANE = LaneShare()
+PatchesOf = Callable[[str], np.ndarray]
 
 
 class Batch(NamedTuple):
     """B rows of T tokens, right-padded; C encode chunks of N patches, in waves of as many as the mesh has lanes.
 
-    tokens, feature_index, segment_ids int32[B, T]; positions int32[B, 3, T]; loss_mask bool[B, T];
-    sampler_logps float32[B, T]; advantages float32[B]; patches float32[waves, lanes, N, patch_dim]; layout with the
-    same leading axes, as the model family defines it; chunk c is wave c // lanes, lane c % lanes. ``feature_index``
-    points into the C * N / merge²
-    image tokens, -1 elsewhere; ``segment_ids`` counts the trajectories of a row from 0 and is -1 on padding.
+    A row holds segments: samples one behind another, or a prompt and, behind it, what each sample of a group has of its
+    own.
+
+    Args:
+      tokens: int32[B, T].
+      feature_index: int32[B, T], into the C * N / merge² image tokens; -1 elsewhere.
+      segment_ids: int32[B, T], from 0 in each row, -1 on padding. A token sees its own segment up to itself.
+      prefix_ids: int32[B, T], the segment of the prompt that a token sees too; -1: none.
+      source: int32[B, T], the column whose state a token is drawn from; -1: none.
+      positions: int32[B, 3, T], M-RoPE.
+      loss_mask: bool[B, T].
+      sampler_logps, old_logps, ref_logps: float32[B, T], nats; 0 where they are not known.
+      advantages: float32[B, T].
+      patches: float32[waves, lanes, N, patch_dim]; chunk c is wave c // lanes, lane c % lanes.
+      layout: with the same leading axes, as the model family defines it.
     """
 
     tokens: np.ndarray
     feature_index: np.ndarray
     segment_ids: np.ndarray
+    prefix_ids: np.ndarray
+    source: np.ndarray
     positions: np.ndarray
     loss_mask: np.ndarray
     sampler_logps: np.ndarray
+    old_logps: np.ndarray
+    ref_logps: np.ndarray
     advantages: np.ndarray
     patches: np.ndarray
     layout: Any
+
+    @classmethod
+    def empty(cls, n_rows: int, width: int, patches: np.ndarray, layout: Any) -> "Batch":
+        """Rows of padding beside these images."""
+        by_token = (n_rows, width)
+        return cls(
+            tokens=np.zeros(by_token, np.int32),
+            feature_index=np.full(by_token, -1, np.int32),
+            segment_ids=np.full(by_token, -1, np.int32),
+            prefix_ids=np.full(by_token, -1, np.int32),
+            source=np.full(by_token, -1, np.int32),
+            positions=np.zeros((n_rows, 3, width), np.int32),
+            loss_mask=np.zeros(by_token, bool),
+            sampler_logps=np.zeros(by_token, np.float32),
+            old_logps=np.zeros(by_token, np.float32),
+            ref_logps=np.zeros(by_token, np.float32),
+            advantages=np.zeros(by_token, np.float32),
+            patches=patches,
+            layout=layout,
+        )
 
 
 class VisionBucket(NamedTuple):
@@ -110,124 +146,139 @@ def fill_chunk(images: Sequence[tuple[np.ndarray, tuple[int, int, int]]], bucket
     return patches, bucket.layout([grid for _, grid in images])
 
 
-def _pack_images(images: dict, n_chunks: int, bucket: VisionBucket):
-    """{sha256: (patches, grid)} -> stacked chunks and {sha256: first image token}."""
-    names = list(images)
-    chunks = pack_chunks([images[name][1] for name in names], bucket)
+def grids_of(samples: Sequence[Sample], rows: Sequence[Row]) -> dict[str, Grid]:
+    """{sha256: patch grid} of every image that rows show, in order."""
+    return {
+        span.sha256: span.grid for row in rows for block in row for i in block.members for span in samples[i].images
+    }
+
+
+def images_fit(samples: Sequence[Sample], n_chunks: int, bucket: VisionBucket) -> Fits:
+    """fits(rows) of :mod:`arft_jax.data.packing`: whether their images fill no more than ``n_chunks`` chunks."""
+
+    def fits(rows: Sequence[Row]) -> bool:
+        return len(pack_chunks(list(grids_of(samples, rows).values()), bucket)) <= n_chunks
+
+    return fits
+
+
+def _pack_images(
+    grids: Mapping[str, Grid], patches_of: PatchesOf, n_chunks: int, bucket: VisionBucket, lanes: LaneShare
+):
+    """Stacked chunks of these lanes, wave by wave, and {sha256: first image token} of all."""
+    if n_chunks % lanes.total:
+        raise ValueError(
+            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={lanes.total} "
+            "(config.train.image_chunks)"
+        )
+    names = list(grids)
+    chunks = pack_chunks([grids[name] for name in names], bucket)
     if len(chunks) > n_chunks:
         raise ValueError(
             f"the images of a batch must fit image_chunks chunks: got {len(names)} distinct images in {len(chunks)} "
             f"chunks, image_chunks={n_chunks} (config.train.image_chunks, config.rollout.max_images)"
         )
-    first, filled = {}, []
-    for c in range(n_chunks):
-        members = [names[i] for i in chunks[c]] if c < len(chunks) else []
+    first = {}
+    for c, members in enumerate(chunks):
         at = c * bucket.n_features
-        for name in members:
-            first[name] = at
-            at += int(np.prod(images[name][1])) // bucket.packing.merge**2
-        filled.append(fill_chunk([images[name] for name in members], bucket))
-    layout = jax.tree.map(lambda *leaves: np.stack(leaves), *(layout for _, layout in filled))
-    return np.stack([patches for patches, _ in filled]), layout, first
-
-
-def pack_rows(lengths: Sequence[int], length: int, n_rows: int) -> list[list[int]]:
-    """First-fit packing of sequences into ``n_rows`` rows of ``length`` tokens; what does not fit is left out.
-
-    Example: lengths [5, 4, 3, 2], rows of 8 tokens, 2 rows: [[0, 2], [1, 3]].
-
-    Returns:
-      For each row the indices of its sequences; a row may be empty.
-    """
-    rows: list[list[int]] = [[] for _ in range(n_rows)]
-    free = [length] * n_rows
-    for i, need in enumerate(lengths):
-        row = next((r for r in range(n_rows) if need <= free[r]), None)
-        if row is not None:
-            rows[row].append(i)
-            free[row] -= need
-    return rows
-
-
-def _check_lanes(n_chunks: int, lanes: LaneShare) -> None:
-    if n_chunks % lanes.count:
-        raise ValueError(
-            f"image_chunks must be a multiple of data*fsdp: got {n_chunks}, data*fsdp={lanes.count} "
-            "(config.train.image_chunks)"
-        )
+        for i in members:
+            first[names[i]] = at
+            at += int(np.prod(grids[names[i]])) // bucket.packing.merge**2
+    filled = []
+    for c in range(n_chunks):
+        if lanes.first <= c % lanes.total < lanes.first + lanes.count:
+            members = chunks[c] if c < len(chunks) else []
+            filled.append(fill_chunk([(patches_of(names[i]), grids[names[i]]) for i in members], bucket))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+    return *jax.tree.map(lambda x: x.reshape(-1, lanes.count, *x.shape[1:]), stacked), first
 
 
 def assemble(
-    trajectories: Sequence[Trajectory],
-    advantages: np.ndarray,
-    patches_of: Callable[[Trajectory], dict],
+    micro: MicroBatch,
+    samples: Sequence[Sample],
+    patches_of: PatchesOf,
     *,
-    length: int,
     n_chunks: int,
     bucket: VisionBucket,
-    rows: Sequence[Sequence[int]] | None = None,
     lanes: LaneShare = _ONE_LANE,
-    valid: Sequence[bool] | None = None,
 ) -> Batch:
-    """Builds the arrays of B rows, which are all of a batch or one process's part of it.
+    """Builds the arrays of a micro-batch, or of the lanes of one process.
 
     Args:
-      trajectories: what the rows hold.
-      advantages: float32[B].
-      patches_of: the images of a trajectory as {sha256: (float32[n, patch_dim], grid)}.
-      length: T; every row must fit.
-      n_chunks: C.
+      micro: which samples stand where.
+      samples: those that it names.
+      patches_of: sha256 of an image -> float32[n, patch_dim]; called for the images that these lanes encode.
+      n_chunks: C, of all lanes.
       bucket: sizes of a chunk.
-      rows: for each row the indices of its trajectories, which then share it as segments 0, 1, ...; None gives
-        each trajectory a row of its own.
-      lanes: those that these rows and chunks fill; C is a multiple of their count.
-      valid: for each trajectory, whether it is learnt from; the others count in no sum. None: all are.
+      lanes: those whose rows and chunks are built.
 
     Raises:
-      ValueError: a row longer than ``length``, more images than the chunks hold, or chunks that the lanes do not
+      ValueError: a row longer than its width, more images than the chunks hold, or chunks that the lanes do not
         divide.
     """
-    _check_lanes(n_chunks, lanes)
-    rows = [[i] for i in range(len(trajectories))] if rows is None else rows
-    b = len(rows)
-    images: dict = {}
-    for i in sorted({i for row in rows for i in row}):
-        images.update(patches_of(trajectories[i]))
-    patches, layout, first = _pack_images(images, n_chunks, bucket)
-    # Image tokens are counted over the whole batch, wave by wave and lane by lane.
-    shift = np.arange(n_chunks) // lanes.count * (lanes.total - lanes.count) + lanes.first
-    first = {name: at + int(shift[at // bucket.n_features]) * bucket.n_features for name, at in first.items()}
-    waves = jax.tree.map(lambda x: x.reshape(-1, lanes.count, *x.shape[1:]), (patches, layout))
-    out = Batch(
-        tokens=np.zeros((b, length), np.int32),
-        feature_index=np.full((b, length), -1, np.int32),
-        segment_ids=np.full((b, length), -1, np.int32),
-        positions=np.zeros((b, 3, length), np.int32),
-        loss_mask=np.zeros((b, length), bool),
-        sampler_logps=np.zeros((b, length), np.float32),
-        advantages=np.asarray(advantages, np.float32),
-        patches=waves[0],
-        layout=waves[1],
-    )
-    for r, members in enumerate(rows):
-        at = 0
-        for segment, i in enumerate(members):
-            _place(out, r, at, segment, trajectories[i], first, valid is None or bool(valid[i]))
-            at += len(trajectories[i].tokens)
+    patches, layout, first = _pack_images(grids_of(samples, micro.rows), patches_of, n_chunks, bucket, lanes)
+    a_lane = len(micro.rows) // lanes.total
+    rows = micro.rows[lanes.first * a_lane : (lanes.first + lanes.count) * a_lane]
+    out = Batch.empty(len(rows), micro.width, patches, layout)
+    for r, blocks in enumerate(rows):
+        at = segment = 0
+        for block in blocks:
+            at, segment = _place_block(out, r, at, segment, block, samples, first)
     return out
 
 
-def _place(out: Batch, row: int, at: int, segment: int, t: Trajectory, first: dict[str, int], is_valid: bool) -> None:
-    """Writes one trajectory into a row from column ``at`` on."""
-    end, length = at + len(t.tokens), out.tokens.shape[1]
-    if end > length:
+def _place_block(
+    out: Batch, row: int, at: int, segment: int, block: Block, samples: Sequence[Sample], first: Mapping[str, int]
+) -> tuple[int, int]:
+    """Writes a block into a row from a column and a segment on; the column and segment behind it."""
+    shared, prefix, prefix_end = block.prefix_len, -1, -1
+    if shared:
+        _place(out, row, at, segment, samples[block.members[0]], slice(0, shared), first)
+        at, prefix, segment = at + shared, segment, segment + 1
+        prefix_end = at - 1
+    for i in block.members:
+        n = len(samples[i].tokens) - shared
+        _place(out, row, at, segment, samples[i], slice(shared, None), first)
+        out.prefix_ids[row, at : at + n] = prefix
+        out.source[row, at : at + 1] = prefix_end  # what follows a prompt is drawn from the prompt's end
+        at, segment = at + n, segment + 1
+    return at, segment
+
+
+def _place(out: Batch, row: int, at: int, segment: int, sample: Sample, part: slice, first: Mapping[str, int]) -> None:
+    """Writes a part of one sample's tokens into a row from column ``at`` on."""
+    tokens = sample.tokens[part]
+    end = at + len(tokens)
+    if end > out.tokens.shape[1]:
         raise ValueError(
-            f"a trajectory must fit max_tokens: got {end} tokens, max_tokens={length} (config.rollout.max_tokens)"
+            f"a trajectory must fit its row: got {end} tokens, a row of {out.tokens.shape[1]} "
+            "(config.rollout.max_tokens)"
         )
-    out.tokens[row, at:end] = t.tokens
+    out.tokens[row, at:end] = tokens
     out.segment_ids[row, at:end] = segment
-    out.positions[row, :, at:end] = t.positions
-    out.loss_mask[row, at:end] = t.loss_mask if is_valid else False
-    out.sampler_logps[row, at:end] = t.sampler_logps
-    for span in t.images:
-        out.feature_index[row, at + span.start : at + span.start + span.n] = first[span.sha256] + np.arange(span.n)
+    out.source[row, at + 1 : end] = np.arange(at, end - 1)
+    out.positions[row, :, at:end] = sample.positions[:, part]
+    out.loss_mask[row, at:end] = sample.loss_mask[part]
+    for name in ("sampler_logps", "old_logps", "ref_logps", "advantages"):
+        values = getattr(sample, name)
+        if values is not None:
+            getattr(out, name)[row, at:end] = values[part]
+    start, stop, _ = part.indices(len(sample.tokens))
+    for span in sample.images:
+        if start <= span.start < stop:
+            here = at + span.start - start
+            out.feature_index[row, here : here + span.n] = first[span.sha256] + np.arange(span.n)
+
+
+def unpacked(micro: MicroBatch, samples: Sequence[Sample], by_token: np.ndarray) -> dict[int, np.ndarray]:
+    """{index of a sample: float[T]} from values of all rows, float[B, T]; 0 on a prefix that stands once."""
+    found = {}
+    for r, blocks in enumerate(micro.rows):
+        at = 0
+        for block in blocks:
+            at += block.prefix_len
+            for i in block.members:
+                n = len(samples[i].tokens) - block.prefix_len
+                found[i] = np.concatenate([np.zeros(block.prefix_len, by_token.dtype), by_token[r, at : at + n]])
+                at += n
+    return found

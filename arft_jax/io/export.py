@@ -71,7 +71,7 @@ def save_params(
     if "text_config" in layout:
         layout["text_config"] = {**layout["text_config"], **extra, "dtype": dtype}
     with appearing(directory) as folder:
-        write_tensors(folder, headers, _make_get(tensors, shapes, config.family.weights), max_shard_bytes)
+        write_tensors(folder, headers, make_get(tensors, shapes, config.family.weights), max_shard_bytes)
         if folder is not None:
             text = json.dumps(layout, indent=2) + "\n"
             for name, contents in {CONFIG: text.encode(), **(files or {})}.items():
@@ -100,9 +100,16 @@ def _tensors(params: nnx.State, config: Sizes) -> dict[str, tuple[Assignment, in
     return {published_name(name, rules): (item, at) for item in assignments for at, name in enumerate(item.names)}
 
 
-def _make_get(
+def make_get(
     tensors: Mapping[str, tuple[Assignment, int]], shapes: Mapping[str, tuple[int, ...]], rules: WeightNames
 ) -> Callable[[str], np.ndarray]:
+    """get(name) -> values of a tensor as published, cut out of its parameter.
+
+    Args:
+      tensors: name -> the parameter that it comes from and its layer.
+      shapes: as published.
+      rules: the family's.
+    """
     takes: dict[Any, Callable] = {}
     copies: dict[Any, Callable] = {}
 

@@ -26,13 +26,14 @@ def is_finite(values: np.ndarray) -> bool:
     return bool(values.view(np.int16).max() < positive and values.view(np.uint16).max() < negative)
 
 
-def check_finite(values: np.ndarray, name: str, path: str | os.PathLike) -> None:
+def check_finite(values: np.ndarray, name: str, path: str | os.PathLike, key: str = "config.weights") -> None:
     """Raises a ValueError where a value is NaN or infinite.
 
     Args:
       values: of a tensor, or some rows of it.
       name: of the tensor.
       path: of the file that it is in.
+      key: to change.
     """
     if not is_finite(values):
         with np.errstate(invalid="ignore"):  # a signalling NaN would warn
@@ -40,5 +41,5 @@ def check_finite(values: np.ndarray, name: str, path: str | os.PathLike) -> None
         bad = wide[~np.isfinite(wide)]
         raise ValueError(
             f"weights must be finite numbers: got {bad[0]} in {name} of {path}, {bad.size} of {values.size} values "
-            "looked at (config.weights)"
+            f"looked at ({key})"
         )

@@ -82,6 +82,24 @@ def _gather(values: np.ndarray) -> np.ndarray:
         return np.asarray(multihost_utils.process_allgather(values))
 
 
+_PIECE = 32 << 20  # bytes that a process sends at once: every device holds as many of each process for a moment
+
+
+def gather_bytes(mine: bytes) -> list[bytes]:
+    """What each process gives, in their order."""
+    if jax.process_count() == 1:
+        return [mine]
+    lengths = _gather(np.array(len(mine))).tolist()
+    found = [bytearray() for _ in lengths]
+    for at in range(0, max(lengths), _PIECE):
+        piece = np.zeros(min(_PIECE, max(lengths) - at), np.uint8)
+        here = np.frombuffer(mine[at : at + len(piece)], np.uint8)
+        piece[: len(here)] = here
+        for whole, row in zip(found, _gather(piece), strict=True):
+            whole += row.tobytes()
+    return [bytes(whole[:n]) for whole, n in zip(found, lengths, strict=True)]
+
+
 def mean_of(values: Mapping[str, float]) -> dict[str, float]:
     """The mean over processes of each figure; a process without one (nan, or no such name) is left out of it."""
     if jax.process_count() == 1:

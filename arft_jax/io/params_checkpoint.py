@@ -51,7 +51,7 @@ def read_host(directory: str | os.PathLike, step: int) -> dict[str, Any]:
     return _read_meta(directory, step)["host"]
 
 
-def read_params(directory: str | os.PathLike, step: int, params: nnx.State) -> nnx.State:
+def read_params(directory: str | os.PathLike, step: int, params: nnx.State, *, part: bool = False) -> nnx.State:
     """The parameters of a good step, in the types in which they were saved.
 
     Args:
@@ -59,6 +59,7 @@ def read_params(directory: str | os.PathLike, step: int, params: nnx.State) -> n
       step: of :func:`newest_good_step`.
       params: ``nnx.state(model, nnx.Param)``, abstract: paths, shapes and, where they have any, shardings are read;
         without one a parameter comes to the first device.
+      part: these are some of its parameters: the others are left unread.
 
     Raises:
       ValueError: a checkpoint of another model, every difference named.
@@ -67,7 +68,7 @@ def read_params(directory: str | os.PathLike, step: int, params: nnx.State) -> n
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     places = {name: getattr(leaf, "sharding", None) or first for name, leaf in named.items()}
     spec = _read_meta(directory, step)["spec"]
-    spec = {name: leaf for name, leaf in spec.items() if name.startswith(_PARAMS)}
+    spec = {name: leaf for name, leaf in spec.items() if name.startswith(_PARAMS) and (name in named or not part)}
     types = {name: np.dtype(spec[name][1] if name in spec else leaf.dtype) for name, leaf in named.items()}
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, types[name], sharding=places[name]) for name, leaf in named.items()

@@ -130,6 +130,17 @@ def open_tensors(directory: str | os.PathLike) -> Iterator[TensorFiles]:
         yield TensorFiles(places, stack)
 
 
+@contextlib.contextmanager
+def open_file(path: pathlib.Path) -> Iterator[TensorFiles]:
+    """Opens one safetensors file; reads its header, no values.
+
+    Raises:
+      ValueError: it is not there, truncated or corrupt.
+    """
+    with contextlib.ExitStack() as stack:
+        yield TensorFiles(_read_header(path), stack)
+
+
 def _why_none(folder: pathlib.Path) -> str:
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     pickles = [name for name in files if name.endswith(_PICKLES)]
@@ -211,6 +222,7 @@ def write_tensors(
     headers: Mapping[str, Header],
     get: Callable[[str], np.ndarray],
     max_shard_bytes: int,
+    single: str = SINGLE,
 ) -> None:
     """Writes ``model.safetensors``, or shards and their index where one file would be over the limit.
 
@@ -219,11 +231,12 @@ def write_tensors(
       headers: shape and type of each tensor as it shall be on disk.
       get: the values, asked for once, in any type and stride; no two are held at once.
       max_shard_bytes: limit of a file's data.
+      single: name of the file where one is enough.
     """
     shards = plan_shards(headers, max_shard_bytes)
     weight_map = {}
     for number, names in enumerate(shards, start=1):
-        file_name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file_name = single if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file_name)
         with open(os.devnull if folder is None else folder / file_name, "wb") as file:
             file.write(_encode_header(names, headers))

@@ -64,11 +64,13 @@ def _renamed(name: str, prefixes: Sequence[tuple[str, str]]) -> str:
 
 
 def _is_kernel(path: str, rules: WeightNames) -> bool:
-    return path.endswith(".kernel") or path in rules.matrices
+    return path.endswith((".kernel", ".lora_a", ".lora_b")) or path in rules.matrices
 
 
 def _in_out(path: str, shape: tuple[int, ...], rules: WeightNames) -> tuple[int, int]:
     n_inputs = 2 if path in rules.two_input_axes else 1
+    if path.endswith(".lora_a"):  # [*inputs, r]; lora_b is [r, *outputs]
+        n_inputs = len(shape) - 1
     return math.prod(shape[:n_inputs]), math.prod(shape[n_inputs:])
 
 

@@ -127,7 +127,7 @@ def load_params(
             check_finite(values, name, files.path_of(name))
             return values
 
-        return _fill(chosen, files.headers, read, shardings, rules)
+        return fill(chosen, files.headers, read, shardings, rules)
 
 
 def params_from_hf(
@@ -148,18 +148,25 @@ def params_from_hf(
     """
     headers = {name: Header(tuple(np.shape(tensor)), np.dtype(tensor.dtype).name) for name, tensor in tensors.items()}
     assignments = assign(params, headers, lambda one, other: np.array_equal(tensors[one], tensors[other]), rules)
-    return _fill(
-        assignments, headers, lambda name, start, stop: np.asarray(tensors[name])[start:stop], shardings, rules
-    )
+    return fill(assignments, headers, lambda name, start, stop: np.asarray(tensors[name])[start:stop], shardings, rules)
 
 
-def _fill(
+def fill(
     assignments: list[Assignment],
     headers: Mapping[str, Header],
     read: Callable[[str, int, int], np.ndarray],
     shardings: Any,
     rules: WeightNames,
 ) -> nnx.State:
+    """The parameters of these assignments with the values of their tensors, in their places.
+
+    Args:
+      assignments: of :func:`weight_rules.assign`.
+      headers: of the tensors.
+      read: (name, first row, row behind the last) -> values.
+      shardings, rules: as of :func:`load_params`.
+    """
+
     def piece_of(item: Assignment, name: str, dtype: np.dtype) -> np.ndarray:
         return _read(item, name, dtype, read, rules)
 

@@ -69,6 +69,8 @@ class WeightNames:
       prefixes: (beginning of a name in a file, beginning in ``names``), the first that fits counts: files of several
         layouts are then read alike.
       written: (beginning in ``names``, beginning in the files that are written).
+      modules: (beginning in ``names``, beginning of the name of the module in transformers' model), which adapters are
+        named after; empty: as ``written``.
       matrices: paths of parameters that are published transposed although their path does not end in ``kernel``.
       two_input_axes: paths of kernels with two input axes.
       convolutions: path -> published shape behind the output axis, of kernels that are published as a convolution's.
@@ -79,6 +81,7 @@ class WeightNames:
     names: Mapping[str, str]
     prefixes: tuple[tuple[str, str], ...] = ()
     written: tuple[tuple[str, str], ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
     matrices: tuple[str, ...] = ("text.unembedding",)
     two_input_axes: tuple[str, ...] = ()
     convolutions: Mapping[str, Callable[[Any], tuple[int, ...]]] = dataclasses.field(default_factory=dict)
@@ -91,9 +94,10 @@ class Family:
     """One kind of model.
 
     The module that ``make`` builds has the methods ``encode(patches, layout)``, ``embed(tokens, features,
-    feature_index)``, ``hidden``, ``hidden_cached``, ``unstacked_layers`` and ``logits``, as the bundled one documents
-    them. What ``embed`` returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree. The turns
-    of a conversation are framed as in ChatML for every family.
+    feature_index)``, ``hidden(embeds, positions, segment_ids, prefix_ids=None)``, ``hidden_cached``,
+    ``unstacked_layers``, ``unembedding_kernel`` and ``logits``, as the bundled one documents them. What ``embed``
+    returns goes to ``hidden`` and ``hidden_cached`` as it is, so it may be any pytree. The turns of a conversation are
+    framed as in ChatML for every family.
 
     Args:
       name: word for messages.

@@ -18,7 +18,7 @@ from arft_jax.words import ATTENTION_FORMS
 _MASKED = -1e30  # finite, so that a row with nothing to attend to has no NaN in its gradient
 _PLAIN_UP_TO = 2**16  # scores a head: above, "auto" works in chunks
 _LEAST = -1e29  # below every score but those of columns that are not seen
-_Q_SEGMENTS = ("q_segment",)  # fields of a mask that name segments whose columns the query sees
+_Q_SEGMENTS = ("q_segment", "q_prefix")  # fields of a mask that name segments whose columns the query sees
 BLOCK = 128  # tokens: the most queries, and the most columns, that meet at once in the chunked form
 ATTENDED = "attended"  # name of what the chunked form keeps for its backward pass, for jax.checkpoint
 
@@ -27,23 +27,27 @@ class Mask(NamedTuple):
     """Query t sees column s where their segments are equal and not negative, and ``kv_at[s] <= q_at[t]``.
 
     Example, segments [0, 0, 1, -1] on both sides and ``at`` counting from 0: query 1 sees columns 0 and 1, query 2
-    sees column 2, query 3 (padding) sees none.
+    sees column 2, query 3 (padding) sees none. With ``q_prefix`` [-1, -1, 0, -1] query 2 sees columns 0 and 1 too.
 
     Args:
       q_segment: int32[B, T].
       kv_segment: int32[B, S].
       q_at: int32[B, T], None: no order, every column of the segment is seen.
       kv_at: int32[B, S], with ``q_at``.
+      q_prefix: int32[B, T], a second segment that the query sees, -1: none. None: no query has one.
     """
 
     q_segment: jax.Array
     kv_segment: jax.Array
     q_at: jax.Array | None = None
     kv_at: jax.Array | None = None
+    q_prefix: jax.Array | None = None
 
     def dense(self) -> jax.Array:
         """bool[B, T, S]."""
         seen = self.q_segment[:, :, None] == self.kv_segment[:, None, :]
+        if self.q_prefix is not None:
+            seen |= self.q_prefix[:, :, None] == self.kv_segment[:, None, :]
         seen &= (self.kv_segment >= 0)[:, None, :]
         if self.q_at is None:
             return seen
@@ -73,6 +77,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
     arrays["kv_segment"] = (mask.kv_segment, "BS")
     if mask.q_at is not None:
         arrays |= dict(q_at=(mask.q_at, "BT"), kv_at=(mask.kv_at, "BS"))
+    if mask.q_prefix is not None:
+        arrays["q_prefix"] = (mask.q_prefix, "BT")
     sizes = check_axes(**arrays)
     n_heads, n_kv = sizes["N"], sizes["K"]
     if n_heads % n_kv:
@@ -89,18 +95,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, implementati
 
 
 def attend_causal(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, implementation: str = "auto"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    prefix_ids: jax.Array | None = None,
+    *,
+    implementation: str = "auto",
 ) -> jax.Array:
     """:func:`attend` over whole sequences: a token sees its own segment's columns up to its own.
+
+    With ``prefix_ids`` it also sees the columns before it of one other segment: sequences that begin alike have that
+    beginning once, as a segment in front of them.
 
     Args:
       q: float[B, T, N, H].
       k, v: float[B, T, K, H].
       segment_ids: int32[B, T], -1 for padding.
+      prefix_ids: int32[B, T], the other segment that a token sees, -1: none; None: no token has one.
       implementation: as there.
     """
     at = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
-    return attend(q, k, v, Mask(segment_ids, segment_ids, at, at), implementation=implementation)
+    return attend(q, k, v, Mask(segment_ids, segment_ids, at, at, prefix_ids), implementation=implementation)
 
 
 def attend_segments(

@@ -6,8 +6,9 @@ Visual-ARFT (arXiv 2505.14246), section 3, equation R_total(q, o) = R_format(o) 
 import dataclasses
 from collections.abc import Callable
 
-from arft_jax.rewards import form, outcome, recorded, text
+from arft_jax.rewards import form, length, outcome, recorded, text
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, score_extra
+from arft_jax.rewards.length import Overlong
 from arft_jax.trajectory import Status, Trajectory
 
 PARTS = ("format", "f1", "em", "problem", "step", "accuracy", "total")  # what every scored trajectory has
@@ -87,19 +88,21 @@ def score_trajectory(
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Gives ended trajectories their rewards: R_total, and the user's own functions on top.
+    """Gives ended trajectories their rewards: R_total, and on top the penalty on length and the user's own functions.
 
     Args:
       weights: how R_total adds up.
       embed: compares a recorded step's query.
       extra: the user's functions; the total gains weight times value of each.
       on_failure: told of every failure of such a function.
+      overlong: the penalty on length, which the total gains with its weight; None: there is none.
     """
 
     weights: RewardWeights = RewardWeights()
     embed: recorded.Embed | None = None
     extra: tuple[ExtraReward, ...] = ()
     on_failure: Callable[[RewardFailure], None] | None = None
+    overlong: Overlong | None = None
 
     def __call__(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory with its rewards; as it is after an infrastructure failure.
@@ -110,6 +113,9 @@ class Scorer:
         if trajectory.status is Status.INFRA:
             return trajectory
         rewards = score_trajectory(trajectory, self.weights, self.embed)
+        if self.overlong is not None:
+            rewards[length.NAME] = self.overlong(trajectory)
+            rewards["total"] += self.overlong.weight * rewards[length.NAME]
         try:
             for extra in self.extra:
                 found = score_extra(extra, trajectory)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from arft_jax.rollout.renderer import Renderer
-from arft_jax.rollout.request import Request, RolloutLimits
+from arft_jax.rollout.request import OnGroup, Request, RolloutLimits
 from arft_jax.rollout.scheduler import Scheduler
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.rollout.trace import RolloutCosts, Timeline
@@ -81,6 +81,7 @@ class Engine:
         max_turns: int | None = None,
         max_turn_tokens: int | None = None,
         on_finish: Callable[[Trajectory], None] | None = None,
+        on_group: OnGroup | None = None,
         version: int = 0,
         context: str = "append",
         timeline: Timeline | None = None,
@@ -97,12 +98,14 @@ class Engine:
           temperature: 0 is greedy.
           max_turns, max_turn_tokens: override the limits' (evaluation may allow more than training).
           on_finish: called with each trajectory as it ends.
+          on_group: called with the place of a request and its trajectories by row, as soon as all of them have ended. A
+            request that it returns begins in that place while the others go on; None keeps what is there.
           version: of the policy's weights, for the record.
           context: ``append``, or ``rerender``: each turn has a prompt of its own (rerender.py); greedy alone.
           timeline: records the states of every slot.
 
         Returns:
-          For each request its trajectories by row.
+          For each request, or what took its place last, its trajectories by row.
 
         Raises:
           ValueError: a prompt that does not fit, a context that is unknown or not greedy; before any compute.
@@ -112,7 +115,7 @@ class Engine:
             max_turns=max_turns or self.limits.max_turns,
             max_turn_tokens=max_turn_tokens or self.limits.max_turn_tokens,
         )
-        options = dict(held=self.held, on_finish=on_finish, timeline=timeline, context=context)
+        options = dict(held=self.held, on_finish=on_finish, on_group=on_group, timeline=timeline, context=context)
         scheduler = self._scheduler(limits, toolbox, temperature, **options)
         scheduler.begin(requests, rng)
         self._play(scheduler, params, version, lambda: scheduler.n_done == len(scheduler.groups))

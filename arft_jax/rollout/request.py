@@ -1,6 +1,7 @@
 """What a rollout is asked for, how far each request has come, and the sizes and budgets of a rollout."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,6 +44,9 @@ class Request:
     rng: np.ndarray | None = None
 
 
+OnGroup = Callable[[int, list[Trajectory]], Request | None]  # place of a request, its rows -> what takes its place
+
+
 @dataclasses.dataclass
 class Group:
     """The rows of one request.
@@ -64,6 +68,12 @@ class Group:
     left: int
     n_begun: int = 0
     version: int | None = None
+
+    @classmethod
+    def of(cls, request: Request, segment: Segment, key: np.ndarray) -> "Group":
+        """A group of which no row has begun; ``key`` is for a request that has none of its own."""
+        own, n = key if request.rng is None else request.rng, request.n_rows
+        return cls(request, segment, np.asarray(own, np.uint32), [None] * n, n)
 
     def begin(self, n: int, version: int) -> range:
         """Gives slots to the next ``n`` rows, whose numbers it returns; the first ones make ``version`` the group's."""

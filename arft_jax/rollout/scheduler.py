@@ -18,7 +18,7 @@ from arft_jax.protocol import Answer, Malformed
 from arft_jax.rollout import trace
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.renderer import Renderer
-from arft_jax.rollout.request import Group, Request, RolloutLimits, check_prompt, check_rows
+from arft_jax.rollout.request import Group, OnGroup, Request, RolloutLimits, check_prompt, check_rows
 from arft_jax.rollout.rerender import rerendered
 from arft_jax.rollout.row import Feed, Injection, Row
 from arft_jax.rollout.slots import SlotMachine
@@ -42,6 +42,8 @@ class Scheduler:
       held: slots of rows that are not this scheduler's and stand still.
       overlap: the next decode call is dispatched before the last one is read.
       on_finish: called with each trajectory as it ends.
+      on_group: called with a group's number, counted in the order of :meth:`begin`, and its rows as soon as all of them
+        have ended; a request that it returns takes the group's place and is queued. None: the group stays.
       timeline: records the states of every slot.
       context: ``append``: an observation stands behind the turn that asked for it. ``rerender``: each turn has a prompt
         of its own; a trajectory is then its last prompt and turn, earlier turns being texts without a span.
@@ -61,6 +63,7 @@ class Scheduler:
         held: frozenset[int] = frozenset(),
         overlap: bool = True,
         on_finish: Callable[[Trajectory], None] | None = None,
+        on_group: OnGroup | None = None,
         timeline: Timeline | None = None,
         context: str = "append",
     ):
@@ -73,7 +76,7 @@ class Scheduler:
         self.slots, self.renderer, self.limits = slots, renderer, limits
         self.toolbox, self.temperature, self.context = toolbox, temperature, context
         self._held, self._overlap = held, overlap
-        self._on_finish, self._timeline = on_finish, timeline
+        self._on_finish, self._on_group, self._timeline = on_finish, on_group, timeline
         self.params, self.version = None, 0
         self.groups: dict[int, Group] = {}  # in the order of their begin
         self._n_begun = 0
@@ -87,6 +90,7 @@ class Scheduler:
         self.unread: deque[tuple[int, DecodeReport]] = deque()  # decode calls by number
         self.costs = RolloutCosts()
         self._feeder: Feeder | None = None
+        self._common = np.zeros(2, np.uint32)  # key of requests that have none of their own
         self._keys = np.zeros((limits.n_slots, 2), np.uint32)
         self._keys_put: jax.Array | None = None  # None: they have changed since they were
         self._dispatched = False
@@ -109,13 +113,15 @@ class Scheduler:
         """
         if not requests:
             return
-        common = np.asarray(jax.device_get(jax.random.key_data(rng)))
+        self._common = np.asarray(jax.device_get(jax.random.key_data(rng)))
         segments = [self._prompt(request) for request in requests]
         for request, segment in zip(requests, segments, strict=True):
-            key, n = common if request.rng is None else request.rng, request.n_rows
-            self.groups[self._n_begun] = Group(request, segment, np.asarray(key, np.uint32), [None] * n, n)
-            self.queue.append(self._n_begun)
+            self._queue_up(self._n_begun, Group.of(request, segment, self._common))
             self._n_begun += 1
+
+    def _queue_up(self, number: int, group: Group) -> None:
+        self.groups[number] = group
+        self.queue.append(number)
 
     @property
     def n_done(self) -> int:
@@ -337,11 +343,16 @@ class Scheduler:
         self._mark([row.slot], trace.IDLE)
         trajectory = row.trajectory(status)
         row.context.close()
-        self.groups[row.request].finish(trajectory)
+        group = self.groups[row.request]
+        group.finish(trajectory)
         del self.rows[row.slot]
         self.free.append(row.slot)
         if self._on_finish is not None:
             self._on_finish(trajectory)
+        if group.left == 0 and self._on_group is not None:
+            again = self._on_group(row.request, group.rows)
+            if again is not None:  # nothing of the old group is in a slot: its number is free
+                self._queue_up(row.request, Group.of(again, self._prompt(again), self._common))
 
 
 def _answer(future: concurrent.futures.Future) -> Observation:

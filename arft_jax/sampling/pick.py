@@ -82,12 +82,17 @@ def log_probs(
     Raises:
       ValueError: an ``allowed`` that is not bool[V], or a setting out of range.
     """
+    return jax.nn.log_softmax(scores(logits, allowed, temperature, top_k, top_p), axis=-1)
+
+
+def scores(
+    logits: jax.Array, allowed: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> jax.Array:
+    """float32[..., V] whose softmax is the distribution of :func:`log_probs`; :data:`LOG_ZERO` where p = 0.
+
+    Arguments and errors are those of :func:`log_probs`.
+    """
     _check(logits, allowed, temperature, top_k, top_p)
-    return jax.nn.log_softmax(_scores(logits, allowed, temperature, top_k, top_p), axis=-1)
-
-
-def _scores(logits: jax.Array, allowed: jax.Array, temperature: float, top_k: int, top_p: float) -> jax.Array:
-    """float32[..., V] whose softmax is the distribution; LOG_ZERO where p = 0."""
     logits = logits.astype(jnp.float32)
     if temperature not in (0.0, 1.0):
         logits = logits * (1.0 / temperature)
@@ -153,10 +158,9 @@ def pick(
     Raises:
       ValueError: as :func:`log_probs`.
     """
-    _check(logits, allowed, temperature, top_k, top_p)
-    scores = _scores(logits, allowed, temperature, top_k, top_p)
-    below = scores - scores.max(axis=-1, keepdims=True)
+    values = scores(logits, allowed, temperature, top_k, top_p)
+    below = values - values.max(axis=-1, keepdims=True)
     weights = jnp.exp(below)
     total = weights.sum(axis=-1)
-    tokens = _draw(keys, weights) if temperature > 0 else jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    tokens = _draw(keys, weights) if temperature > 0 else jnp.argmax(values, axis=-1).astype(jnp.int32)
     return tokens, jnp.take_along_axis(below, tokens[:, None], axis=-1)[:, 0] - jnp.log(total)

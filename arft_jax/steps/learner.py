@@ -1,12 +1,12 @@
-"""The learner's programs: ``score`` (log-probs of finished rows) and ``update`` (one optimiser step).
+"""The learner's programs: ``score`` (log-probs), ``accumulate`` (gradients of a micro-batch), ``apply`` (the step).
 
 The forward pass, the banned tokens and the temperature are the sampler's, so the trainer's distribution is
 the sampler's. GRPO as in Visual-ARFT (arXiv 2505.14246, section 3); the warm start is the same program with
-a different loss. Departure: a non-finite gradient leaves params and optimiser state as they were, and is
-counted, where optax.apply_if_finite would in the end apply it.
+a different loss. What the gradient does to the parameters is in ``optimizer.py``.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,39 +16,44 @@ from flax import nnx
 
 from arft_jax.models.lora import split_trainable, without_adapters
 from arft_jax.ops import logps as logps_ops
-from arft_jax.rl import advantages, corrections, objectives
+from arft_jax.rl import advantages, objectives
 from arft_jax.sampling import pick
 from arft_jax.sharding import Placement
+from arft_jax.steps.optimizer import init_opt_state, places_of
 
 
 class Objective(NamedTuple):
     """Static settings of the loss.
 
     Args:
-      kind: ``policy`` (GRPO) or ``imitation`` (cross-entropy on the masked tokens).
+      kind: ``policy`` or ``imitation`` (cross-entropy on the masked tokens).
+      policy: settings of the policy loss.
       temperature, top_k, top_p: of the sampler.
-      epsilon_low, epsilon_high: clip bounds of the ratio.
-      beta: weight of the k3 KL to the reference.
-      aggregation: ``token`` or ``sequence``.
-      on_policy: the batch is used once, so the ratio is exp(logp - stop_gradient(logp)).
       logps_chunk: positions whose logits are held at once.
-      importance: ``none``, ``token`` or ``sequence``: truncated importance sampling for tokens that were sampled by
-        another policy than the one whose log-probs are the ratio's ``old``: older weights, another kernel.
-      importance_cap: largest weight.
+      shares_prompts: rows hold prompts that several samples share.
     """
 
     kind: str = "policy"
+    policy: objectives.PolicySettings = objectives.PolicySettings()
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    epsilon_low: float = objectives.EPSILON_LOW
-    epsilon_high: float = objectives.EPSILON_HIGH
-    beta: float = 0.0
-    aggregation: str = "token"
-    on_policy: bool = True
     logps_chunk: int = 64
-    importance: str = "none"
-    importance_cap: float = 2.0
+    shares_prompts: bool = False
+
+
+class Whole(NamedTuple):
+    """What a micro-batch must know of the update that it is a part of.
+
+    Args:
+      n_tokens: float32[], tokens to learn from.
+      n_rows: float32[], samples that have one.
+      on_policy: bool[], the parameters are those whose log-probs are the ratio's old ones.
+    """
+
+    n_tokens: jax.Array
+    n_rows: jax.Array
+    on_policy: jax.Array
 
 
 def _encode_chunks(model, patches, layout):
@@ -71,143 +76,149 @@ def _encode_chunks(model, patches, layout):
     return features.reshape(-1, features.shape[-1])
 
 
-def _logps(graphdef, objective: Objective, params, batch, allowed):
-    """(logps, entropy), each float32[B, T], of every token under the sampler's distribution."""
+def _logps(graphdef, objective: Objective, placement: Placement | None, params, batch, allowed):
+    """(logps, entropy), each float32[B, T], of the loss's tokens under the sampler's distribution; 0 elsewhere."""
     model = nnx.merge(graphdef, params)
     features = _encode_chunks(model, batch.patches, batch.layout)
     embeds = model.embed(batch.tokens, features, batch.feature_index)
-    hidden = model.hidden(embeds, batch.positions, batch.segment_ids)
-    log_probs = functools.partial(
-        pick.log_probs,
-        allowed=allowed,
-        temperature=objective.temperature,
-        top_k=objective.top_k,
-        top_p=objective.top_p,
+    prefixes = (batch.prefix_ids,) if objective.shares_prompts else ()
+    hidden = model.hidden(embeds, batch.positions, batch.segment_ids, *prefixes)
+    scores = functools.partial(
+        pick.scores, temperature=objective.temperature, top_k=objective.top_k, top_p=objective.top_p
     )
-    return logps_ops.token_logps(hidden, model.logits, batch.tokens, log_probs, objective.logps_chunk)
+    token_logps = logps_ops.token_logps if placement is None else placement.token_logps
+    return token_logps(
+        hidden,
+        model.unembedding_kernel(),
+        batch.tokens,
+        allowed,
+        unembed=model.logits,
+        scores=scores,
+        chunk=objective.logps_chunk,
+        source=batch.source,
+        mask=batch.loss_mask,
+    )
 
 
-def _loss(params, graphdef, objective: Objective, batch, allowed, old_logps, ref_logps):
-    logps, entropy = _logps(graphdef, objective, params, batch, allowed)
-    mask = batch.loss_mask
-    weight = mask.astype(jnp.float32)
-    n = jnp.maximum(weight.sum(), 1.0)
+def _loss(trained, frozen, graphdef, objective: Objective, placement, batch, allowed, whole: Whole):
+    params = nnx.merge_state(trained, frozen)
+    logps, entropy = _logps(graphdef, objective, placement, params, batch, allowed)
     if objective.kind == "imitation":
-        loss = objectives.sft_loss(logps, mask)
-        stats = {"nll": loss, "n_tokens": weight.sum(), "likely_frac": jnp.where(logps > -0.7, weight, 0.0).sum() / n}
-    else:
-        old = jax.lax.stop_gradient(logps) if objective.on_policy else old_logps
-        weights, weight_stats = None, {}
-        if objective.importance != "none":
-            cap = objective.importance_cap
-            weights = corrections.importance_weights(
-                batch.sampler_logps, old, mask, cap=cap, level=objective.importance
-            )
-            weight_stats = corrections.weight_stats(weights, mask, cap)
-        loss, stats = objectives.policy_loss(
-            logps,
-            old,
-            batch.advantages,
-            mask,
-            epsilon_low=objective.epsilon_low,
-            epsilon_high=objective.epsilon_high,
-            beta=objective.beta,
-            ref_logps=ref_logps if objective.beta > 0 else None,
-            weights=weights,
-            aggregation=objective.aggregation,
-        )
-        stats |= corrections.gap_stats(batch.sampler_logps, old, mask) | weight_stats
-    return loss, stats | {"entropy": (entropy * weight).sum() / n, "loss": loss}
+        loss, stats = objectives.sft_loss(logps, batch.loss_mask, entropy=entropy, n_tokens=whole.n_tokens)
+        return loss, stats | {"loss": loss}
+    loss, stats = objectives.policy_loss(
+        logps,
+        batch.advantages,
+        batch.loss_mask,
+        settings=objective.policy,
+        segment_ids=batch.segment_ids,
+        old_logps=batch.old_logps,
+        ref_logps=batch.ref_logps,
+        sampler_logps=batch.sampler_logps,
+        entropy=entropy,
+        on_policy=whole.on_policy,
+        n_tokens=whole.n_tokens,
+        n_rows=whole.n_rows,
+    )
+    return loss, stats | {"loss": loss}
 
 
-def _update(graphdef, objective, optimizer, params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps):
-    trained, frozen = split_trainable(params)
-
-    def loss(trained):
-        whole = nnx.merge_state(trained, frozen)
-        return _loss(whole, graphdef, objective, batch, allowed, old_logps, ref_logps)
-
-    grads, stats = jax.grad(loss, has_aux=True)(trained)
-    norm = optax.tree.norm(grads)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes types where the caller may forbid it
-        updates, new_opt_state = optimizer.update(grads, opt_state, trained)
-    finite = jnp.isfinite(norm)
-
-    def keep(new, old):
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-    new = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), trained, updates)
-    stats = stats | {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
-    new_params = nnx.merge_state(keep(new, trained), frozen)
-    return new_params, keep(new_opt_state, opt_state), stats
-
-
-def make_optimizer(*, clip_norm: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
-    """Global-norm clipping and AdamW without the learning rate, which ``update`` takes as an argument."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=b1, b2=b2), optax.add_decayed_weights(weight_decay)
+def abstract_gradients(params):
+    """Gradients as shapes with shardings: float32, each beside its parameter."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), split_trainable(params)[0]
     )
 
 
-def _places(tree):
-    """The sharding of every array."""
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+def make_zeros(params):
+    """zeros() -> gradients of 0."""
+    shapes = abstract_gradients(params)
+    return jax.jit(
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), out_shardings=places_of(shapes)
+    )
 
 
-def make_update(graphdef, objective: Objective, optimizer: optax.GradientTransformation, like: tuple | None = None):
-    """update(params, opt_state, batch, allowed, learning_rate, old_logps, ref_logps) -> (params, opt_state, stats).
+def make_accumulate(graphdef, objective: Objective, like=None, placement: Placement | None = None):
+    """accumulate(params, gradients, batch, allowed, whole) -> (gradients, stats): those of one micro-batch more.
 
-    ``params`` and ``opt_state`` are donated; log-probs that the objective does not use may be zeros.
+    ``gradients`` are float32, begin at 0 (:func:`make_zeros`) and are donated. Loss, gradients and stats of an update's
+    micro-batches add up to the update's; a stat whose name ends in ``_max`` is the largest of theirs.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: the loss.
-      optimizer: of :func:`make_optimizer`.
-      like: (params, opt_state), arrays or shapes with shardings: where the new ones shall lie, so that the second
-        step finds them where the first did. None: wherever the compiler puts them.
+      like: parameters, arrays or shapes with shardings, beside which the gradients shall lie. None: wherever the
+        compiler puts them.
+      placement: of the run; None: one device.
     """
-    places = None if like is None else (*_places(like), None)
-    update = functools.partial(_update, graphdef, objective, optimizer)
-    return jax.jit(update, donate_argnums=(0, 1), out_shardings=places)
+
+    def accumulate(params, gradients, batch, allowed, whole):
+        trained, frozen = split_trainable(params)
+        of_batch = (frozen, graphdef, objective, placement, batch, allowed, whole)
+        more, stats = jax.grad(_loss, has_aux=True)(trained, *of_batch)
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), gradients, more), stats
+
+    places = None if like is None else (places_of(split_trainable(like)[0]), None)
+    return jax.jit(accumulate, donate_argnums=(1,), out_shardings=places)
 
 
-def make_score(graphdef, objective: Objective, base: bool = False):
-    """score(params, batch, allowed) -> float32[B, T] log-probs of the batch's tokens.
+def joined_stats(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The stats of an update from those of its micro-batches."""
+    return {
+        name: (max if name.endswith("_max") else sum)(part[name] for part in parts)
+        for name in (parts[0] if parts else ())
+    }
+
+
+def make_score(graphdef, objective: Objective, base: bool = False, placement: Placement | None = None):
+    """score(params, batch, allowed) -> float32[B, T] log-probs of the loss's tokens, 0 elsewhere, on every device.
 
     Args:
       graphdef: of ``nnx.split(model)``.
       objective: of the loss that will read them.
       base: of the frozen base, adapters left out: the reference policy where only adapters are trained.
+      placement: of the run; None: one device.
     """
 
     def score(params, batch, allowed):
         params = without_adapters(params) if base else params
-        return _logps(graphdef, objective, params, batch, allowed)[0]
+        return _logps(graphdef, objective, placement, params, batch, allowed)[0]
 
-    return jax.jit(score)
+    return jax.jit(score, out_shardings=None if placement is None else placement.whole)
 
 
-def make_advantages(group_size: int, scale: str):
-    """advantages(rewards float32[B], valid bool[B]) -> (advantages float32[B], stats)."""
+def make_advantages(group_size: int, settings: advantages.AdvantageSettings):
+    """advantages(rewards float32[B], valid bool[B], n_tokens int32[B], change=None) -> (Advantages, stats)."""
 
-    def compute(rewards, valid):
-        return advantages.group_advantages(rewards, group_size, valid, scale=scale)
+    def compute(rewards, valid, n_tokens, change=None):
+        return advantages.step_advantages(
+            rewards, valid, settings=settings, group_size=group_size, n_tokens=n_tokens, change=change
+        )
 
     return jax.jit(compute)
 
 
-def init_opt_state(optimizer: optax.GradientTransformation, params, placement: Placement | None = None):
-    """The optimiser's state for fresh moments, each placed as its parameter is (zeros follow from no input)."""
-    params = split_trainable(params)[0]
-    if placement is None:
-        return jax.device_put(jax.jit(optimizer.init)(params), jax.tree.leaves(params)[0].sharding)
-    places = placement.params(jax.eval_shape(optimizer.init, params))
-    return jax.jit(optimizer.init, out_shardings=places)(params)
+def make_reward_change(settings: objectives.PolicySettings):
+    """change(logps, ref_logps, loss_mask) -> (float32[B, T], RewardChange), of a KL term in the reward.
+
+    All arguments [B, T]; see :func:`arft_jax.rl.advantages.reward_change`.
+    """
+
+    def compute(logps, ref_logps, loss_mask):
+        kl = objectives.kl_to_reference(logps, ref_logps, loss_mask, settings.kl)
+        return advantages.reward_change(kl, loss_mask, settings.beta)
+
+    return jax.jit(compute)
 
 
 def copy_params(params):
     """A copy on the device, for a reference policy that outlives donation."""
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_places(params))(params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places_of(params))(params)
+
+
+def copy_trained(params):
+    """A copy of what is trained, which ``models.lora.with_trained`` puts back: the adapters, or everything."""
+    return copy_params(split_trainable(params)[0])
 
 
 def placed_shapes(tree, placement: Placement):
@@ -223,12 +234,13 @@ def abstract_train_state(
     """:func:`train_state` as shapes with shardings: what a checkpoint is read into."""
     opt_state = placed_shapes(jax.eval_shape(optimizer.init, split_trainable(params)[0]), placement)
     params = placed_shapes(params, placement)
-    return {"params": params, "opt_state": opt_state, "ref_params": params if with_reference else None}
+    reference = split_trainable(params)[0] if with_reference else None
+    return {"params": params, "opt_state": opt_state, "ref_params": reference}
 
 
 def train_state(
     optimizer: optax.GradientTransformation, params, with_reference: bool, placement: Placement | None = None
 ) -> dict:
-    """What a checkpoint holds: params, optimiser state, and the reference policy where there is one."""
-    reference = copy_params(params) if with_reference else None
+    """What a checkpoint holds: params, optimiser state, and what is trained of a reference policy that is kept."""
+    reference = copy_trained(params) if with_reference else None
     return {"params": params, "opt_state": init_opt_state(optimizer, params, placement), "ref_params": reference}

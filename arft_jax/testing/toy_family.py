@@ -135,13 +135,16 @@ class Toy(nnx.Module):
         angles = mrope_angles(positions, text.head_dim, text.rope_theta, text.mrope_section)
         return jnp.cos(angles), jnp.sin(angles)
 
-    def hidden(self, embeds: Embeds, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    def hidden(
+        self, embeds: Embeds, positions: jax.Array, segment_ids: jax.Array, prefix_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Whole sequences -> float[B, T, D]."""
         cos, sin = self._rotary(positions)
+        ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids)
 
         def body(x: jax.Array, layer: nnx.Module, index: jax.Array) -> jax.Array:
             q, k, v = layer.project(x, cos, sin)
-            return layer.finish(x, self.attend(q, k, v, segment_ids)) + jnp.where(index == 0, embeds.deep, 0.0)
+            return layer.finish(x, self.attend(q, k, v, *ids)) + jnp.where(index == 0, embeds.deep, 0.0)
 
         every = jnp.arange(self.config.text.n_layers)
         return self.decoder.norm(scan_layers(body, self.decoder.blocks, embeds.x, every, remat=self.remat))
@@ -181,9 +184,14 @@ class Toy(nnx.Module):
         """The layers one by one."""
         return unstack_layers(self.decoder.blocks, self.config.text.n_layers, states)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def unembedding_kernel(self) -> jax.Array:
+        """float[D, V]."""
+        return self.table[...].T
+
+    def logits(self, hidden: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
         """float[..., D] -> float32[..., V]."""
-        return jnp.einsum("...d,vd->...v", hidden, self.table[...].astype(self.dtype)).astype(jnp.float32)
+        kernel = self.unembedding_kernel() if kernel is None else kernel
+        return jnp.einsum("...d,dv->...v", hidden, kernel.astype(self.dtype)).astype(jnp.float32)
 
 
 class ToyLayout(NamedTuple):

@@ -1,17 +1,22 @@
-"""From trajectories to the batches of an update, on the devices: whose rows they are, and how many one update takes."""
+"""From samples to micro-batches on the devices: which of them an update takes, how they are packed, who builds what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from arft_jax.build.parts import Parts
 from arft_jax.build.placement import batch_places
-from arft_jax.data.batch import Batch, assemble, pack_rows
-from arft_jax.data.patches import PatchStore
+from arft_jax.build.plan import Plan
+from arft_jax.build.settings import pack_sizes
+from arft_jax.data import packing
+from arft_jax.data.batch import Batch, assemble, images_fit
+from arft_jax.data.packing import Block, MicroBatch
+from arft_jax.data.samples import Sample
 from arft_jax.io import hosts
+from arft_jax.steps.learner import Whole
 from arft_jax.train.random_streams import Stream, stream_generator
-from arft_jax.trajectory import Trajectory
+from arft_jax.trajectory import Image, Trajectory
 
 _PACKED_FROM = 8  # chains that a row of the warm start is packed from
 
@@ -22,69 +27,65 @@ def share(n_items: int) -> slice:
     return slice(n * jax.process_index(), n * (jax.process_index() + 1))
 
 
-def images_of(patches: PatchStore, trajectory: Trajectory) -> dict:
-    """{sha256: (patches, grid)} of every image that a trajectory shows."""
+def images_of(trajectory: Trajectory) -> dict[str, Image]:
+    """{sha256: image} of every image that a trajectory shows."""
     images = list(trajectory.task.images)
     for turn in trajectory.turns:
         images += turn.observation.images if turn.observation else ()
     by_hash = {image.sha256: image for image in images}
-    return {span.sha256: patches.get(by_hash[span.sha256]) for span in trajectory.images}
+    return {span.sha256: by_hash[span.sha256] for span in trajectory.images}
 
 
-def make_batch(
-    parts: Parts,
-    trajectories: Sequence[Trajectory],
-    advantages: np.ndarray,
-    rows: Sequence[Sequence[int]] | None = None,
-    valid: np.ndarray | None = None,
-) -> Batch:
-    """This process's rows of a batch, placed beside those of the other processes.
+def groups_of_updates(config, step: int) -> list[list[int]]:
+    """Which groups of a GRPO step each of its updates takes: a function of seed and step.
 
-    Args:
-      parts: made from the plan of the run.
-      trajectories: what the rows hold.
-      advantages: float32[B], B of this process.
-      rows: for each row the indices of its trajectories; None: one row each.
-      valid: bool of each trajectory, whether it is learnt from; None: all are.
-
-    Raises:
-      ValueError: rows or images that the batch does not hold.
+    Every epoch takes all groups once, in an order of its own.
     """
+    t = config.train
+    a_update = t.rows_per_update // config.rollout.group_size
+    draws = stream_generator(config.seed, Stream.UPDATES, step)
+    orders = [draws.permutation(t.prompts).tolist() for _ in range(t.epochs)]
+    return [order[k : k + a_update] for order in orders for k in range(0, t.prompts, a_update)]
+
+
+def _pack_sizes(plan: Plan) -> packing.Sizes:
+    return pack_sizes(plan.config, plan.placement.n_lanes, plan.sizes.text.dim)
+
+
+def plan_update(plan: Plan, samples: Sequence[Sample]) -> list[MicroBatch]:
+    """The micro-batches of an update, the same on every process."""
+    return packing.plan_update(
+        samples, _pack_sizes(plan), images_fit(samples, plan.config.train.image_chunks, plan.bucket)
+    )
+
+
+def whole_of(samples: Sequence[Sample], on_policy: bool) -> Whole:
+    """The counts of an update, on the host."""
+    n_tokens = [int(sample.loss_mask.sum()) for sample in samples]
+    return Whole(np.float32(sum(n_tokens)), np.float32(sum(n > 0 for n in n_tokens)), np.bool_(on_policy))
+
+
+def put_batch(parts: Parts, micro: MicroBatch, samples: Sequence[Sample], images: Mapping[str, Image]) -> Batch:
+    """This process's lanes of a micro-batch, placed beside those of the other processes."""
     config, placement = parts.plan.config, parts.plan.placement
     batch = assemble(
-        trajectories,
-        advantages,
-        lambda trajectory: images_of(parts.patches, trajectory),
-        length=config.rollout.max_tokens,
-        n_chunks=config.train.image_chunks // jax.process_count(),
+        micro,
+        samples,
+        lambda sha256: parts.patches.get(images[sha256])[0],
+        n_chunks=config.train.image_chunks,
         bucket=parts.plan.bucket,
-        rows=rows,
         lanes=placement.lanes_of(jax.process_index()),
-        valid=valid,
     )
     return hosts.put(batch, batch_places(batch, placement))
 
 
-def update_batches(
-    parts: Parts, trajectories: Sequence[Trajectory], advantages: np.ndarray, valid: np.ndarray
-) -> list[Batch]:
-    """The batches of one GRPO step, ``train.rows_per_update`` rows of all processes each.
-
-    Args:
-      parts: made from the plan of the run.
-      trajectories: this process's rows.
-      advantages: float32[B].
-      valid: bool[B]; nothing is learnt from the other rows.
-    """
-    n = parts.plan.config.train.rows_per_update // jax.process_count()
-    cuts = [slice(k, k + n) for k in range(0, len(trajectories), n)]
-    return [make_batch(parts, trajectories[cut], advantages[cut], valid=valid[cut]) for cut in cuts]
-
-
-def imitation_batch(parts: Parts, chains: Sequence[Trajectory], step: int) -> Batch:
-    """Recorded chains of one warm-start step, packed into ``warm_start.rows`` rows; the order follows from the step."""
-    config, n_rows = parts.plan.config, parts.plan.config.warm_start.rows
-    order = stream_generator(config.seed, Stream.WARM_START, step).permutation(len(chains))
-    drawn = [chains[i] for i in order[: _PACKED_FROM * n_rows]]
-    rows = pack_rows([len(chain.tokens) for chain in drawn], config.rollout.max_tokens, n_rows)[share(n_rows)]
-    return make_batch(parts, drawn, np.zeros(len(rows)), rows)
+def imitation_update(plan: Plan, samples: Sequence[Sample], step: int) -> list[MicroBatch]:
+    """Recorded chains of one warm-start step in ``warm_start.rows`` full rows; the order follows from the step."""
+    config, n_rows = plan.config, plan.config.warm_start.rows
+    order = stream_generator(config.seed, Stream.WARM_START, step).permutation(len(samples))
+    drawn = order[: _PACKED_FROM * n_rows].tolist()
+    width = config.rollout.max_tokens
+    filled = packing.first_fit([len(samples[i].tokens) for i in drawn], width, n_rows)
+    rows = [tuple(Block((drawn[i],), 0) for i in row) for row in filled]
+    fits = images_fit(samples, config.train.image_chunks, plan.bucket)
+    return packing.micro_batches(rows, width, _pack_sizes(plan), fits) or []

@@ -17,7 +17,7 @@ def load_run_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
 
     ``workdir`` is where the directory is now, and the other keys that are not written are the defaults. Keys that a run
     does not have because it is older are the defaults too. ``tokenizer`` and ``weights`` name the run's own copies of
-    those files, since what it was started from may be gone.
+    those files, since what it was started from may be gone; so an adapter that it was started from is not named.
 
     Args:
       workdir: of the run.
@@ -26,14 +26,8 @@ def load_run_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
       ValueError: no run there, no JSON of that layout, or a key that this version does not have.
     """
     folder = pathlib.Path(workdir)
-    path = folder / FILE
-    if not path.is_file():
-        raise ValueError(f"the work directory must hold a run, whose configuration is {FILE}: got {folder} (--workdir)")
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))["config"]
-        names = list(written.keys())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} must be the configuration of a run ({type(error).__name__}: {error})") from error
+    path, written = folder / FILE, written_keys(workdir)
+    names = list(written)
     config = default_config()
     groups = _free_groups(config)
     known = flatten(config.to_dict()).keys()
@@ -56,8 +50,29 @@ def load_run_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
                 holder = holder[parent]
             holder[last] = values
         config.workdir = str(folder)
+        if config.model.lora.rank:  # the checkpoint holds the adapters, and what they are is written
+            config.model.lora.adapter = ""
         _use_own_files(config, folder / HF_FILES)
     return config
+
+
+def written_keys(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The dotted keys of a run's configuration as it was started.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      ValueError: no run there, or no JSON of that layout.
+    """
+    folder = pathlib.Path(workdir)
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"the work directory must hold a run, whose configuration is {FILE}: got {folder} (--workdir)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["config"].items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} must be the configuration of a run ({type(error).__name__}: {error})") from error
 
 
 def _free_groups(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:

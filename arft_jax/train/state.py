@@ -9,7 +9,9 @@ from flax import nnx
 from arft_jax.build.parts import Parts, check_trained_with
 from arft_jax.build.plan import Plan
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.models.lora import with_trained
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state
 
 
 @dataclasses.dataclass
@@ -19,7 +21,7 @@ class TrainState:
     Args:
       params: of the policy.
       opt_state: of the optimiser.
-      ref_params: the reference policy; None where none is kept.
+      ref_params: of the reference policy what is trained, the adapters or everything; None where none is kept.
       step: warm-start and GRPO steps finished, or, within a step, that step.
     """
 
@@ -33,10 +35,14 @@ class TrainState:
         return {"params": self.params, "opt_state": self.opt_state, "ref_params": self.ref_params}
 
     def begin_grpo(self, plan: Plan) -> None:
-        """The optimiser starts again and the warm-started policy becomes the reference."""
-        self.opt_state = learner.init_opt_state(plan.optimizer, self.params, plan.placement)
-        if self.ref_params is not None:
-            self.ref_params = learner.copy_params(self.params)
+        """The optimiser starts again; the warm-started policy becomes the reference where the config says so."""
+        self.opt_state = init_opt_state(plan.optimizer, self.params, plan.placement)
+        if self.ref_params is not None and plan.config.train.reference == "start":
+            self.ref_params = learner.copy_trained(self.params)
+
+    def reference(self) -> nnx.State:
+        """The whole reference policy; where none is kept the policy itself, whose frozen base is then scored."""
+        return self.params if self.ref_params is None else with_trained(self.params, self.ref_params)
 
 
 def open_state(plan: Plan, parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:

@@ -16,26 +16,26 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from arft_jax.build import tools as toolset
 from arft_jax.build.parts import describe, set_up_jax
 from arft_jax.build.plan import plan
 from arft_jax.build.settings import objective
-from arft_jax.data.batch import Batch
+from arft_jax.data import packing
+from arft_jax.data.samples import samples_of
 from arft_jax.io import hosts
 from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.metrics import Progress
 from arft_jax.report import run_report
-from arft_jax.steps import learner
 from arft_jax.tools.toolbox import Toolbox
-from arft_jax.train.batches import imitation_batch, update_batches
+from arft_jax.train.batches import images_of, imitation_update
 from arft_jax.train.evaluation import evaluate_during, evaluate_stage, is_due
+from arft_jax.train.learning import Learning
 from arft_jax.train.metrics import rollout_metrics, tool_metrics
-from arft_jax.train.rollouts import valid_rows
-from arft_jax.train.run import Run, open_run
+from arft_jax.train.run import Run, open_run, phase_step
 from arft_jax.train.run_dir import RunDir
 from arft_jax.train.schedule import learning_rate
+from arft_jax.train.skips import SkipLimit
 from arft_jax.train.update import Updater
 from arft_jax.train.warm_start import chain_trajectories, warm_start_chains
 from arft_jax.trajectory import Trajectory
@@ -51,7 +51,7 @@ def train(config) -> dict:
     """
     # ------------------------------------------------- check everything first
     planned = plan(config)
-    directory = hosts.in_turn(lambda: RunDir(config))
+    directory = hosts.in_turn(lambda: RunDir(planned.config))
     set_up_jax(config)
     with naming_write_faults("the work directory", directory.path, "config.workdir"):
         with contextlib.ExitStack() as stack:
@@ -90,18 +90,22 @@ def warm_start(run: Run) -> None:
     syntax = run.parts.engine.renderer.syntax
     chains = warm_start_chains(config, run.tasks, run.plan.chains, run.toolbox, syntax)
     data = chain_trajectories(run.parts.engine.renderer, chains, config.rollout.max_tokens)
-    hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows}")
+    hosts.print_once(f"warm start: {len(data)} recorded chains, {w.steps} steps of {w.rows} rows")
+    samples, images = samples_of(data), {k: v for chain in data for k, v in images_of(chain).items()}
     updater = Updater(run.plan, run.parts, objective(config, "imitation"), state)
+    skips = SkipLimit(config.train.max_skipped)
     progress = Progress("warm start", w.steps, start=state.step)
     while state.step < w.steps:
         state.step += 1
         begin = time.perf_counter()
-        batch = imitation_batch(run.parts, data, state.step)
+        plan = imitation_update(run.plan, samples, state.step)
         lr = learning_rate(state.step, w.steps, peak=w.learning_rate, warmup_steps=w.warmup_steps, decay_to=0.1)
-        stats = updater.apply(state, batch, lr)
-        seconds = time.perf_counter() - begin
-        row = {"phase": "warm_start", "step": state.step, "lr": lr, "tokens_per_s": batch.tokens.size / seconds}
+        stats = updater.apply(state, samples, images, plan, lr) | packing.figures(plan, samples)
+        n_tokens = sum(len(samples[i].tokens) for micro in plan for i in micro.members)
+        row = {"phase": "warm_start", "step": state.step, "lr": lr}
+        row["tokens_per_s"] = n_tokens / (time.perf_counter() - begin)
         run.log(progress, state.step, row | stats, {"nll": stats["nll"], "tokens/s": row["tokens_per_s"]})
+        skips.check([stats], phase_step(config, state.step), run.checkpoints)
         run.end_step(w.steps)
 
 
@@ -112,10 +116,8 @@ def grpo(run: Run) -> None:
     """GRPO steps up to ``train.steps``."""
     config, state, t = run.plan.config, run.state, run.plan.config.train
     first, last = config.warm_start.steps, config.warm_start.steps + t.steps
-    policy = objective(config, "policy")
-    updater, score = Updater(run.plan, run.parts, policy, state), _make_scores(run, policy)
-    advantages = learner.make_advantages(config.rollout.group_size, t.scale_advantages)
-    progress = Progress("grpo", t.steps, start=state.step - first)
+    learning = Learning(run.plan, run.parts, state)
+    progress, skips = Progress("grpo", t.steps, start=state.step - first), SkipLimit(t.max_skipped)
     while state.step < last:
         state.step += 1
         step = state.step - first
@@ -124,47 +126,27 @@ def grpo(run: Run) -> None:
         trajectories = run.rollouts.step(run.rollout_policy(), step)
         run.policy.release()
         rollout_s = time.perf_counter() - begin
-        # ---------------------------------------------------------- advantages
-        valid = valid_rows(trajectories)
-        rewards = np.array([tr.rewards.get("total", 0.0) for tr in trajectories], np.float32)
-        adv, adv_stats = jax.device_get(advantages(*run.parts.engine.put((rewards, valid))))
-        # -------------------------------------------------------------- update
+        # ------------------------------------------------- advantages, update
         lr = learning_rate(step, t.steps, peak=t.learning_rate, warmup_steps=t.warmup_steps, decay_to=t.decay_to)
-        scored = [(batch, *score(batch)) for batch in update_batches(run.parts, trajectories, adv, valid)]
-        stats = [updater.apply(state, batch, lr, old, ref) for batch, old, ref in scored]
+        stats, updates = learning.step(state, trajectories, step, lr)
         # ----------------------------------------------------- figures, files
         row = {"phase": "grpo", "step": step, "lr": lr, "rollout_s": rollout_s, "step_s": time.perf_counter() - begin}
-        row |= {name: float(np.mean([s[name] for s in stats])) for name in stats[0]}
-        row |= {name: float(value) for name, value in adv_stats.items()}
         row |= _step_figures(run, trajectories, step, row["step_s"])
         row |= tool_metrics(tool_figures, run.toolbox.metrics())
-        row = _of_all_processes(row)
+        row = _of_all_processes(row) | stats
         if is_due(config, step):
             row |= evaluate_during(config, run.parts.engine, run.rollout_policy(), run.tasks, run.toolbox)
         shown = {"reward": "reward", "em": "reward/em", "tools": "tool_calls", "tokens/s": "tokens_per_s"}
         run.log(progress, step, row, {label: row[name] for label, name in shown.items() if name in row})
+        skips.check(updates, phase_step(config, state.step), run.checkpoints)
         run.end_step(last)
-
-
-def _make_scores(run: Run, policy: learner.Objective):
-    """score(batch) -> (old_logps, ref_logps) under the present parameters; None where the objective reads none."""
-    state, parts, beta = run.state, run.parts, run.plan.config.train.beta
-    score = learner.make_score(parts.graphdef, policy)
-    # Where only adapters are trained the reference is the policy without them.
-    score_ref = learner.make_score(parts.graphdef, policy, base=state.ref_params is None)
-
-    def scores(batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
-        old = None if policy.on_policy else score(state.params, batch, parts.allowed)
-        reference = state.params if state.ref_params is None else state.ref_params
-        return old, score_ref(reference, batch, parts.allowed) if beta > 0 else None
-
-    return scores
 
 
 def _step_figures(run: Run, trajectories: list[Trajectory], step: int, seconds: float) -> dict[str, Any]:
     """What this process's trajectories of a step say."""
     carries = run.plan.config.rollout.carry_over > 0
-    return rollout_metrics(trajectories, step - 1 if carries else None) | {
+    figures = rollout_metrics(trajectories, step - 1 if carries else None) | run.rollouts.figures
+    return figures | {
         "data/quarantined": float(run.plan.quarantine.n_images),
         "tokens_per_s": sum(len(tr.tokens) for tr in trajectories) / seconds,
     }

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -16,8 +17,10 @@ from arft_jax.data.batch import assemble
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import hf_files
 from arft_jax.io.export import save_params
+from arft_jax.io.peft_adapters import save_adapter
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.weights import abstract_params, load_model_config, load_params
+from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.testing import decoders
@@ -177,3 +180,52 @@ def test_the_models_vocabulary_and_control_ids_are_the_tokenizers():
     )  # fmt: skip
     assert sizes.text.mrope_section == tuple(text.mrope_section) and sizes.text.tied
     assert sizes.vision.out_dim == sizes.text.dim and sizes.text.max_positions == config.rollout.max_tokens
+
+
+@pytest.fixture(scope="module")
+def published_adapter(tmp_path_factory):
+    """(weights, adapter directory, the adapters): of a tiny Qwen2.5-VL."""
+    folder = tmp_path_factory.mktemp("published")
+    sizes = make_tiny_checkpoint(folder / "hf", dtype="float32")
+    lora, rng = Lora(rank=3, alpha=9.0, targets=("k", "up"), rslora=True), np.random.default_rng(0)
+    adapters = nnx.split_state(abstract_params(sizes, lora=lora), LoraParam, ...)[0]
+    adapters = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), adapters)
+    save_adapter(folder / "adapter", adapters, sizes, lora)
+    return folder / "hf", folder / "adapter", adapters
+
+
+def test_a_policy_begins_from_the_adapter_that_the_config_names(published_adapter):
+    weights, folder, adapters = published_adapter
+    config = _config(weights)
+    config.model.lora.update(adapter=str(folder), rank=3)  # its own rank, which may be said
+    planned = plan_policy(config)
+    found = planned.config.model.lora
+    assert (found.rank, found.alpha, found.targets, found.rslora) == (3, 9.0, ("k", "up"), True)
+    assert planned.lora == Lora(rank=3, alpha=9.0, targets=("k", "up"), rslora=True)
+    assert plan_policy(planned.config).config == planned.config
+    assert config.model.lora.alpha == 16.0  # the caller's config is left as it is
+    params = model.first_params(planned.config, planned.sizes, planned.placement)
+    read, base = nnx.split_state(params, LoraParam, ...)
+    own = load_params(weights, abstract_params(planned.sizes))
+    for got, want in ((read, adapters), (base, own)):
+        assert jax.tree.structure(got) == jax.tree.structure(want)
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(one, other)
+    made = nnx.merge(
+        nnx.split(
+            nnx.eval_shape(lambda: model.model_maker(planned.config, planned.sizes, planned.placement)(nnx.Rngs(0)))
+        )[0],
+        params,
+    )
+    assert made.text.layers.k.lora_scale == 9.0 / 3**0.5
+
+
+def test_keys_that_say_otherwise_than_the_adapter_are_refused(published_adapter):
+    weights, folder, _ = published_adapter
+    config = _config(weights)
+    config.model.lora.update(adapter=str(folder), rank=8, targets=("q",), alpha=9.0)
+    with pytest.raises(ValueError) as caught:
+        plan_policy(config)
+    told = str(caught.value)
+    assert "rank=8 and 3 (config.model.lora.rank)" in told and "(config.model.lora.targets)" in told
+    assert "alpha" not in told and told.endswith(f"the adapter is {folder} (config.model.lora.adapter)")

@@ -12,6 +12,7 @@ from arft_jax.build.rewards import load_reward, make_scorer
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
 from arft_jax.rewards.extra import RewardFailure
+from arft_jax.rewards.length import Overlong
 from arft_jax.train.run_dir import RunDir
 
 SOURCE = """
@@ -78,6 +79,30 @@ def test_a_scorer_follows_the_config_and_tells_the_first_failure_with_its_traceb
     said = capsys.readouterr().out
     assert said.startswith("failure 0; such rows are masked") and "ZeroDivisionError: planted" in said
     assert "Traceback" in said and "failure 1" not in said
+
+
+def test_the_penalty_on_length_is_the_configs_and_its_name_is_taken(monkeypatch):
+    monkeypatch.setattr(sys.modules["rw_mine"], "overlong", lambda trajectory, task: 1.0, raising=False)
+    config = default_config()
+    config.rewards.extra = {"rw_mine:overlong": 1.0}
+    assert make_scorer(config).overlong is None and make_scorer(config).extra[0].name == "overlong"
+    config.train.update(unfinished="overlong", overlong_from=10, overlong_to=20)
+    scorer = make_scorer(config)
+    assert scorer.overlong == Overlong(10, 20) and scorer.extra[0].name == "rw_mine:overlong"
+
+
+def test_dynamic_sampling_goes_by_a_reward_of_the_run():
+    config = default_config()
+    config.rewards.extra = {"rw_mine:turns": 0.5}
+    for name in ("total", "em", "turns"):
+        config.train.dynamic_sampling.metric = name
+        make_scorer(config)
+    config.train.dynamic_sampling.metric = "overlong"
+    message = r"a reward of this run, format, .*, total, turns: got 'overlong' \(config.train.dynamic_sampling.metric\)"
+    with pytest.raises(ValueError, match=message):
+        make_scorer(config)
+    config.train.update(unfinished="overlong", overlong_from=10, overlong_to=20)
+    make_scorer(config)
 
 
 @pytest.mark.parametrize(

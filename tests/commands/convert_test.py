@@ -1,11 +1,13 @@
 """Both halves of the convert command: there and back, from a run, and what is refused."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from arft_jax.build import model as build
 from arft_jax.commands import convert
@@ -13,9 +15,11 @@ from arft_jax.config import default_config
 from arft_jax.data.chat_template import tiny_template
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.checkpoints import Checkpoints
+from arft_jax.io.peft_adapters import check_adapter, load_adapter
 from arft_jax.io.safetensors_dir import open_tensors
 from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint, random_params
 from arft_jax.io.weights import abstract_params, load_model_config, load_params
+from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.train.run_dir import RunDir
 
 
@@ -168,7 +172,9 @@ def test_directories_that_are_not_what_they_should_be_are_refused(tmp_path, weig
         convert.import_weights(str(weights), dtype="float8")
 
 
-def test_adapters_of_a_run_are_merged_on_export(tmp_path):
+@pytest.fixture
+def adapted(tmp_path):
+    """(work directory, sizes, params) of a run that trains adapters."""
     config = default_config()
     config.workdir = str(tmp_path / "run")
     config.model.lora.update(rank=2, alpha=4.0)
@@ -181,12 +187,72 @@ def test_adapters_of_a_run_are_merged_on_export(tmp_path):
     )
     with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as store:
         store.save(1, {"params": params}, {"tokenizer": Tokenizer.tiny().sha256})
-    convert.export_weights(str(tmp_path / "run"), str(tmp_path / "out"))
+    return tmp_path / "run", model, params
+
+
+def test_adapters_of_a_run_are_merged_on_export_and_written_by_themselves(tmp_path, adapted):
+    _, model, params = adapted
+    line = convert.export_weights(
+        str(tmp_path / "run"), str(tmp_path / "out"), adapter=str(tmp_path / "adapter"), base_model="Qwen/Tiny"
+    )
+    assert re.search(r"run, step 1: .*M parameters in float32 of adapters; wrote .*adapter; .* wrote .*out", line)
+    assert check_adapter(tmp_path / "adapter", model) == Lora(rank=2, alpha=4.0)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "Qwen/Tiny"
     got = load_params(tmp_path / "out", abstract_params(model))
     layer = params["text"]["layers"]["mlp"]["up"]
     want = layer["kernel"][...] + 2.0 * jnp.einsum("ldr,lrf->ldf", layer["lora_a"][...], layer["lora_b"][...])
     np.testing.assert_allclose(got["text"]["layers"]["mlp"]["up"]["kernel"][...], want, atol=1e-5)
     np.testing.assert_array_equal(got["text"]["embedding"][...], params["text"]["embedding"][...])
+
+
+def test_adapters_alone_are_written_without_reading_the_base(tmp_path, adapted, monkeypatch):
+    folder, model, params = adapted
+    read_params, read = convert.params_checkpoint.read_params, []
+
+    def reading(directory, step, wanted, **kwargs):
+        read.extend(keys[-1] for keys, _ in nnx.to_flat_state(wanted))
+        return read_params(directory, step, wanted, **kwargs)
+
+    monkeypatch.setattr(convert.params_checkpoint, "read_params", reading)
+    convert.export_weights(str(folder), "", adapter=str(tmp_path / "adapter"))
+    assert set(read) == {"lora_a", "lora_b"}
+    adapters = nnx.split_state(params, LoraParam, ...)[0]
+    got = load_adapter(tmp_path / "adapter", adapters, None, model.family.weights)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(adapters), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_adapters_name_the_weights_that_the_run_was_started_from_as_their_base(tmp_path, weights):
+    config = default_config()
+    config.update(workdir=str(tmp_path / "run"), weights=str(weights))
+    config.model.lora.update(rank=1, targets=("q",))
+    RunDir(config)
+    abstract = abstract_params(load_model_config(weights), lora=build.lora(config))
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), abstract)
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as store:
+        store.save(1, {"params": params}, {"tokenizer": Tokenizer.tiny().sha256})
+    convert.export_weights(str(tmp_path / "run"), "", adapter=str(tmp_path / "adapter"))
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(weights)
+
+
+def test_adapters_that_cannot_be_written_are_refused(tmp_path, adapted):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for folder, out, adapter, sentence in (
+        (adapted[0], "", "full", "must be new or empty: got .*full"),
+        (adapted[0], "out", "out", r"a directory of their own: got .*out for both \(--adapter, --out\)"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            convert.export_weights(str(folder), out and str(tmp_path / out), adapter=str(tmp_path / adapter))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_adapters_writes_none(tmp_path, run):
+    with pytest.raises(ValueError, match=r"must have adapters to write them: got .*run, without any \(--adapter\)"):
+        convert.export_weights(str(run[0]), str(tmp_path / "out"), adapter=str(tmp_path / "adapter"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("own_tokenizer", [False, True])

@@ -89,6 +89,21 @@ def test_a_program_is_compiled_for_each_number_of_columns_that_a_rollout_reads(c
     assert compile_report.remedies("decode_96", plan_policy(config))[0] == "rollout.bucket_columns"
 
 
+def test_what_stays_on_the_devices_counts_each_kind_of_moments_and_no_frozen_tower(config):
+    def kept(**changes):
+        config.train.update(changes)
+        return compile_check.resident_gib(plan_policy(config))["moments"]
+
+    config.model.text_config.update(hidden_size=128, mrope_section=(4, 6, 6))  # factored from 128 on
+    whole, half = kept(), kept(moments="bfloat16")
+    assert half == pytest.approx(whole / 2, rel=1e-3)  # but for the count of steps
+    first, second = half / 2, kept(moments="factored") - half / 2
+    assert 0 < second < 0.5 * first
+    assert kept(adam_b1=0.0) == pytest.approx(second, rel=1e-3)  # no first moment
+    config.train.moments, config.model.freeze_vision = "float32", True
+    assert kept(moments="float32", adam_b1=0.9) < 0.9 * whole
+
+
 @pytest.fixture
 def no_rollout(monkeypatch):
     monkeypatch.setattr(compile_programs, "lowered_rollout", lambda *_: iter(()))
@@ -116,6 +131,15 @@ def test_the_base_of_adapters_is_scored_as_the_reference(config, no_rollout):
     assert n_read["score"] - n_read["score_base"] == len(adapters) / 2 > 0  # zeros stand for each pair's second factor
     config.train.beta = 0.0
     assert list(_lowered(config)) == ["score", "update"]
+
+
+def test_of_a_reference_behind_a_warm_start_the_adapters_are_kept_and_it_is_scored_as_the_policy_is(config, no_rollout):
+    config.model.lora.rank = 2
+    assert compile_check.resident_gib(plan_policy(config))["reference"] == 0.0
+    config.warm_start.update(steps=3, rows=8)
+    assert list(_lowered(config)) == ["warm_start", "score", "update"]
+    kept = compile_check.resident_gib(plan_policy(config))
+    assert 0 < 2 * kept["reference"] == pytest.approx(kept["moments"], rel=1e-3)  # two moments of each adapter, a count
 
 
 def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, no_rollout):

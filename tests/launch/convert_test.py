@@ -39,6 +39,7 @@ REFUSALS = {
     "two commands": (["convert.py", "import", "export"], "got import export"),
     "no weights": (["convert.py", "import"], "--weights must be given"),
     "no output": (["convert.py", "export", "--checkpoint=x"], "--out must be given"),
+    "adapters of an import": (["convert.py", "import", "--weights=x", "--adapter=y"], "--adapter is no flag of import"),
     "a flag of the other": (["convert.py", "import", "--weights=x", "--out=y"], "--out is no flag of import"),
     "an unknown flag": (["convert.py", "import", "--wheights=x"], "wheights"),
     "tiny without a place": (["make_tiny_checkpoint.py"], "--out must be given"),

@@ -135,6 +135,17 @@ def test_only_the_targets_are_adapted():
     assert a.shape == (3, 48, 2) and a.get_metadata("axes") == ("layers", "embed", "lora_rank")
 
 
+def test_of_the_vision_blocks_only_the_targets_are_adapted():
+    lora = Lora(rank=2, targets=(), vision=True, vision_targets=("qkv", "up"))
+    model = nnx.eval_shape(lambda: Qwen2_5_VL(tiny_config(), rngs=nnx.Rngs(0), lora=lora))
+    paths = {keys[:-1] for keys, _ in nnx.to_flat_state(nnx.state(model, LoraParam))}
+    assert paths == {("vision", "blocks", "qkv"), ("vision", "blocks", "mlp", "up")}
+
+
+def test_rank_stabilised_adapters_are_scaled_by_alpha_over_the_root_of_the_rank():
+    assert Lora(rank=16, alpha=8.0, rslora=True).scale == 2.0 and Lora(rank=16, alpha=8.0).scale == 0.5
+
+
 def test_adapters_are_float32_beside_a_bfloat16_base():
     model = nnx.eval_shape(
         lambda: Qwen2_5_VL(tiny_config(), rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16, lora=EVERYWHERE)
@@ -146,7 +157,14 @@ def test_adapters_are_float32_beside_a_bfloat16_base():
 
 @pytest.mark.parametrize(
     "bad",
-    [dict(rank=-1), dict(rank=2, alpha=0.0), dict(rank=2, targets=("q", "lm_head")), dict(rank=2, targets=())],
+    [
+        dict(rank=-1),
+        dict(rank=2, alpha=0.0),
+        dict(rank=2, targets=("q", "lm_head")),
+        dict(rank=2, targets=()),
+        dict(rank=2, vision=True, vision_targets=("q",)),
+        dict(rank=2, targets=(), vision=True, vision_targets=()),
+    ],
 )
 def test_an_adapter_that_cannot_be_is_refused(bad):
     with pytest.raises(ValueError, match=r"an adapter must have .*\(config.model.lora\)"):

@@ -21,9 +21,15 @@ def _inputs(n_queries, seed=0, n_heads=6, n_kv=2):
     return q, k, v, Mask(*(x.astype(np.int32) for x in (q_segment, kv_segment, q_at, kv_at)))
 
 
+def _prefixes(n_queries):
+    """Another segment that each query sees, or none, or its own once more."""
+    return np.random.default_rng(1).integers(-1, 2, (3, n_queries)).astype(np.int32)
+
+
 def _sees(mask, b, t, s):
-    q, kv = int(mask.q_segment[b, t]), int(mask.kv_segment[b, s])
-    return q == kv and kv >= 0 and (mask.q_at is None or mask.kv_at[b, s] <= mask.q_at[b, t])
+    kv, seen = int(mask.kv_segment[b, s]), [int(mask.q_segment[b, t])]
+    seen += [] if mask.q_prefix is None else [int(mask.q_prefix[b, t])]
+    return kv >= 0 and kv in seen and (mask.q_at is None or mask.kv_at[b, s] <= mask.q_at[b, t])
 
 
 def _oracle(q, k, v, mask):
@@ -41,18 +47,22 @@ def _oracle(q, k, v, mask):
 @pytest.mark.parametrize("n_queries", [1, 5])
 @pytest.mark.parametrize("n_kv", [1, 2, 6])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_attention_equals_the_loop(n_queries, n_kv, ordered):
+@pytest.mark.parametrize("prefix", [True, False])
+def test_attention_equals_the_loop(n_queries, n_kv, ordered, prefix):
     q, k, v, mask = _inputs(n_queries, n_kv=n_kv)
     mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
+    mask = mask._replace(q_prefix=_prefixes(n_queries)) if prefix else mask
     np.testing.assert_allclose(attend(q, k, v, mask), _oracle(q, k, v, mask), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("n_queries", [5, 40])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_chunks_equal_the_whole_with_their_gradients(ordered, n_queries, monkeypatch):
+@pytest.mark.parametrize("prefix", [True, False])
+def test_chunks_equal_the_whole_with_their_gradients(ordered, n_queries, prefix, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 16 if n_queries == 40 else 4)  # the last block of 40 is padded
     q, k, v, mask = _inputs(n_queries)
     mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
+    mask = mask._replace(q_prefix=_prefixes(n_queries)) if prefix else mask
 
     def value_and_grads(implementation):
         def loss(*qkv):

@@ -1,6 +1,7 @@
 """Groups that a rollout leaves behind and a later one resumes: the same trajectories, and never too old."""
 
 import concurrent.futures
+import dataclasses
 import threading
 
 import jax
@@ -266,3 +267,52 @@ def test_a_run_that_broke_off_leaves_nothing_behind(world):
         world.run(engine, world.requests, Broken(reply))
     assert not engine.held and engine.in_flight == []
     assert_equal_bits(flat(world.run(engine, world.requests)), flat(world.reference))
+
+
+# ------------------------------------------------------- a place that is filled again
+
+
+def test_what_takes_a_groups_place_is_rolled_out_as_if_alone_and_stands_in_that_place(world):
+    again = {1: [dataclasses.replace(world.requests[5], rng=key(2)), world.requests[6]], 2: [world.requests[7]]}
+    ended = []
+
+    def on_group(place, rows):
+        ended.append((place, rows[0].task.id, [row.row for row in rows]))
+        return again[place].pop(0) if again.get(place) else None
+
+    n = world.programs.n_compiled()
+    groups = world.run(world.base, world.requests[:4], on_group=on_group)
+    assert [group[0].task.id for group in groups] == ["t0", "t6", "t7", "t3"]
+    assert_equal_bits(flat(groups), flat([world.reference[i] for i in (0, 6, 7, 3)]))  # t6 of the run's key too
+    assert [name for place, name, _ in ended if place == 1] == ["t1", "t5", "t6"]
+    assert len(ended) == 7 and all(rows == [0, 1, 2] for _, _, rows in ended)
+    assert world.programs.n_compiled() == n and not world.base.held
+
+
+def test_a_place_is_filled_again_while_others_are_under_way(world):
+    slow, order, requests = _slow_task(world), [], world.requests[:2]
+    tools = HeldTool(slow)
+    timer = threading.Timer(20.0, tools.let_go)  # were the place filled behind the slow group
+    timer.start()
+
+    def on_group(place, rows):
+        order.append(rows[0].task.id)
+        if rows[0].task.id == "t7":
+            tools.let_go()
+        return world.requests[7] if rows[0].task.id not in ("t7", slow) else None
+
+    groups = world.run(world.base, requests, tools, on_group=on_group)
+    timer.cancel()
+    other = "t1" if slow == "t0" else "t0"
+    assert order == [other, "t7", slow]
+    ids = [7 if request.task.id == other else int(slow[1:]) for request in requests]
+    assert_equal_bits(flat(groups), flat([world.reference[i] for i in ids]))
+
+
+def test_a_prompt_that_does_not_fit_in_a_place_ends_the_run_and_leaves_nothing_behind(world):
+    engine = world.engine()
+    long = Request(dataclasses.replace(world.tasks[0], question="why? " * 200), 0, 1)
+    with pytest.raises(ValueError, match=r"the prompt of task 't0' must leave room"):
+        world.run(engine, world.requests[:1], on_group=lambda place, rows: long)
+    assert not engine.held and engine.in_flight == []
+    assert_equal_bits(flat(world.run(engine, world.requests[:1])), world.reference[0])

@@ -9,10 +9,15 @@ import pytest
 from flax import nnx
 
 from arft_jax.data.batch import assemble
+from arft_jax.data.packing import Block, MicroBatch
+from arft_jax.data.samples import samples_of
 from arft_jax.data.synthetic.chains import Chain, ChainTurn
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.rl.advantages import AdvantageSettings
+from arft_jax.rl.objectives import PolicySettings
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state, make_apply, make_optimizer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.scripted import CACHE_SIZES
 from arft_jax.train.warm_start import chain_trajectory
@@ -33,11 +38,12 @@ class World:
         # the engine makes prompts and observations; nothing is sampled here
         self.engine = tiny.tiny_engine(self.graphdef, CACHE_SIZES, 1, tokenizer=self.tokenizer, max_tokens=LENGTH)
         self.allowed = self.engine.slots.rules.allowed
-        self.optimizer = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
+        self.optimizer = make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
         self.rows = [self.row(i) for i in range(4)]
         policy = learner.Objective()
-        self.imitate = learner.make_update(self.graphdef, learner.Objective(kind="imitation"), self.optimizer)
-        self.improve = learner.make_update(self.graphdef, policy, self.optimizer)
+        self.imitate = self.program(learner.Objective(kind="imitation"))
+        self.improve = self.program(policy)
+        self.step = make_apply(self.optimizer, rounding="nearest")
         self.score = learner.make_score(self.graphdef, policy)
 
     def row(self, i, trailing=False):
@@ -51,24 +57,52 @@ class World:
         shown = [*t.task.images, *(image for turn in t.turns if turn.observation for image in turn.observation.images)]
         return {image.sha256: self.engine.renderer.patches.get(image) for image in shown}
 
+    def program(self, objective):
+        return learner.make_accumulate(self.graphdef, objective)
+
     def batch(
         self, rows=None, advantages=(0.0,) * 4, n_chunks=2, patches_of=None, length=LENGTH, packing=None, valid=None
     ):
+        """``packing``: for each row the indices of its samples; ``patches_of``: of a trajectory, by hash."""
         rows = self.rows if rows is None else rows
-        made = assemble(
-            rows, np.array(advantages, np.float32), patches_of or self.images_of, length=length, n_chunks=n_chunks,
-            bucket=self.engine.renderer.bucket, rows=packing, valid=valid,
-        )  # fmt: skip
-        return jax.device_put(made)
+        images = {name: item[0] for t in rows for name, item in (patches_of or self.images_of)(t).items()}
+        samples = [
+            dataclasses.replace(sample, advantages=np.full(len(sample.tokens), value, np.float32))
+            for sample, value in zip(samples_of(rows, valid=valid), advantages, strict=True)
+        ]
+        packing = [[i] for i in range(len(rows))] if packing is None else packing
+        micro = MicroBatch(tuple(tuple(Block((i,), 0) for i in row) for row in packing), length)
+        bucket = self.engine.renderer.bucket
+        return jax.device_put(assemble(micro, samples, images.__getitem__, n_chunks=n_chunks, bucket=bucket))
 
     def params(self):
         """A fresh copy: update donates what it is given."""
         return learner.copy_params(self.first)
 
-    def apply(self, update, batch, lr=1e-2, params=None, opt_state=None, old=None, ref=None):
+    def whole(self, *batches, on_policy=True):
+        """Counts over these batches, in which a row is one sample."""
+        masks = [np.asarray(batch.loss_mask) for batch in batches]
+        n_tokens, n_rows = sum(mask.sum() for mask in masks), sum(mask.any(axis=1).sum() for mask in masks)
+        return learner.Whole(jnp.float32(n_tokens), jnp.float32(n_rows), jnp.bool_(on_policy))
+
+    def gradients(self, program, batches, params=None, whole=None):
+        """(gradients, stats) of an update in several micro-batches."""
+        params = self.first if params is None else params
+        whole = self.whole(*batches) if whole is None else whole
+        gradients, parts = learner.make_zeros(params)(), []
+        for batch in batches:
+            gradients, stats = program(params, gradients, batch, self.allowed, whole)
+            parts.append(jax.device_get(stats))
+        return gradients, learner.joined_stats(parts)
+
+    def apply(self, program, batch, lr=1e-2, params=None, opt_state=None, old=None, ref=None):
         params = self.params() if params is None else params
-        opt_state = learner.init_opt_state(self.optimizer, params) if opt_state is None else opt_state
-        return update(params, opt_state, batch, self.allowed, jnp.float32(lr), old, ref)
+        opt_state = init_opt_state(self.optimizer, params) if opt_state is None else opt_state
+        batch = batch if old is None else batch._replace(old_logps=old)
+        batch = batch if ref is None else batch._replace(ref_logps=ref)
+        gradients, stats = self.gradients(program, [batch], params, self.whole(batch, on_policy=old is None))
+        params, opt_state, of_step = self.step(params, opt_state, gradients, jnp.float32(lr))
+        return params, opt_state, stats | of_step
 
     def row_logps(self, params, batch):
         """float[B]: log-prob of each row's own tokens."""
@@ -141,9 +175,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(world, bad):
 
 
 def test_the_rate_and_the_batch_are_data(world):
-    for lr, advantages in ((0.1, [1, 0, 0, 0]), (0.2, [0, -1, 0, 0])):
-        world.apply(world.improve, world.batch(advantages=advantages), lr=lr)
-    assert world.improve._cache_size() == 1
+    for lr, advantages, old in ((0.1, [1, 0, 0, 0], None), (0.2, [0, -1, 0, 0], jnp.zeros((4, LENGTH)))):
+        world.apply(world.improve, world.batch(advantages=advantages), lr=lr, old=old)
+    assert world.improve._cache_size() == 1 and world.step._cache_size() == 1
 
 
 def test_observed_tokens_are_context_and_never_targets(world):
@@ -206,7 +240,7 @@ def test_empty_chunks_are_not_encoded(world):
 def test_padded_chunks_change_nothing(world):
     batches = [world.batch(n_chunks=n) for n in (2, 4)]
     a, b = (np.asarray(world.score(world.first, batch, world.allowed)) for batch in batches)
-    mask = np.asarray(batches[0].segment_ids) >= 0
+    mask = np.asarray(batches[0].loss_mask)
     np.testing.assert_allclose(a[mask], b[mask], rtol=0, atol=LOGPS_TOLERANCE)
     assert np.abs(a[mask]).max() > 1
 
@@ -229,7 +263,7 @@ def test_images_deduplicated_by_hash_equal_separate_ones(world):
     n_patches = [int((np.asarray(b.layout.segment_ids) >= 0).sum()) for b in (together, apart)]
     assert n_patches[1] == 4 * n_patches[0]
     a, b = (np.asarray(world.score(world.first, batch, world.allowed)) for batch in (together, apart))
-    mask = np.asarray(together.segment_ids) >= 0
+    mask = np.asarray(together.loss_mask)
     np.testing.assert_allclose(a[mask], b[mask], rtol=0, atol=LOGPS_TOLERANCE)
 
 
@@ -263,8 +297,7 @@ def test_trajectories_that_share_a_row_score_as_alone(world):
 def test_the_update_with_old_log_probs_of_the_same_policy_is_the_on_policy_one(world):
     batch = world.batch(advantages=[1, -1, 0.5, -2])
     logps = world.score(world.first, batch, world.allowed)
-    objective = learner.Objective(on_policy=False, beta=0.3)
-    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    update = world.program(learner.Objective(policy=PolicySettings(beta=0.3)))
     a, _, want = world.apply(world.improve, batch)
     b, _, got = world.apply(update, batch, old=logps, ref=logps)  # a reference that agrees pulls nowhere
     assert abs(float(got["loss"] - want["loss"])) < 1e-5 and float(got["kl_ref"]) < 1e-8
@@ -273,7 +306,7 @@ def test_the_update_with_old_log_probs_of_the_same_policy_is_the_on_policy_one(w
     assert np.concatenate([m.ravel() for m in moved]).mean() < 0.01
     # a reference that disagrees pulls though no row has an advantage
     ref = logps + jnp.where(batch.loss_mask, 1.0, 0.0)
-    still = batch._replace(advantages=jnp.zeros(4))
+    still = batch._replace(advantages=jnp.zeros_like(batch.advantages))
     c, _, stats = world.apply(update, still, old=logps, ref=ref)
     assert abs(float(stats["kl_ref"]) - (np.e - 2)) < 1e-4  # exp(1) - 1 - 1
     assert np.all(world.row_logps(c, batch) > world.row_logps(world.first, batch))
@@ -290,16 +323,16 @@ def test_the_gap_between_sampler_and_trainer_is_reported(world):
     assert abs(float(stats["gap_mean"]) * int(batch.loss_mask.sum()) - 0.5) < 1e-3
 
 
-def _weighted_loss(objective, sampler, old, logps, advantages, mask):
+def _weighted_loss(settings, sampler, old, logps, advantages, mask):
     """The loss as a loop over tokens, and the weights."""
     weights = np.exp(old - sampler)
-    if objective.importance == "sequence":
+    if settings.importance == "sequence":
         weights = np.exp(np.where(mask, old - sampler, 0).sum(1, keepdims=True)) * np.ones_like(weights)
-    weights = np.minimum(weights, objective.importance_cap)
+    weights = np.minimum(weights, settings.importance_cap)
     total = 0.0
     for r, c in np.argwhere(mask):
         ratio = np.exp(logps[r, c] - old[r, c])
-        clipped = min(max(ratio, 1 - objective.epsilon_low), 1 + objective.epsilon_high)
+        clipped = min(max(ratio, 1 - settings.epsilon_low), 1 + settings.epsilon_high)
         total -= weights[r, c] * min(ratio * advantages[r], clipped * advantages[r])
     return total / mask.sum(), weights[mask]
 
@@ -312,12 +345,12 @@ def test_the_importance_weighted_loss_equals_the_loop_over_tokens(world, importa
     mask, logps = np.asarray(batch.loss_mask), np.asarray(world.score(world.first, batch, world.allowed))
     noise = np.random.default_rng(0).normal(0, 0.3, (2, *mask.shape)).astype(np.float32)
     sampler, old = logps + noise[0], logps if on_policy else logps + noise[1]
-    objective = learner.Objective(importance=importance, importance_cap=cap, on_policy=on_policy)
-    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    settings = PolicySettings(importance=importance, importance_cap=cap)
+    update = world.program(learner.Objective(policy=settings))
     # what stands where nothing was sampled is not read
     told = batch._replace(sampler_logps=jnp.asarray(np.where(mask, sampler, np.nan)))
     _, _, stats = world.apply(update, told, old=None if on_policy else jnp.asarray(old))
-    want, weights = _weighted_loss(objective, sampler, old, logps, advantages, mask)
+    want, weights = _weighted_loss(settings, sampler, old, logps, advantages, mask)
     assert abs(float(stats["loss"]) - want) < 1e-5 and np.ptp(weights) > 0.1
     assert abs(float(stats["importance_mean"]) - weights.mean()) < 1e-5
     assert abs(float(stats["importance_capped_frac"]) - (weights == cap).mean()) < 1e-6
@@ -343,18 +376,19 @@ def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
 
 
 def test_advantages_are_those_of_each_group():
-    advantages, stats = learner.make_advantages(2, "none")(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool))
-    np.testing.assert_allclose(advantages, [0.5, -0.5, 0.0, 0.0])
+    compute = learner.make_advantages(2, AdvantageSettings(scale="none"))
+    advantages, stats = compute(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool), jnp.ones(4))
+    np.testing.assert_allclose(advantages.rows, [0.5, -0.5, 0.0, 0.0])
     assert float(stats["zero_variance_frac"]) == 0.5
 
 
 def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     graphdef, params = tiny.tiny_policy(world.tokenizer.vocab_size, lora=Lora(rank=2, vision=True))
     params = jax.device_put(params, jax.devices()[0])
-    objective = learner.Objective(beta=0.1)
-    update = learner.make_update(graphdef, objective, world.optimizer)
+    objective = learner.Objective(policy=PolicySettings(beta=0.1))
+    accumulate, step = learner.make_accumulate(graphdef, objective), make_apply(world.optimizer, rounding="nearest")
     batch = world.batch(advantages=(1.0, -1.0, 0.5, -0.5))
-    opt_state = learner.init_opt_state(world.optimizer, params)
+    opt_state = init_opt_state(world.optimizer, params)
     n_trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.split_state(params, LoraParam, ...)[0]))
     assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 2 * n_trained + 1  # two moments and a count
     before = jax.device_get(learner.copy_params(params))
@@ -363,7 +397,11 @@ def test_with_adapters_the_base_stands_still_and_is_the_reference(world):
     base = nnx.split_state(params, LoraParam, ...)[1]
     want = learner.make_score(base_graphdef, objective)(base, batch, world.allowed)
     np.testing.assert_array_equal(reference, want)
-    after, _, stats = update(params, opt_state, batch, world.allowed, jnp.float32(1e-2), None, reference)
+    batch = batch._replace(ref_logps=reference)
+    gradients = learner.make_zeros(params)()
+    gradients, stats = accumulate(params, gradients, batch, world.allowed, world.whole(batch))
+    after, _, of_step = step(params, opt_state, gradients, jnp.float32(1e-2))
+    stats |= of_step
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert float(stats["kl_ref"]) > 0 and float(stats["grad_norm"]) > 0
     for (keys, new), (_, old) in zip(nnx.to_flat_state(after), nnx.to_flat_state(before), strict=True):
@@ -376,8 +414,8 @@ def test_rows_of_our_own_failures_change_no_other_rows_gradient_and_no_figure(wo
     """Rows 1 and 3 failed: the update is that of rows 0 and 2 alone, whatever the failed ones hold."""
     advantages, old = [1.0, 0.7, -1.0, -0.4], jnp.zeros((4, LENGTH), jnp.float32)
     # KL to the reference and clipping too: a row without an advantage has a gradient there.
-    objective = learner.Objective(on_policy=False, beta=0.1, aggregation=aggregation, importance="token")
-    update = learner.make_update(world.graphdef, objective, world.optimizer)
+    settings = PolicySettings(beta=0.1, aggregation=aggregation, importance="token")
+    update = world.program(learner.Objective(policy=settings))
 
     def step(rows, advantages, old, valid=None):
         batch = world.batch(rows, advantages, valid=valid)

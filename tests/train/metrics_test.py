@@ -53,6 +53,8 @@ def test_hand_values():
         0.0,
     )
     assert sum(value for key, value in m.items() if key.startswith("ended/")) == 1.0
+    assert m["unfinished_frac"] == 0.0
+    assert rollout_metrics([*rows, trajectory(Status.TOKENS, [], {})])["unfinished_frac"] == 0.2
 
 
 def test_the_age_of_what_was_sampled():

@@ -114,7 +114,7 @@ def released_loss(rewards, logps, ref_logps, mask, group_size, beta, n_per_devic
 
 def test_the_loss_and_its_gradient_are_the_released_ones(repo_root):
     config = load(repo_root)
-    o, g = settings.objective(config, "policy"), config.rollout.group_size
+    policy, g = settings.objective(config, "policy").policy, config.rollout.group_size
     rng = np.random.default_rng(0)
     rewards = rng.choice([0.0, 0.5, 0.9, 1.5, 2.0], 4 * g).astype(np.float32)
     rewards[:g] = 1.9  # a group of one mind: no advantage, and yet its distance to the reference counts
@@ -123,14 +123,12 @@ def test_the_loss_and_its_gradient_are_the_released_ones(repo_root):
     mask = np.arange(12) < rng.integers(1, 13, (4 * g, 1))
     want, want_grad = released_loss(rewards, logps, ref_logps, mask, g, 0.04, n_per_device=g)
 
-    advantages, _ = learner.make_advantages(g, config.train.scale_advantages)(rewards, np.ones(4 * g, bool))
+    compute = learner.make_advantages(g, settings.advantage_settings(config))
+    advantages = compute(rewards, np.ones(4 * g, bool), mask.sum(1))[0].rows
 
     def loss(x):
-        old = jax.lax.stop_gradient(x)
-        settings = dict(epsilon_low=o.epsilon_low, epsilon_high=o.epsilon_high, beta=o.beta, aggregation=o.aggregation)
-        return objectives.policy_loss(
-            x, old, advantages, jnp.asarray(mask), ref_logps=jnp.asarray(ref_logps), **settings
-        )
+        by_token = jnp.broadcast_to(advantages[:, None], x.shape)
+        return objectives.policy_loss(x, by_token, jnp.asarray(mask), settings=policy, ref_logps=jnp.asarray(ref_logps))
 
     (got, stats), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logps))
     np.testing.assert_allclose(got, want, rtol=1e-5)  # float32 sums
@@ -175,7 +173,7 @@ def test_training_ends_a_row_at_its_first_turn_and_calls_no_tool(script):
         assert (row.status, [turn.text for turn in row.turns]) == (Status.TURN_LIMIT, [PROBLEM])
         assert row.turns[0].observation is None and not row.observation_mask.any()
         assert row.rewards["total"] == 2.0  # scored though the row ended with a call that nobody served
-    assert rollouts.valid_rows(rows).all()
+    assert rollouts.valid_rows(script.config, rows).all()
 
 
 def test_evaluation_of_the_same_policy_has_its_own_turn_limit_and_live_tools(script):

@@ -67,7 +67,7 @@ def test_the_group_of_a_truncated_jpeg_is_left_out_and_the_file_named_once(confi
                 shown.add(tr.images[0].sha256)
             else:
                 assert tr.status is Status.ANSWERED and tr.rewards["em"] == 1.0
-        valid = rollouts.valid_rows(rows)
+        valid = rollouts.valid_rows(config, rows)
         assert [bool(v) for v in valid] == [tr.task.id != bad for tr in rows] and valid.sum() == G
     said = capsys.readouterr().out
     assert quarantine.n_images == 1 and dict(quarantine.counts) == {"damage": 1} and len(shown) == 1

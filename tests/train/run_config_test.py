@@ -8,7 +8,7 @@ import pytest
 
 from arft_jax.config import default_config
 from arft_jax.train import run_config
-from arft_jax.train.run_config import load_run_config
+from arft_jax.train.run_config import load_run_config, written_keys
 from arft_jax.train.run_dir import RunDir
 
 
@@ -76,3 +76,11 @@ def test_what_is_no_run_is_one_sentence(config, tmp_path):
     path.write_text('{"config": {"train.stepz": 3}}')
     with pytest.raises(ValueError, match="must be of this version: it has the key 'train.stepz'"):
         load_run_config(config.workdir)
+
+
+def test_of_a_run_from_an_adapter_its_rank_comes_back_and_the_directory_is_not_needed(config, tmp_path):
+    config.model.lora.update(rank=4, adapter=str(tmp_path / "gone"))
+    RunDir(config)
+    assert written_keys(config.workdir)["model.lora.adapter"] == str(tmp_path / "gone")
+    found = load_run_config(config.workdir).model.lora
+    assert (found.rank, found.adapter) == (4, "")

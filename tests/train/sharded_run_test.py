@@ -14,14 +14,13 @@ import pytest
 TOLERANCE = 1e-4
 
 SCRIPT = """
-    import json, sys
+    import dataclasses, json, sys
     import jax, numpy as np
     from arft_jax.build.parts import make
     from arft_jax.build.plan import plan
-    from arft_jax.build.settings import objective
-    from arft_jax.train.batches import make_batch, share
+    from arft_jax.train.batches import share
+    from arft_jax.train.learning import Learning
     from arft_jax.train.state import TrainState
-    from arft_jax.train.update import Updater
     from arft_jax.steps import learner
     from arft_jax.config import default_config
     from arft_jax.io import hosts
@@ -29,7 +28,7 @@ SCRIPT = """
     from arft_jax.syntax.tags import TagSyntax
     from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
     from arft_jax.testing.toolboxes import code_call
-    from arft_jax.trajectory import Observation
+    from arft_jax.trajectory import Observation, Status
 
     cache, out, mesh, process, n_processes, port = sys.argv[1:]
     mesh, process, n_processes = json.loads(mesh), int(process), int(n_processes)
@@ -41,6 +40,9 @@ SCRIPT = """
     config = default_config()
     config.rollout.tensor, config.rollout.cache_dtype = mesh.pop("rollout", 0), mesh.pop("cache", "")
     config.model.lora.update(rank=mesh.pop("lora", 0), vision=True)
+    infra = mesh.pop("infra", None)  # rows that fail, and whether they hold other tokens than they did
+    config.train.update(micro_tokens=mesh.pop("micro", 3200), row_widths=(mesh.pop("width", 400),))
+    config.train.share_prompts = mesh.pop("shared", False)
     config.mesh.update(mesh)
     config.model.text_config.update(
         hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -48,8 +50,7 @@ SCRIPT = """
     config.model.vision_config.update(hidden_size=32, intermediate_size=32, num_heads=4)
     config.rollout.update(
         group_size=2, n_slots=8, max_turn_tokens=6, max_tokens=400, extend_rows=8, decode_steps=4, n_features=128)
-    config.train.update(prompts=4, rows_per_update=8, image_chunks=8)
-    config.warm_start.rows = 8
+    config.train.update(prompts=4, rows_per_update=2, image_chunks=8, beta=0.1, importance="sequence")
     config.model.remat = "full"
     planned = plan(config)
     parts = make(planned)
@@ -66,19 +67,34 @@ SCRIPT = """
             assert len(leaf.addressable_shards) == len(leaf.sharding.device_set) == jax.local_device_count()
         groups = parts.engine.run(rolls_out, requests, tools, rng=rng, temperature=1.0, max_turns=2)
         rows = [t for group in groups for t in group]
-        state = TrainState(**learner.train_state(planned.optimizer, params, False, planned.placement))
+        rewards = np.random.default_rng(0).normal(size=8)[share(8)].tolist()
+        rows = [dataclasses.replace(t, rewards={"total": reward}) for t, reward in zip(rows, rewards)]
+        if infra is not None:
+            for i in (1, 4):
+                tokens = (rows[i].tokens + 1) % 900 if infra else rows[i].tokens
+                rows[i] = dataclasses.replace(rows[i], status=Status.INFRA, rewards={}, tokens=tokens)
+        state = TrainState(**learner.train_state(planned.optimizer, params, planned.keeps_reference, planned.placement))
         first = jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.opt_state))
-        updater = Updater(planned, parts, objective(config, "policy"), state)
-        stats = [
-            updater.apply(state, make_batch(parts, rows, np.linspace(-1, 1, 8)[share(8)]), 1e-3) for _ in range(2)]
+        learning = Learning(planned, parts, state)
+        together = jax.jit(lambda tree: tree, out_shardings=planned.placement.whole)
+        apply, gradients = learning.updater.apply_gradients, []
+
+        def recorded(params, opt_state, gradient, *rest):
+            gradients.append([np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(together(gradient)))])
+            return apply(params, opt_state, gradient, *rest)
+
+        learning.updater.apply_gradients = recorded
+        stats = [learning.step(state, rows, 1, rate) for rate in (0.0, 1e-3)]  # four updates each
     assert first == jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.opt_state))
-    assert updater.update._cache_size() == 1 and parts.engine.slots.sampler.n_compiled() == 4
+    assert parts.engine.slots.sampler.n_compiled() == 4 and len(gradients) == 8
     kernel = state.params["text"]["layers"]["mlp"]["up"]["kernel"].get_value()
-    together = jax.jit(lambda tree: tree, out_shardings=planned.placement.whole)
     everywhere, moments = together(state.params), together(state.opt_state)
     np.savez(
         out, tokens=np.concatenate([t.tokens for t in rows]), logps=np.concatenate([t.sampler_logps for t in rows]),
-        grad_norms=[s["grad_norm"] for s in stats], gap=stats[0]["gap_max"],
+        grad_norms=[s["grad_norm"] for s in stats], gap=stats[0]["gap_max"], packing=stats[0]["packing_frac"],
+        micro_batches=stats[0]["n_micro_batches"], saved=stats[0]["shared_frac"],
+        lengths=[len(t.tokens) for t in rows],
+        **{f"g{k}_{i}": leaf for k, update in enumerate(gradients[:4]) for i, leaf in enumerate(update)},
         share=kernel.addressable_shards[0].data.size / kernel.size,
         images=len({span.sha256 for t in rows for span in t.images}),
         **{f"p{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(everywhere))},

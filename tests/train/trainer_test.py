@@ -295,6 +295,21 @@ def test_a_run_that_carries_groups_over_resumes_and_reports_their_age(runs, monk
     assert rows[0]["staleness_max"] == 0 and abs(rows[0]["importance_mean"] - 1) < 1e-5
 
 
+@pytest.mark.slow  # a whole run more
+def test_a_run_with_dynamic_sampling_trains_whole_batches_and_logs_what_it_spent(runs, monkeypatch):
+    def score(trajectory, weights, embed=None):  # equal within the groups of half of the tasks
+        dull = zlib.crc32(trajectory.task.id.encode()) % 2
+        return _score(trajectory, weights) | {"total": 0.5} if dull else _score(trajectory, weights)
+
+    monkeypatch.setattr(combine, "score_trajectory", score)
+    lengths = dict(unfinished="overlong", overlong_from=1, overlong_to=9, overlong_weight=0.0)
+    runs("dynamic", steps=2, dynamic_sampling=dict(enabled=True, max_attempts=4), **lengths)
+    rows = runs.metrics("dynamic")[WARM:]
+    assert [row["step"] for row in rows] == [1, 2] and all(-1 <= row["reward/overlong"] < 0 for row in rows)
+    assert all(row["zero_variance_frac"] == row["dynamic/without_variance_frac"] for row in rows)
+    assert max(row["dynamic/attempts"] for row in rows) > 1
+
+
 @pytest.mark.slow
 def test_at_learning_rate_zero_grpo_leaves_the_params_of_the_warm_start(runs, straight, monkeypatch):
     kept = []

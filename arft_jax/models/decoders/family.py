@@ -1,5 +1,7 @@
 """The records of Llama and of Qwen2: text decoders, with a fresh vision tower where a config asks for one."""
 
+import dataclasses
+
 from arft_jax.models.decoders.config import DecoderConfig, with_tower
 from arft_jax.models.decoders.packing import TEXT_ONLY, sequential_positions
 from arft_jax.models.family import Family, ImagePacking
@@ -24,7 +26,7 @@ def _family(name: str, title: str) -> Family:
         config_from_hf=DecoderConfig.from_hf,
         make=Qwen2_5_VL,
         packing=_packing,
-        weights=WEIGHTS,
+        weights=dataclasses.replace(WEIGHTS, modules=()),
         control_ids=CONTROL_IDS,
         with_tower=with_tower,
         branch_shares=lambda sizes: () if sizes.vision is None else branch_shares(sizes),

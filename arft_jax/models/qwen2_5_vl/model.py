@@ -92,7 +92,9 @@ class Qwen2_5_VL(nnx.Module):
         placed = features[jnp.maximum(feature_index, 0)].astype(embeds.dtype)
         return self.constrain(jnp.where((feature_index >= 0)[:, :, None], placed, embeds), "rows", None, None)
 
-    def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    def hidden(
+        self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array, prefix_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Whole sequences at once, for training and scoring.
 
         Args:
@@ -100,11 +102,13 @@ class Qwen2_5_VL(nnx.Module):
           positions: int32[B, 3, T], M-RoPE.
           segment_ids: int32[B, T]; a token attends to itself and to earlier tokens of its own segment;
             -1 is padding, which nothing attends to.
+          prefix_ids: int32[B, T], a segment in front of its own that a token attends to as well, -1: none. So the
+            prompt of a group stands once in a row, and its completions behind it. None: no token has one.
 
         Returns:
           float[B, T, D] after the final norm.
         """
-        return self.text.hidden(embeds, positions, segment_ids)
+        return self.text.hidden(embeds, positions, segment_ids, prefix_ids)
 
     def hidden_cached(
         self,
@@ -144,6 +148,16 @@ class Qwen2_5_VL(nnx.Module):
         """
         return self.text.unstacked_layers(states)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """float[..., D] -> float32[..., V]."""
-        return self.text.logits(hidden)
+    def unembedding_kernel(self) -> jax.Array:
+        """float[D, V] in the type of the parameters, with the logical axes (embed, vocab)."""
+        return self.text.unembedding_kernel()
+
+    def logits(self, hidden: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        """float[..., D] -> float32[..., V].
+
+        Args:
+          hidden: float[..., D].
+          kernel: what :meth:`unembedding_kernel` gave, gathered by the caller, who also says where the logits lie;
+            None: the model's own.
+        """
+        return self.text.logits(hidden, kernel)

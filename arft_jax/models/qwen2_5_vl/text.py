@@ -17,6 +17,7 @@ from arft_jax.models.layers import (
     GatedMLP,
     Linear,
     RMSNorm,
+    product,
     scan_layers,
     stack_layers,
     truncated_normal,
@@ -102,14 +103,17 @@ class TextDecoder(nnx.Module):
         """int32[B, T] -> float[B, T, D]."""
         return self.constrain(self.embedding[...][tokens].astype(self.dtype), "rows", None, None)
 
-    def hidden(self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    def hidden(
+        self, embeds: jax.Array, positions: jax.Array, segment_ids: jax.Array, prefix_ids: jax.Array | None = None
+    ) -> jax.Array:
         """Whole sequences; see the model's ``hidden``."""
         check_axes(embeds=(embeds, "BTD"), positions=(positions, "BAT"), segment_ids=(segment_ids, "BT"))
         cos, sin = self._rotary(positions)
+        ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids)
 
         def body(x: jax.Array, layer: nnx.Module, _: None) -> jax.Array:
             q, k, v = layer.project(x, cos, sin)
-            return layer.finish(x, self.attend_causal(q, k, v, segment_ids))
+            return layer.finish(x, self.attend_causal(q, k, v, *ids))
 
         return self.norm(scan_layers(body, self.layers, embeds.astype(self.dtype), remat=self.remat))
 
@@ -163,16 +167,14 @@ class TextDecoder(nnx.Module):
         """Each layer by itself, in order; see the model's ``unstacked_layers``."""
         return unstack_layers(self.layers, self.config.n_layers, states)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """float[..., D] -> float32[..., V]."""
-        if self.unembedding is None:
-            kernel, axis = self.embedding[...], 1
-        else:
-            kernel, axis = self.unembedding[...], 0
-        logits = jax.lax.dot_general(
-            hidden.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (((hidden.ndim - 1,), (axis,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
+    def unembedding_kernel(self) -> jax.Array:
+        """float[D, V] in the type of the parameters; of a tied model the embedding."""
+        return self.embedding[...].T if self.unembedding is None else self.unembedding[...]
+
+    def logits(self, hidden: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        """See the model's ``logits``."""
+        hidden = hidden.astype(self.dtype)
+        if kernel is not None:
+            return product(hidden, kernel, 1, jnp.float32)
+        logits = product(hidden, self.unembedding_kernel(), 1, jnp.float32)
         return self.constrain(logits, "rows", *[None] * (logits.ndim - 2), "vocab")

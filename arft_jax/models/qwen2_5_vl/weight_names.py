@@ -42,6 +42,7 @@ WEIGHTS = WeightNames(
     | {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in _LINEARS.items()},
     prefixes=(("model.visual.", "visual."), ("model.language_model.", "text."), ("model.", "text.")),
     written=(("text.", "model."),),
+    modules=(("text.", "model.language_model."), ("visual.", "model.visual.")),
     two_input_axes=("text.layers.o.kernel", "vision.blocks.proj.kernel"),
     convolutions={"vision.patch_embed.kernel": _patch_shape},
 )

@@ -19,6 +19,7 @@ from arft_jax.config import default_config
 from arft_jax.data.batch import assemble
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import init_opt_state
 from arft_jax.testing import decoders
 from arft_jax.testing.tiny_rollout import InstantTools
 from arft_jax.train import batches
@@ -122,7 +123,7 @@ def test_it_searches_and_learns(policy):
 
     optimizer = settings.optimizer(config)
     update = learner.make_update(parts.graphdef, objective, optimizer)
-    state = learner.init_opt_state(optimizer, params, parts.plan.placement)
+    state = init_opt_state(optimizer, params, parts.plan.placement)
     params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-6), None, None)
     assert float(stats["skipped"]) == 0 and float(stats["grad_norm"]) > 0
     after = np.asarray(score(params, batch, parts.rules.allowed))

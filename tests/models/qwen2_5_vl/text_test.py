@@ -130,6 +130,24 @@ def test_segments_packed_in_one_row_equal_separate_rows(model, inputs, whole):
     np.testing.assert_allclose(packed.reshape(whole.shape), whole, atol=TOLERANCE)
 
 
+def test_a_beginning_that_rows_share_stands_once_in_front_of_them(model, inputs):
+    """Three rows that begin alike in one: the beginning as segment 0, which what follows it sees, and nobody else."""
+    embeds, positions = inputs
+    n = 7
+    alike = jnp.concatenate([jnp.broadcast_to(embeds[:1, :n], (3, n, 48)), embeds[:, n:]], axis=1)
+    places = jnp.concatenate([jnp.broadcast_to(positions[:1, :, :n], (3, 3, n)), positions[:, :, n:]], axis=2)
+    want = model.hidden(alike, places, jnp.zeros((N_ROWS, LENGTH), jnp.int32))
+    once = jnp.concatenate([alike[0, :n], *alike[:, n:]])[None]
+    at = jnp.concatenate([places[0, :, :n], *places[:, :, n:]], axis=1)[None]
+    segments = jnp.concatenate([jnp.zeros(n, jnp.int32), jnp.repeat(jnp.arange(1, 4, dtype=jnp.int32), LENGTH - n)])
+    prefixes = jnp.where(segments > 0, 0, -1)
+    got = model.hidden(once, at, segments[None], prefixes[None])[0]
+    np.testing.assert_allclose(got[:n], want[0, :n], atol=TOLERANCE)
+    np.testing.assert_allclose(got[n:].reshape(3, LENGTH - n, -1), want[:, n:], atol=TOLERANCE)
+    alone = model.hidden(once, at, segments[None])[0]
+    assert np.abs(alone[n:] - got[n:]).max() > 0.01
+
+
 def test_later_tokens_do_not_change_earlier_ones(model, inputs, whole):
     embeds, positions = inputs
     out = model.hidden(embeds.at[:, 10:].add(5.0), positions, jnp.zeros((N_ROWS, LENGTH), jnp.int32))
