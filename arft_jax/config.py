@@ -89,7 +89,7 @@ def _model() -> ml_collections.ConfigDict:
                 vision_targets=("qkv", "proj", "gate", "up", "down"),  # which of them
             ),
             freeze_vision=False,  # the vision tower, its merger included, is not trained; beside adapters it never is
-            remat=False,  # recompute layer activations in the backward pass
+            remat="none",  # what a layer computes again in the backward pass: none, all but its products (dots), full
         )
     )
 

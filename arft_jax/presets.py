@@ -19,7 +19,7 @@ def qwen_config(name: str, size: str, hardware: str, variant: str = "") -> Any:
     """
     config = default_config()
     config.name, config.workdir, config.hardware = name, f"runs/{name}", hardware
-    config.model.update(size=size, dtype="bfloat16", remat=True)
+    config.model.update(size=size, dtype="bfloat16", remat="full")
     config.model.attention = "splash" if hardware.startswith("tpu") else "cudnn"
     config.data.update(tasks=MAT_TASKS, n_train=100_000, min_pixels=3136, max_pixels=401408)
     config.warm_start.steps = 0

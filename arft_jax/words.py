@@ -17,6 +17,7 @@ MOMENTS = ("float32", "bfloat16", "factored")  # train.moments
 ROUNDINGS = ("nearest", "stochastic")  # train.param_rounding
 CONTEXTS = ("append", "rerender")  # rollout.context
 ATTENTION_FORMS = ("auto", "plain", "chunked")  # model.attention, on all hardware
+REMAT_POLICIES = ("none", "dots", "full")  # model.remat
 ATTENTION_KERNELS = {"splash": "tpu", "cudnn": "gpu"}  # model.attention, by hardware
 REMOTE_SEARCHES = ("http", "serper", "ddgs")  # tools.search.backend; besides them local
 CACHE_MODES = ("off", "record", "replay", "mixed")  # tools.search.cache_mode
@@ -31,6 +32,7 @@ OF_KEY = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.vision": ("new", ""),
     "model.attention": (*ATTENTION_FORMS, *ATTENTION_KERNELS),
+    "model.remat": REMAT_POLICIES,
     "rollout.context": CONTEXTS,
     "rollout.refresh": ("keep", "rebuild"),
     "rollout.cache_dtype": ("float32", "bfloat16", "int8", "float8_e4m3fn", ""),

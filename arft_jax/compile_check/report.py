@@ -58,7 +58,7 @@ def remedies(name: str, plan: PolicyPlan) -> list[str]:
     """
     config, placement, own = plan.config, plan.placement, plan.local_placement
     done = {
-        "model.remat": config.model.remat,
+        "model.remat": config.model.remat == "full",
         "mesh.fsdp": placement.mesh.shape["fsdp"] == placement.mesh.size,
         # 0 saves the copy of the columns that are read, where one is made
         "rollout.bucket_columns": not (config.rollout.bucket_columns and own.reads_unstacked_layers),

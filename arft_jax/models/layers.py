@@ -15,9 +15,15 @@ import numpy as np
 from flax import nnx
 
 from arft_jax.models.lora import Lora, LoraParam
+from arft_jax.ops.attention import ATTENDED
 from arft_jax.ops.linear import WeightGradient, affine, product, weight_gradient
+from arft_jax.words import REMAT_POLICIES
 
 Axes = tuple[str | None, ...]
+_SAVED_DOTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # scores of attention have batch axes: never kept
+    jax.checkpoint_policies.save_only_these_names(ATTENDED),
+)
 
 
 class Constrain(Protocol):
@@ -174,7 +180,7 @@ def unstack_layers(layers: nnx.Module, n_layers: int, states: Sequence[nnx.State
 
 
 def scan_layers(
-    body: Callable[[Any, nnx.Module, Any], Any], layers: nnx.Module, carry: Any, xs: Any = None, *, remat: bool = False
+    body: Callable[[Any, nnx.Module, Any], Any], layers: nnx.Module, carry: Any, xs: Any = None, *, remat: str = "none"
 ) -> Any:
     """carry = body(carry, layer_l, xs_l) for l = 0 .. L-1, compiled once whatever L.
 
@@ -183,12 +189,22 @@ def scan_layers(
       layers: what :func:`stack_layers` made.
       carry: any pytree of arrays.
       xs: pytree of arrays with a leading axis L, or None.
-      remat: keep only each layer's carry for the backward pass and compute the rest again.
+      remat: what the backward pass finds of a layer beside its carry: ``none`` all that it needs; ``dots`` the results
+        of products with weights and of attention, the rest is computed again; ``full`` nothing, the whole layer is
+        computed again.
+
+    Raises:
+      ValueError: another word.
     """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}: got {remat!r} (config.model.remat)")
     graphdef, state = nnx.split(layers)
 
     def step(carry: Any, scanned: Any) -> tuple[Any, None]:
         layer_state, x = scanned
         return body(carry, nnx.merge(graphdef, layer_state), x), None
 
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, carry, (state, xs))[0]
+    if remat != "none":
+        policy = _SAVED_DOTS if remat == "dots" else None
+        step = jax.checkpoint(step, prevent_cse=False, policy=policy)
+    return jax.lax.scan(step, carry, (state, xs))[0]

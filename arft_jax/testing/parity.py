@@ -226,7 +226,7 @@ def our_logits(model: Qwen2_5_VL, inputs: Inputs) -> jax.Array:
 def _recorded(module: Any, prefix: str, found: dict[str, jax.Array]) -> Iterator[None]:
     """Unrolls the scan of a module's layers and keeps what goes in and what each layer gives."""
 
-    def unrolled(body: Any, layers: nnx.Module, carry: jax.Array, xs: Any = None, *, remat: bool = False) -> jax.Array:
+    def unrolled(body: Any, layers: nnx.Module, carry: jax.Array, xs: Any = None, *, remat: str = "none") -> jax.Array:
         graphdef, state = nnx.split(layers)
         found[f"{prefix} in"] = carry
         for i in range(len(jax.tree.leaves(state)[0])):

@@ -100,7 +100,7 @@ class Toy(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         constrain: Constrain = unconstrained,
         lora: Lora = NO_LORA,
         attend_causal: Callable[..., jax.Array] = attend_causal,

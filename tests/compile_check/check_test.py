@@ -34,7 +34,7 @@ def config():
     config.rollout.update(n_slots=16, max_tokens=128, extend_rows=4)
     config.train.update(prompts=2, rows_per_update=16, beta=0.01)
     config.warm_start.steps = 0
-    config.model.remat = True
+    config.model.remat = "full"
     return config
 
 
@@ -156,7 +156,7 @@ def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, 
 def test_what_is_done_already_is_not_advised(config):
     advised = compile_report.remedies("update", plan_policy(config))
     assert advised == ["train.rows_per_update", "train.logps_chunk", "rollout.max_tokens"]
-    config.model.remat = False
+    config.model.remat = "none"
     assert "model.remat" in compile_report.remedies("update", plan_policy(config))
     config.train.rows_per_update = 1
     assert "train.rows_per_update" not in compile_report.remedies("update", plan_policy(config))

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from arft_jax.models.layers import Linear, RMSNorm, affine, scan_layers, stack_layers
 from arft_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from arft_jax.testing.tiny_model import tiny_config, tiny_model
+from arft_jax.words import REMAT_POLICIES
 
 WORDS = {
     "layers", "embed", "heads", "kv_heads", "head_dim", "mlp", "vocab",
@@ -27,9 +29,11 @@ def test_scan_over_stacked_layers_equals_a_loop():
     want = x
     for layer in range(3):
         want = np.tanh(want @ kernel[layer])
-    for remat in (False, True):
+    for remat in REMAT_POLICIES:
         got = scan_layers(lambda x, layer, _: jnp.tanh(layer(x)), layers, jnp.asarray(x), remat=remat)
         np.testing.assert_allclose(got, want, atol=1e-6)
+    with pytest.raises(ValueError, match=r"one of none, dots, full: got True \(config.model.remat\)"):
+        scan_layers(lambda x, layer, _: layer(x), layers, jnp.asarray(x), remat=True)
 
 
 def test_every_parameter_has_one_axis_word_an_axis_and_layers_first_where_stacked():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arft_jax.ops import attention
-from arft_jax.ops.attention import Mask, attend
+from arft_jax.ops.attention import Mask, attend, attend_causal, attend_segments
 
 TOLERANCE = 2e-5  # float32 sums of some ten terms
 
@@ -55,22 +55,67 @@ def test_attention_equals_the_loop(n_queries, n_kv, ordered, prefix):
     np.testing.assert_allclose(attend(q, k, v, mask), _oracle(q, k, v, mask), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("n_queries", [5, 40])
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("prefix", [True, False])
-def test_chunks_of_queries_equal_the_whole_with_their_gradients(ordered, prefix, monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK_SCORES", 9 * 16)  # chunks of 16 of 40 queries: the last is padded
-    q, k, v, mask = _inputs(40)
+def test_chunks_equal_the_whole_with_their_gradients(ordered, n_queries, prefix, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 16 if n_queries == 40 else 4)  # the last block of 40 is padded
+    q, k, v, mask = _inputs(n_queries)
     mask = mask if ordered else mask._replace(q_at=None, kv_at=None)
-    mask = mask._replace(q_prefix=_prefixes(40)) if prefix else mask
+    mask = mask._replace(q_prefix=_prefixes(n_queries)) if prefix else mask
 
     def value_and_grads(implementation):
         def loss(*qkv):
             return jnp.sum(jnp.sin(attend(*qkv, mask, implementation=implementation)))
 
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
     for got, want in zip(*(jax.tree.leaves(value_and_grads(kind)) for kind in ("chunked", "plain")), strict=True):
         np.testing.assert_allclose(got, want, atol=10 * TOLERANCE)  # sums over 40 queries
+
+
+PACKED = np.repeat([[0, 1, 2, -1], [0, 0, 1, 2]], 16, axis=1).astype(np.int32)  # two rows of segments
+
+
+def _packed(seed=0):
+    rng = np.random.default_rng(seed)
+    q, g = rng.normal(size=(2, 2, 64, 6, 8)).astype(np.float32)
+    return q, *rng.normal(size=(2, 2, 64, 2, 8)).astype(np.float32), g
+
+
+@pytest.mark.parametrize("block", [7, 16])
+@pytest.mark.parametrize("attend_packed", [attend_causal, attend_segments])
+def test_packed_rows_in_chunks_equal_the_whole_with_their_gradients(attend_packed, block, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    *qkv, g = _packed()
+    values = {}
+    for kind in ("chunked", "plain"):
+
+        @jax.jit
+        def output_and_gradients(*qkv, kind=kind):
+            out, back = jax.vjp(lambda *x: attend_packed(*x, PACKED, implementation=kind), *qkv)
+            return [out, *back(g)]
+
+        values[kind] = output_and_gradients(*qkv)
+    for got, want in zip(values["chunked"], values["plain"], strict=True):
+        np.testing.assert_allclose(got, want, atol=TOLERANCE)
+    assert np.all(values["chunked"][0][0, 48:] == 0)  # padding
+
+
+def test_chunks_pass_over_columns_that_no_row_sees(monkeypatch):
+    """NaN times 0 is NaN: what a query does not see must not even be multiplied by 0."""
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    q, k, v, g = _packed()
+
+    def output_and_gradient(k, v):
+        out, back = jax.vjp(lambda *x: attend_causal(*x, PACKED, implementation="chunked"), q, k, v)
+        return out, back(g)[0]
+
+    want = output_and_gradient(k, v)
+    k[:, 16:32], v[:, 16:32] = np.nan, np.nan
+    for got, clean in zip(output_and_gradient(k, v), want, strict=True):
+        np.testing.assert_array_equal(got[:, :16], clean[:, :16])  # they are later
+        np.testing.assert_array_equal(got[:, 32:], clean[:, 32:])  # they are of other segments
 
 
 def test_memory_of_chunks_is_linear_in_length():

@@ -52,7 +52,7 @@ SCRIPT = """
     config.rollout.update(
         group_size=2, n_slots=8, max_turn_tokens=6, max_tokens=400, extend_rows=8, decode_steps=4, n_features=128)
     config.train.update(prompts=16, rows_per_update=8, image_chunks=8, beta=0.1, importance="sequence")
-    config.model.remat = True
+    config.model.remat = "full"
     planned = plan(config)
     parts = make(planned)
     params = parts.first_params()

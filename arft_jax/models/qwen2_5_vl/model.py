@@ -29,7 +29,7 @@ class Qwen2_5_VL(nnx.Module):
       rngs: stream ``params`` draws the initial weights.
       dtype: compute type; norms, softmax, rotary and logits are float32 always.
       param_dtype: type in which parameters are kept.
-      remat: compute each layer again in the backward pass instead of keeping its inner values.
+      remat: what each layer computes again in the backward pass, a word of ``layers.scan_layers``.
       lora: adapters beside the linear maps; their draws take the stream ``lora``.
       attend_causal: attention of the decoder over whole sequences, as ``ops.attention.attend_causal``.
       attend_segments: full attention of the vision tower, as ``ops.attention.attend_segments``.
@@ -43,7 +43,7 @@ class Qwen2_5_VL(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         constrain: Constrain = unconstrained,
         lora: Lora = NO_LORA,
         attend_causal: Callable[..., jax.Array] = attend_causal,

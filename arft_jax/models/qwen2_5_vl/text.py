@@ -69,7 +69,7 @@ class TextDecoder(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any,
         param_dtype: Any,
-        remat: bool,
+        remat: str,
         constrain: Constrain,
         lora: Lora,
         attend_causal: Callable[..., jax.Array],

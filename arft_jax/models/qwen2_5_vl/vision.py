@@ -119,7 +119,7 @@ class VisionTower(nnx.Module):
         rngs: nnx.Rngs,
         dtype: Any,
         param_dtype: Any,
-        remat: bool,
+        remat: str,
         constrain: Constrain,
         lora: Lora,
         attend_segments: Callable[..., jax.Array],
