@@ -134,11 +134,6 @@ def _check_carry_over(config) -> list[str]:
             "carry_over must be 0 where dynamic_sampling is enabled, a step then ends when all its places are filled: "
             f"got carry_over={r.carry_over} (config.rollout.carry_over, config.train.dynamic_sampling.enabled)"
         )
-    problems += [
-        f"{key} must be finite: got {t[key]} (config.train.{key})"
-        for key in ("epsilon_high", "dual_clip", "beta", "entropy_bonus", "importance_cap")
-        if t[key] == math.inf
-    ]
     return problems
 
 

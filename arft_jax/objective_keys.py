@@ -113,7 +113,8 @@ def filled(config: Any) -> Any:
     It is what :mod:`arft_jax.config_checks` looks at, which refuses the unknown name by itself, and what a run's work
     directory keeps.
     """
-    copy = config.copy_and_resolve_references()
+    thawed = getattr(config, "as_configdict", lambda: config)()  # a frozen one takes no new values
+    copy = thawed.copy_and_resolve_references()
     named = NAMED.get(config.train.objective, NAMED[DEFAULT])
     copy.train.update(named._replace(**given(config))._asdict())
     return copy

@@ -1,5 +1,7 @@
 """What the values under ``config.train`` must be, and what they must be to those of other parts."""
 
+import math
+
 from arft_jax.words import ATTENTION_KERNELS
 
 
@@ -44,6 +46,11 @@ def _check_updates(config) -> list[str]:
         problems.append(
             f"epsilon_low must be at most 1, a ratio is never below 0: got {t.epsilon_low} (config.train.epsilon_low)"
         )
+    problems += [
+        f"{key} must be finite: got {t[key]} (config.train.{key})"
+        for key in ("epsilon_high", "dual_clip", "beta", "entropy_bonus", "importance_cap")
+        if t[key] == math.inf
+    ]
     return problems
 
 

@@ -56,7 +56,7 @@ def product(
 
 def _product_forward(x: Any, kernel: Any, n: int, out: Any, sum_up: WeightGradient) -> tuple[jax.Array, tuple]:
     is_trained = () if kernel.perturbed else None
-    return product(x.value, kernel.value, n, out, sum_up), (x.value, kernel.value, is_trained)
+    return _dot(x.value, kernel.value.astype(x.value.dtype), n, out), (x.value, kernel.value, is_trained)
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, is_trained: Any, g: jax.Array, n: int, sum_up: WeightGradient) -> tuple:
