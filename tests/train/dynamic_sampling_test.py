@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from arft_jax.rl.advantages import group_advantages
+from arft_jax.rl.advantages import AdvantageSettings, step_advantages
 from arft_jax.train.dynamic_sampling import GroupFilter, Refills, varies
 from arft_jax.train.random_streams import group_number, task_place
 
@@ -28,7 +28,8 @@ ATTEMPTS = range(1, 4)
 def test_a_group_varies_where_it_has_an_advantage(rewards, valid, want):
     rewards, valid = np.array(rewards, np.float32), np.array(valid)
     assert varies(rewards, valid) is want
-    assert bool(np.any(group_advantages(rewards, 3, valid)[0] != 0)) is want
+    found, _ = step_advantages(rewards, valid, settings=AdvantageSettings(), group_size=3)
+    assert bool(np.any(found.rows != 0)) is want
 
 
 def refills(numbers, seed=3, step=5):

@@ -12,7 +12,7 @@ from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.data.pipeline import task_stream
 from arft_jax.rewards.combine import Scorer
-from arft_jax.rl.advantages import group_advantages
+from arft_jax.rl.advantages import AdvantageSettings, step_advantages
 from arft_jax.rollout.request import Request
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import World, assert_equal_bits, flat, reply
@@ -216,9 +216,9 @@ def test_masked_rows_are_not_scored_and_change_no_advantage_of_their_group():
     assert [row.rewards.get("total") for row in rows] == [1.0, None, 0.0, 0.5]
     rewards = np.array([row.rewards.get("total", 0.0) for row in rows], np.float32)
     valid = valid_rows(run.config, rows)
-    got, stats = group_advantages(rewards, 4, valid)
+    got, stats = step_advantages(rewards, valid, settings=AdvantageSettings(), group_size=4)
     # of 1, 0 and 1/2 alone: mean 1/2, standard deviation 1/2
-    np.testing.assert_allclose(got, np.array([0.5, 0, -0.5, 0]) / (0.5 + 1e-4), rtol=1e-6)
+    np.testing.assert_allclose(got.rows, np.array([0.5, 0, -0.5, 0]) / (0.5 + 1e-4), rtol=1e-6)
     assert float(stats["valid_frac"]) == 0.75
 
 

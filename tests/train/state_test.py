@@ -14,10 +14,11 @@ from arft_jax.io.checkpoints import Checkpoints
 from arft_jax.models.lora import LoraParam
 from arft_jax.sharding import Placement, make_mesh
 from arft_jax.steps import learner
+from arft_jax.steps.optimizer import make_optimizer
 from arft_jax.train.state import RolloutPolicy, TrainState
 
 ONE = Placement(make_mesh({}, jax.devices()[:1]))
-OPTIMIZER = learner.make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
+OPTIMIZER = make_optimizer(clip_norm=1.0, b1=0.9, b2=0.95, weight_decay=0.0)
 ADAPTER = {("q", "lora_a"), ("q", "lora_b")}
 
 

@@ -4,7 +4,7 @@ Its tokens, logits and greedy answers are held to stored values of transformers 
 goes through the whole code: prompts, sampling, a search in the middle of a turn's stream, scores, a GRPO update.
 """
 
-import functools
+import dataclasses
 import pathlib
 
 import jax
@@ -17,12 +17,13 @@ from arft_jax.build.parts import make
 from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
 from arft_jax.data.batch import assemble
+from arft_jax.data.packing import Block, MicroBatch
+from arft_jax.data.samples import samples_of
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
-from arft_jax.steps.optimizer import init_opt_state
+from arft_jax.steps.optimizer import init_opt_state, make_apply
 from arft_jax.testing import decoders
 from arft_jax.testing.tiny_rollout import InstantTools
-from arft_jax.train import batches
 from arft_jax.trajectory import Observation, Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -112,9 +113,14 @@ def test_it_searches_and_learns(policy):
     assert went_on and all(t.loss_mask[np.flatnonzero(t.observation_mask)[-1] :].any() for t in went_on)
 
     advantages = np.array([1, -1, 1, -1], np.float32)
-    shown = functools.partial(batches.images_of, parts.patches)
-    batch = assemble(done, advantages, shown, length=LENGTH, n_chunks=1, bucket=parts.plan.bucket)
-    batch = jax.device_put(batch)
+    samples = [
+        dataclasses.replace(sample, advantages=np.full(len(sample.tokens), value, np.float32))
+        for sample, value in zip(samples_of(done), advantages, strict=True)
+    ]
+    micro = MicroBatch(tuple((Block((i,), 0),) for i in range(4)), LENGTH)
+    batch = assemble(micro, samples, lambda name: None, n_chunks=1, bucket=parts.plan.bucket)  # no image is shown
+    whole = learner.Whole(*(np.float32(x) for x in (batch.loss_mask.sum(), 4)), np.bool_(True))
+    batch, whole = jax.device_put((batch, whole))
     objective = learner.Objective(temperature=0.3)
     score = learner.make_score(parts.graphdef, objective)
     before = np.asarray(score(params, batch, parts.rules.allowed))
@@ -122,9 +128,10 @@ def test_it_searches_and_learns(policy):
     assert np.abs(before - np.asarray(batch.sampler_logps))[mask].max() < SCORE_CLOSE
 
     optimizer = settings.optimizer(config)
-    update = learner.make_update(parts.graphdef, objective, optimizer)
+    accumulate, apply = learner.make_accumulate(parts.graphdef, objective), make_apply(optimizer, rounding="nearest")
     state = init_opt_state(optimizer, params, parts.plan.placement)
-    params, _, stats = update(params, state, batch, parts.rules.allowed, np.float32(1e-6), None, None)
+    gradients, _ = accumulate(params, learner.make_zeros(params)(), batch, parts.rules.allowed, whole)
+    params, _, stats = apply(params, state, gradients, np.float32(1e-6))
     assert float(stats["skipped"]) == 0 and float(stats["grad_norm"]) > 0
     after = np.asarray(score(params, batch, parts.rules.allowed))
     change = ((after - before) * mask).sum(axis=1)
