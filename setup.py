@@ -34,6 +34,7 @@ setup(
             "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
+            "arft-bench-update = arft_jax.commands.cli.bench_update:main",
             "arft-bench-search = arft_jax.commands.cli.bench_search:main",
         ]
     },

@@ -18,6 +18,7 @@ COMMANDS = (
     "make-tiny-data",
     "bench",
     "bench-decode",
+    "bench-update",
     "bench-search",
 )
 
