@@ -97,8 +97,8 @@ def test_what_stays_on_the_devices_counts_each_kind_of_moments_and_no_frozen_tow
     config.model.text_config.update(hidden_size=128, mrope_section=(4, 6, 6))  # factored from 128 on
     whole, half = kept(), kept(moments="bfloat16")
     assert half == pytest.approx(whole / 2, rel=1e-3)  # but for the count of steps
-    first, second = half / 2, kept(moments="factored") - half / 2
-    assert 0 < second < 0.5 * first
+    second = kept(moments="factored") - half / 2
+    assert 0 < second < 0.6 * whole / 2
     assert kept(adam_b1=0.0) == pytest.approx(second, rel=1e-3)  # no first moment
     config.train.moments, config.model.freeze_vision = "float32", True
     assert kept(moments="float32", adam_b1=0.9) < 0.9 * whole

@@ -19,7 +19,7 @@ SCRIPT = """
     from arft_jax.sampling import pick
     from arft_jax.sharding import Placement, make_mesh
 
-    B, T, D, F, V = 8, 17, 16, 32, 40
+    B, T, D, F, V = 8, 16, 16, 32, 40
     rng = np.random.default_rng(0)
     params = {
         "up": rng.normal(size=(D, F)) / 4, "down": rng.normal(size=(F, D)) / 6, "head": rng.normal(size=(D, V)) / 4}

@@ -119,7 +119,8 @@ def test_rounding_at_random_is_unbiased_and_goes_to_a_neighbour():
 
 def test_rounding_at_random_leaves_bfloat16_numbers_infinities_and_nan_as_they_are():
     exact = [0.0, -0.0, 1.0, -3.140625, 2.0**-133, 3.3895314e38, np.inf, -np.inf, np.nan]
-    x = jnp.array(exact, jnp.float32)
+    nan = np.array([0x7F800001, 0x7FFFFFFF], np.uint32).view(np.float32)  # the lower half alone says that it is one
+    x = jnp.array(np.concatenate([np.array(exact, np.float32), nan]))
     for seed in range(20):
         got = opt.round_randomly(x, jax.random.key(seed))
         assert got.dtype == jnp.bfloat16
