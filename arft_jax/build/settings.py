@@ -101,6 +101,11 @@ def objective(config, kind: str) -> learner.Objective:
     )
 
 
+# Columns of a row that a token meets, as a share of them, where that grows with the row: 4 D operations for each, beside
+# some 24 D² for all else that a layer does for the token. The other forms pass over what a token does not see.
+_COLUMNS_READ = {"plain": 1.0, "splash": 0.5}
+
+
 def pack_sizes(config, n_lanes: int, dim: int) -> packing.Sizes:
     """What a micro-batch may hold.
 
@@ -116,5 +121,5 @@ def pack_sizes(config, n_lanes: int, dim: int) -> packing.Sizes:
         n_lanes=n_lanes,
         shares_prompts=t.share_prompts,
         row_widths=tuple(t.row_widths),
-        attention_cost=1 / (6 * dim),  # 4 D operations for a column, beside some 24 D² for all else in a layer
+        attention_cost=_COLUMNS_READ.get(config.model.attention, 0.0) / (6 * dim),
     )

@@ -29,7 +29,9 @@ def test_what_a_micro_batch_holds_follows_the_config(config):
     config.train.update(micro_tokens=4096, row_widths=(512, 256), share_prompts=True)
     sizes = settings.pack_sizes(config, n_lanes=4, dim=128)
     assert sizes[:4] == (4096, config.rollout.max_tokens, 4, True) and sizes.widths == [256, 512]
-    assert sizes.attention_cost == 1 / 768
+    assert sizes.attention_cost == 0  # blocks that a token does not see are passed over
+    config.model.attention = "plain"
+    assert settings.pack_sizes(config, n_lanes=4, dim=128).attention_cost == 1 / 768
 
 
 # A value of each key that the default objective does not have.
