@@ -101,8 +101,8 @@ def objective(config, kind: str) -> learner.Objective:
     )
 
 
-# Columns of a row that a token meets, as a share of them, where that grows with the row: 4 D operations for each, beside
-# some 24 D² for all else that a layer does for the token. The other forms pass over what a token does not see.
+# Columns of a row that a token meets, as a share of them, where that grows with the row: 4 D operations for each,
+# beside some 24 D² for all else that a layer does for the token. The other forms pass over what a token does not see.
 _COLUMNS_READ = {"plain": 1.0, "splash": 0.5}
 
 

@@ -111,15 +111,18 @@ class LogProbs:
           old: for each sample whether its log-probs under the present policy are wanted.
           reference: whether those under the reference are wanted, of all.
         """
-        out = list(samples)
+        out, asked = list(samples), {}
         for which, wanted in (("old_logps", old), ("ref_logps", [reference] * len(samples))):
-            some = [i for i, is_wanted in enumerate(wanted) if is_wanted]
+            some = tuple(i for i, is_wanted in enumerate(wanted) if is_wanted)
+            asked[some] = [*asked.get(some, ()), which]  # of the same samples both are read from one batch
+        for some, names in asked.items():
             chosen = [samples[i] for i in some]
             for micro in plan_update(self._plan, chosen):
                 batch = put_batch(self._parts, micro, chosen, images)
-                logps = np.asarray(jax.device_get(self._score(which, state, batch)))
-                for k, values in unpacked(micro, chosen, logps).items():
-                    out[some[k]] = dataclasses.replace(out[some[k]], **{which: values})
+                for which in names:
+                    logps = np.asarray(jax.device_get(self._score(which, state, batch)))
+                    for k, values in unpacked(micro, chosen, logps).items():
+                        out[some[k]] = dataclasses.replace(out[some[k]], **{which: values})
         return out
 
     def _score(self, which: str, state: TrainState, batch) -> jax.Array:
