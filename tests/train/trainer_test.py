@@ -283,9 +283,7 @@ def test_a_run_whose_gradients_are_not_finite_ends_and_resumes_from_its_last_che
     monkeypatch.setattr(Updater, "apply", skips)
     monkeypatch.setattr(trainer, "evaluate_once", lambda *args: None)
     monkeypatch.setattr(trainer.run_report, "write_report", lambda *args: {})
-    with pytest.raises(
-        ValueError, match=rf"last at warm start step 1 of {WARM} \(grad_norm=nan, .* begins anew \(co"
-    ):
+    with pytest.raises(ValueError, match=rf"last at warm start step 1 of {WARM} \(grad_norm=nan, .* begins anew \(co"):
         runs("skips", max_skipped=1)
     with pytest.raises(ValueError, match=rf"last at grpo step 1 of {GRPO} \(grad_norm=nan, .* that of step {WARM} in "):
         runs("skips", max_skipped=1)
