@@ -19,7 +19,7 @@ from arft_jax.compile_check import report as compile_report
 from arft_jax.config import default_config
 from arft_jax.models.lora import LoraParam
 
-PROGRAMS = ["encode", "extend", "fork", "decode", "score", "update"]  # of every run on one device
+PROGRAMS = ["encode", "extend", "fork", "decode", "score", "accumulate", "apply"]  # of every run on one device
 
 
 def _lowered(config) -> dict:
@@ -32,7 +32,7 @@ def config():
     config = default_config()
     config.model.text_config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, mrope_section=(1, 1, 2))
     config.rollout.update(n_slots=16, max_tokens=128, extend_rows=4)
-    config.train.update(prompts=2, rows_per_update=16, beta=0.01)
+    config.train.update(prompts=2, rows_per_update=16, micro_tokens=2048, row_widths=(128,), beta=0.01)
     config.warm_start.steps = 0
     config.model.remat = "full"
     return config
@@ -47,21 +47,24 @@ def test_every_program_of_a_run_is_compiled_and_measured(config, capsys):
     for name in ("encode", "extend", "fork", "decode"):
         assert rows[name]["argument_gib"] > cache_gib
     n_params = rows["score"]["argument_gib"]
-    assert rows["update"]["argument_gib"] > rows["score"]["argument_gib"] > 0 and n_params > 0
+    assert rows["accumulate"]["argument_gib"] > rows["score"]["argument_gib"] > 0 and n_params > 0
     # what is not given waits beside: in decode two moments of every parameter, the reference, and the stack of the
-    # decoder's layers, which are given one by one; in the update the reference and the slots; in fork all but the slots
+    # decoder's layers, which are given one by one; beside gradients the reference and the slots; in fork all but these
     params = rows["fork"]["beside_gib"] - rows["decode"]["beside_gib"]
     layer = (32 * 32 + 32) + 2 * (32 * 16 + 16) + 32 * 32 + 3 * 32 * 64 + 2 * 32  # q, k and v, o, mlp, norms
     stack = 2 * 4 * layer / compile_check.GIB
     assert params > 0 and rows["decode"]["beside_gib"] == pytest.approx(3 * params + stack, rel=1e-3)
-    assert rows["update"]["beside_gib"] > params + cache_gib
+    assert rows["apply"]["beside_gib"] > params + cache_gib
+    assert rows["accumulate"]["beside_gib"] == pytest.approx(rows["apply"]["beside_gib"] + 2 * params, rel=1e-3)
+    # parameters and two moments, of which there are new ones in their place, and gradients
+    assert rows["apply"]["argument_gib"] == pytest.approx(4 * params, rel=1e-3)
     assert rows["score"]["beside_gib"] > 3 * params + cache_gib
     # decode: products of a token with the weights of 2 layers (D=32, 4 heads and 2 kv heads of 8, F=64) and with the
     # vocabulary, and of 32 numbers with 128 columns of keys and of values; 16 slots in each step
     layer = 2 * 32 * (32 + 2 * 16 + 32 + 3 * 64) + 4 * 32 * 128
     vocab = load_tokenizer(config).vocab_size
     assert rows["decode"]["flops"] == config.rollout.decode_steps * 16 * (2 * layer + 2 * 32 * vocab)
-    assert rows["update"]["flops"] > 3 * rows["score"]["flops"] > 0
+    assert rows["accumulate"]["flops"] > 2 * rows["score"]["flops"] > 0
     assert all(row["sent_bytes"] == {} and row["unseen"] == [] for row in result["programs"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(PROGRAMS) and lines[0].startswith("program")
@@ -109,35 +112,35 @@ def no_rollout(monkeypatch):
     monkeypatch.setattr(compile_programs, "lowered_rollout", lambda *_: iter(()))
 
 
-def test_a_warm_start_is_an_update_of_its_own_rows(config, no_rollout):
+def test_a_warm_start_has_rows_of_a_whole_trajectory_and_its_own_loss(config, no_rollout):
     config.warm_start.update(steps=3, rows=8)
+    config.train.row_widths = (128, 512)
     programs = _lowered(config)
-    assert list(programs) == ["warm_start", "score", "update"]
-    batch = {name: programs[name].args_info[0][2] for name in ("warm_start", "update")}
-    assert (batch["warm_start"].tokens.shape, batch["update"].tokens.shape) == ((8, 128), (16, 128))
-    assert compile_report.REMEDIES["warm_start"][0] == "warm_start.rows"
+    assert list(programs) == ["warm_start", "score", "accumulate", "apply"]
+    batch = {name: programs[name].args_info[0][2] for name in ("warm_start", "accumulate")}
+    assert (batch["warm_start"].tokens.shape, batch["accumulate"].tokens.shape) == ((16, 128), (4, 512))
 
 
 def test_the_base_of_adapters_is_scored_as_the_reference(config, no_rollout):
     config.model.lora.rank = 2
-    assert list(_lowered(config)) == ["score_base", "update"]
+    assert list(_lowered(config)) == ["score_base", "accumulate", "apply"]
     config.train.rows_per_update = 8  # several updates a rollout: the policy is scored too
     programs = _lowered(config)
-    assert list(programs) == ["score", "score_base", "update"]
+    assert list(programs) == ["score", "score_base", "accumulate", "apply"]
     n_read = {
         name: program.as_text().split("@main(")[1].split(") ->")[0].count("%arg") for name, program in programs.items()
     }
     adapters = jax.tree.leaves(nnx.split_state(programs["score"].args_info[0][0], LoraParam, ...)[0])
     assert n_read["score"] - n_read["score_base"] == len(adapters) / 2 > 0  # zeros stand for each pair's second factor
     config.train.beta = 0.0
-    assert list(_lowered(config)) == ["score", "update"]
+    assert list(_lowered(config)) == ["score", "accumulate", "apply"]
 
 
 def test_of_a_reference_behind_a_warm_start_the_adapters_are_kept_and_it_is_scored_as_the_policy_is(config, no_rollout):
     config.model.lora.rank = 2
     assert compile_check.resident_gib(plan_policy(config))["reference"] == 0.0
     config.warm_start.update(steps=3, rows=8)
-    assert list(_lowered(config)) == ["warm_start", "score", "update"]
+    assert list(_lowered(config)) == ["warm_start", "score", "accumulate", "apply"]
     kept = compile_check.resident_gib(plan_policy(config))
     assert 0 < 2 * kept["reference"] == pytest.approx(kept["moments"], rel=1e-3)  # two moments of each adapter, a count
 
@@ -145,7 +148,7 @@ def test_of_a_reference_behind_a_warm_start_the_adapters_are_kept_and_it_is_scor
 def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, no_rollout):
     config.tools.search.image_index = "pictures.index"
     programs = _lowered(config)
-    assert list(programs) == ["embed", "score", "update"]
+    assert list(programs) == ["embed", "score", "accumulate", "apply"]
     plan = plan_policy(config)
     kept = compile_check.resident_gib(plan)
     figures = compile_check.figures_of(plan, "embed", programs["embed"], 0.0)
@@ -154,12 +157,13 @@ def test_the_tower_of_image_search_is_a_program_and_stays_on_the_device(config, 
 
 
 def test_what_is_done_already_is_not_advised(config):
-    advised = compile_report.remedies("update", plan_policy(config))
-    assert advised == ["train.rows_per_update", "train.logps_chunk", "rollout.max_tokens"]
+    advised = compile_report.remedies("accumulate", plan_policy(config))
+    assert advised == ["train.micro_tokens", "train.logps_chunk", "rollout.max_tokens"]
+    assert compile_report.remedies("apply", plan_policy(config)) == ["model.lora"]
     config.model.remat = "none"
-    assert "model.remat" in compile_report.remedies("update", plan_policy(config))
-    config.train.rows_per_update = 1
-    assert "train.rows_per_update" not in compile_report.remedies("update", plan_policy(config))
+    assert "model.remat" in compile_report.remedies("accumulate", plan_policy(config))
+    config.train.update(micro_tokens=128, row_widths=())
+    assert "train.micro_tokens" not in compile_report.remedies("accumulate", plan_policy(config))
     assert "rollout.tensor" not in compile_report.remedies("decode", plan_policy(config))
 
 
@@ -176,10 +180,10 @@ def test_a_program_that_does_not_fit_is_told_with_the_keys_that_help(config, mon
     monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 1e-3))
     result = compile_check.check(config)
     assert any(
-        p.startswith("update needs") and "config.train.rows_per_update" in p and "of 0.0: change" in p
+        p.startswith("accumulate needs") and "config.train.micro_tokens" in p and "of 0.0: change" in p
         for p in result["problems"]
     )
-    assert not {row["program"]: row["fits"] for row in result["programs"]}["update"]
+    assert not {row["program"]: row["fits"] for row in result["programs"]}["accumulate"]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -209,16 +213,16 @@ def test_a_program_too_large_to_be_made_is_told_and_the_others_are_compiled(conf
     monkeypatch.setattr(compile_check, "devices_of", lambda *_: (devices, 15.75))
 
     def lowered(*args):
-        yield "update", _Uncompilable(message)
+        yield "accumulate", _Uncompilable(message)
         yield next(real(*args))
 
     monkeypatch.setattr(compile_check, "lowered", lowered)
     result = compile_check.check(config, on_program=compile_report.row_printer())
     update, other = result["programs"]
-    assert (update["program"], update["fits"], update["peak_gib"]) == ("update", False, told)
+    assert (update["program"], update["fits"], update["peak_gib"]) == ("accumulate", False, told)
     assert (other["program"], other["fits"]) == ("encode", True)
     need = "more memory than there is" if told is None else f"at least {told + update['beside_gib']:.1f} GiB of 15.8"
-    assert [p.partition(": change config.")[0] for p in result["problems"]] == [f"update needs {need}"]
+    assert [p.partition(": change config.")[0] for p in result["problems"]] == [f"accumulate needs {need}"]
     assert capsys.readouterr().out.splitlines()[1].endswith("DOES NOT FIT") and json.dumps(result)
 
 
@@ -227,7 +231,7 @@ def test_a_program_too_large_to_be_made_is_told_and_the_others_are_compiled(conf
     ["INTERNAL: Mosaic failed to compile", "RESOURCE_EXHAUSTED: E1001: Ran out of memory in memory space vmem."],
 )
 def test_what_no_key_would_help_is_not_taken_for_a_lack_of_memory(config, monkeypatch, message):
-    monkeypatch.setattr(compile_check, "lowered", lambda *_: [("update", _Uncompilable(message))])
+    monkeypatch.setattr(compile_check, "lowered", lambda *_: [("accumulate", _Uncompilable(message))])
     with pytest.raises(jax.errors.JaxRuntimeError, match=message[:9]):
         compile_check.check(config)
 
@@ -291,9 +295,9 @@ def test_the_command_line_compiles_for_tpus_that_are_not_here(repo_root):
     assert [row["program"] for row in result["programs"]] == ["warm_start", "reshard", *PROGRAMS]
     rows = {row["program"]: row for row in result["programs"]}
     assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
-    assert rows["update"]["flops"] > rows["score"]["flops"] > 0
+    assert rows["accumulate"]["flops"] > rows["score"]["flops"] > 0
     # each device sends at least its quarter of the gradient
-    assert sum(rows["update"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
+    assert sum(rows["accumulate"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
 
 
 @pytest.mark.slow
@@ -304,8 +308,8 @@ def test_the_command_line_compiles_for_gpus_that_are_not_here(repo_root):
     assert [row["program"] for row in result["programs"]] == ["warm_start", "reshard", *PROGRAMS]
     rows = {row["program"]: row for row in result["programs"]}
     assert all(row["flops"] is not None and row["unseen"] == [] and row["fits"] for row in rows.values())
-    assert rows["update"]["flops"] > rows["score"]["flops"] > 0
-    assert sum(rows["update"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
+    assert rows["accumulate"]["flops"] > rows["score"]["flops"] > 0
+    assert sum(rows["accumulate"]["sent_bytes"].values()) > rows["score"]["argument_gib"] * compile_check.GIB / 4
 
 
 @pytest.mark.slow
