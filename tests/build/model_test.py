@@ -1,7 +1,5 @@
 """From weights to a policy: text models alone or behind a fresh tower, and what is refused before any compute."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from arft_jax.build.parts import make
 from arft_jax.build.plan import plan, plan_policy
 from arft_jax.config import default_config
 from arft_jax.config_checks import validate
-from arft_jax.data.batch import assemble
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import hf_files
 from arft_jax.io.export import save_params
@@ -24,8 +21,8 @@ from arft_jax.models.lora import Lora, LoraParam
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.testing import decoders
+from arft_jax.testing.rows import one_each, shown_by
 from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
-from arft_jax.train import batches
 from arft_jax.trajectory import Observation, Task
 
 CLOSE = 1e-4  # nats; float32, cached against whole, kernels six times as large as is usual
@@ -62,8 +59,7 @@ def text_model(tmp_path_factory):
 
 
 def _score(parts, params, done):
-    shown, zeros = functools.partial(batches.images_of, parts.patches), np.zeros(len(done), np.float32)
-    batch = assemble(done, zeros, shown, length=128, n_chunks=1, bucket=parts.plan.bucket)
+    batch = one_each(done, shown_by(parts.patches), length=128, n_chunks=1, bucket=parts.plan.bucket)
     score = learner.make_score(parts.graphdef, learner.Objective())
     gap = np.asarray(score(params, jax.device_put(batch), parts.rules.allowed)) - batch.sampler_logps
     return np.abs(gap[batch.loss_mask]).max()

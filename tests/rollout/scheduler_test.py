@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax.data.batch import assemble
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.request import Request
 from arft_jax.rollout.trace import RolloutCosts
@@ -16,6 +15,7 @@ from arft_jax.steps import learner
 from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_equal_bits, assert_same, flat, reply
+from arft_jax.testing.rows import one_each
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_versions_are_those_of_the_weights_that_sampled(kept):
 
 
 def _full_forward(world, params, rows):
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.bucket)
+    batch = one_each(rows, world.images_of, length=128, n_chunks=8, bucket=world.bucket)
     score = learner.make_score(world.graphdef, learner.Objective())
     return np.asarray(score(params, jax.device_put(batch), world.rules.allowed)), batch
 

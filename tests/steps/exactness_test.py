@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax.data.batch import assemble
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import LOGPS_TOLERANCE, World, assert_same, flat, record, reply
+from arft_jax.testing.rows import one_each
 from arft_jax.trajectory import Observation
 
 
@@ -81,7 +81,7 @@ def plain_score(world):
 
 def _gap(world, rows, score, length=192):
     """float[B]: largest |sampler - full forward| of each row."""
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=length, n_chunks=8, bucket=world.bucket)
+    batch = one_each(rows, world.images_of, length=length, n_chunks=8, bucket=world.bucket)
     logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     return np.abs(np.where(batch.loss_mask, logps - batch.sampler_logps, 0.0)).max(axis=1)
 

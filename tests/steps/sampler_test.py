@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from arft_jax.data.batch import assemble
 from arft_jax.data.chat import Segment
 from arft_jax.models.qwen2_5_vl import positions as mrope
 from arft_jax.rollout import prefill
@@ -23,6 +22,7 @@ from arft_jax.testing.babble import (
     flat,
     reply,
 )
+from arft_jax.testing.rows import one_each
 from arft_jax.trajectory import Status, Task
 
 
@@ -205,7 +205,7 @@ def test_sampler_logps_equal_a_full_forward(world, temperature):
         rows = flat(world.run(world.base, world.requests, temperature=temperature))
     later = [t for t in rows if len(t.images) > len(t.task.images)]
     assert {1, 2, 3} <= {len(t.images) for t in rows} and len(later) > 3
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=world.bucket)
+    batch = one_each(rows, world.images_of, length=128, n_chunks=8, bucket=world.bucket)
     score = learner.make_score(world.graphdef, learner.Objective(temperature=temperature))
     logps = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     assert batch.loss_mask.sum() > 100

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arft_jax.data.batch import assemble
 from arft_jax.models.cache import KVCache
 from arft_jax.steps import learner, sampler
 from arft_jax.steps.sampler import make_sampler
 from arft_jax.testing.babble import LOGPS_TOLERANCE, World, flat
+from arft_jax.testing.rows import one_each
 
 DTYPES = ["float32", "bfloat16", "int8", "float8_e4m3fn"]
 
@@ -55,7 +55,7 @@ def test_the_cost_of_a_smaller_cache_in_a_rollout(world, played, score, dtype, m
     engine, rows = played(dtype)
     assert engine.slots.state.cache.dtype == dtype and len(rows) == len(flat(world.reference))
     assert max(len(t.turns) for t in rows) == 3 and max(len(t.images) for t in rows) > 2
-    batch = assemble(rows, np.zeros(len(rows)), world.images_of, length=128, n_chunks=8, bucket=engine.renderer.bucket)
+    batch = one_each(rows, world.images_of, length=128, n_chunks=8, bucket=engine.renderer.bucket)
     full = np.asarray(score(world.params, jax.device_put(batch), world.rules.allowed))
     gap = np.abs(full - batch.sampler_logps)[batch.loss_mask]
     print(f"\n{dtype}: {len(gap)} tokens, |sampler - full forward| mean {gap.mean():.2e}, largest {gap.max():.2e} nats")

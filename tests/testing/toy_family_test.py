@@ -1,7 +1,5 @@
 """A family from outside the package: imported, rolled out, scored and exported by its record alone."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from arft_jax.build import model
 from arft_jax.build.parts import make
 from arft_jax.build.plan import plan_policy
 from arft_jax.config import default_config
-from arft_jax.data.batch import assemble
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io import hf_files
 from arft_jax.io.export import save_params
@@ -19,9 +16,9 @@ from arft_jax.io.tiny_checkpoint import random_params
 from arft_jax.io.weights import load_model_config, load_params
 from arft_jax.rollout.request import Request
 from arft_jax.steps import learner
+from arft_jax.testing.rows import one_each, shown_by
 from arft_jax.testing.tiny_rollout import InstantTools, tiny_image, tiny_task
 from arft_jax.testing.toy_family import LEVELS, TOY, ToySizes
-from arft_jax.train import batches
 from arft_jax.trajectory import Observation
 
 CLOSE = 2e-5  # nats; float32, cached against whole
@@ -75,8 +72,7 @@ def test_what_it_samples_in_the_engine_is_what_the_learner_scores(policy):
     groups = parts.engine.run(params, requests, tools, rng=jax.random.key(0), temperature=1.0)
     done = [trajectory for group in groups for trajectory in group]
     assert all((t.positions == np.arange(len(t.tokens))).all() for t in done)  # ordinary positions, images included
-    shown = functools.partial(batches.images_of, parts.patches)
-    batch = assemble(done, np.zeros(4, np.float32), shown, length=160, n_chunks=2, bucket=parts.plan.bucket)
+    batch = one_each(done, shown_by(parts.patches), length=160, n_chunks=2, bucket=parts.plan.bucket)
     score = learner.make_score(parts.graphdef, learner.Objective())
     logps = np.asarray(score(params, jax.device_put(batch), parts.rules.allowed))
     sampled = np.asarray(batch.loss_mask)

@@ -45,7 +45,8 @@ def test_every_variant_is_valid_and_trains_on_one_turn(repo_root, variant):
     assert (config.rollout.max_turns, config.rollout.max_turns_eval, config.warm_start.steps) == (1, 5, 0)
     assert config.data.tasks == (STEP_TASKS[variant.startswith("search")],)
     assert (config.data.max_pixels == 401408) == (not variant.endswith("smoke"))
-    assert settings.objective(config, "policy").on_policy  # the ratio is exp(logp - stop_gradient(logp))
+    t = config.train  # one update a step: the ratio is exp(logp - stop_gradient(logp))
+    assert t.rows_per_update == t.prompts * config.rollout.group_size and t.epochs == 1
     assert settings.keeps_reference(config)
 
 
