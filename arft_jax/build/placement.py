@@ -14,15 +14,15 @@ def make_placement(config, devices: Sequence[jax.Device] | None = None) -> Place
     """The run's mesh over these devices, all that are there where None.
 
     Raises:
-      ValueError: sizes that do not multiply to the number of devices, or rows that the mesh does not divide.
+      ValueError: sizes that do not multiply to the number of devices, or image chunks or prompts that they do not
+        divide.
     """
     sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
     placement, t = Placement(make_mesh(sizes, devices)), config.train
-    counts = {"train.image_chunks": t.image_chunks}
-    problems = [f"{key}={n} (config.{key})" for key, n in counts.items() if n % placement.n_lanes]
-    if problems:
+    if t.image_chunks % placement.n_lanes:
         raise ValueError(
-            f"rows must be a multiple of data*fsdp={placement.n_lanes} (config.mesh): got {', '.join(problems)}"
+            f"image_chunks must be a multiple of data*fsdp={placement.n_lanes}: got {t.image_chunks} "
+            "(config.train.image_chunks, config.mesh)"
         )
     n_processes = len({device.process_index for device in placement.mesh.devices.flat})
     if t.prompts % n_processes:
