@@ -59,7 +59,7 @@ for axis, size in (("rows", "height"), ("columns", "width")):
     for operation in ("//", "%"):
         FAR = FAR.replace(f"{axis} {operation} side", f"({axis} + -{size} % side) {operation} side")
 LAST = "        window_slot[here] = window * side**2 + place\n"
-SCORED = "    scores = _scores(logits, allowed, temperature, top_k, top_p)\n"
+SCORED = "    values = scores(logits, allowed, temperature, top_k, top_p)\n"
 SAMPLED = "        sampled = np.concatenate(self._sampled)\n"
 JOINED = "self.norm(x).reshape(x.shape[0], x.shape[1] // self.block, self.block * x.shape[2])"
 BLOCKS = "self.norm(x).reshape(x.shape[0], x.shape[1] // self.block, self.block, x.shape[2])"
@@ -97,7 +97,7 @@ FAULTS = (
     ),
     Fault("loss mask without a turn's first token", SAMPLED, SAMPLED + "        sampled &= np.roll(sampled, 1)\n", ROW),
     Fault("loss mask without a turn's last token", SAMPLED, SAMPLED + "        sampled &= np.roll(sampled, -1)\n", ROW),
-    Fault("log-probs shifted", "jnp.pad(flat, ((0, 0), (1, 0)))", "jnp.pad(flat, ((0, 0), (0, 1)))", LOGPS),
+    Fault("log-probs shifted", "jnp.arange(-1, length - 1, dtype", "jnp.arange(0, length, dtype", LOGPS),
     Fault(
         "temperature twice, in the pick alone", SCORED, "    logits = logits / (temperature or 1.0)\n" + SCORED, PICKS
     ),
