@@ -19,14 +19,10 @@ from arft_jax.bench.shape import (
     Bench,
     ScriptedTools,
 )
-from arft_jax.build import settings
-from arft_jax.data.batch import assemble
-from arft_jax.data.packing import Block, MicroBatch
+from arft_jax.bench.update import Step, one_each
 from arft_jax.data.samples import samples_of
 from arft_jax.rollout.engine import Engine
 from arft_jax.rollout.trace import Timeline
-from arft_jax.steps import learner
-from arft_jax.steps.optimizer import init_opt_state, make_apply
 
 # What each figure counts a second.
 UNITS = {
@@ -46,7 +42,7 @@ class Ours:
         self._repeat, self._rng = 0, jax.random.key(config.seed)
         self._decoder: Engine | None = None
         self._roller: Engine | None = None
-        self._train_step: Any = None
+        self._train_step: Step | None = None
 
     def measure(self, name: str) -> float:
         """One repeat: the figure ``name`` in :data:`UNITS`."""
@@ -106,41 +102,18 @@ class Ours:
         return GROUPS * GROUP_SIZE / seconds
 
     def _train(self) -> float:
-        if self._train_step is None:
-            self._train_step = self._make_train_step()
-        begin = time.perf_counter()
-        self._train_step()
-        return DECODE_ROWS * (PROMPT_LEN + DECODE_LEN) / (time.perf_counter() - begin)
-
-    def _make_train_step(self):
         """A whole GRPO update, optimiser included, of 16 finished trajectories."""
-        config, bench = self._config, self.bench
-        _, groups = self.play(self.decoder(), DECODE_ROWS, 1, DECODE_LEN, 1)
-        rows = [t for group in groups for t in group]
-        images = {image.sha256: image for t in rows for image in t.task.images}
-        samples = [
-            dataclasses.replace(sample, advantages=np.full(len(sample.tokens), advantage, np.float32))
-            for sample, advantage in zip(samples_of(rows), np.linspace(-1, 1, len(rows)), strict=True)
-        ]
-        micro = MicroBatch(tuple((Block((i,), 0),) for i in range(len(rows))), PROMPT_LEN + DECODE_LEN)
-        batch = assemble(
-            micro, samples, lambda sha256: self.decoder().renderer.patches.get(images[sha256])[0],
-            n_chunks=config.train.image_chunks, bucket=self.decoder().renderer.bucket,
-        )  # fmt: skip
-        n_tokens = sum(sample.loss_mask.sum() for sample in samples)
-        whole = learner.Whole(np.float32(n_tokens), np.float32(len(samples)), np.bool_(True))
-        (batch, whole), optimizer = jax.device_put((batch, whole)), settings.optimizer(config)
-        params = learner.copy_params(bench.params)
-        state = [params, init_opt_state(optimizer, params, bench.plan.placement)]
-        zeros, apply = learner.make_zeros(params), make_apply(optimizer, rounding="nearest")
-        accumulate = learner.make_accumulate(bench.graphdef, settings.objective(config, "policy"))
-
-        def step():
-            gradients, _ = accumulate(state[0], zeros(), batch, bench.rules.allowed, whole)
-            *state[:], stats = apply(*state, gradients, jnp.float32(1e-4))
-            jax.block_until_ready(stats)
-
-        return step
+        if self._train_step is None:
+            _, groups = self.play(self.decoder(), DECODE_ROWS, 1, DECODE_LEN, 1)
+            rows = [t for group in groups for t in group]
+            samples = [
+                dataclasses.replace(sample, advantages=np.full(len(sample.tokens), advantage, np.float32))
+                for sample, advantage in zip(samples_of(rows), np.linspace(-1, 1, len(rows)), strict=True)
+            ]
+            images = {image.sha256: image for t in rows for image in t.task.images}
+            plan = one_each(samples, PROMPT_LEN + DECODE_LEN, len(rows))
+            self._train_step = Step(self.bench, self._config, samples, images, plan)
+        return DECODE_ROWS * (PROMPT_LEN + DECODE_LEN) / self._train_step()
 
     def bound(self) -> float:
         """Tokens/s of the measured bound of decode: the weights that a token passes, in one product of 16 rows."""

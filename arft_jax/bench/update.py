@@ -72,15 +72,29 @@ def drawn_samples(bench: Bench, lengths: Lengths, seed: int) -> tuple[list[Sampl
 
 
 class Step:
-    """One update of ``samples``, optimiser included, in one of the :data:`WAYS`; the first call compiles."""
+    """One update, optimiser included; the first call compiles.
 
-    def __init__(self, bench: Bench, config: Any, samples: Sequence[Sample], images: Mapping[str, Image], way: str):
-        self._bench, self._samples, self._images = bench, samples, images
-        self._n_chunks = config.train.image_chunks
-        sizes = settings.pack_sizes(config, 1, bench.plan.sizes.text.dim)._replace(shares_prompts=way == "shared")
-        self.plan = _padded(samples, sizes) if way == "padded" else self._packed(sizes)
-        self._patches = PatchStore(bench.plan.processor)
-        objective = settings.objective(config, "policy")._replace(shares_prompts=way == "shared")
+    Args:
+      bench: the model.
+      config: of the loss and the optimiser.
+      samples: what is learnt from.
+      images: that they show, by hash.
+      plan: in which micro-batches.
+      shares_prompts: whether these hold prompts that samples share.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        config: Any,
+        samples: Sequence[Sample],
+        images: Mapping[str, Image],
+        plan: Sequence[MicroBatch],
+        shares_prompts: bool = False,
+    ):
+        self._bench, self._samples, self._images, self.plan = bench, samples, images, plan
+        self._n_chunks, self._patches = config.train.image_chunks, PatchStore(bench.plan.processor)
+        objective = settings.objective(config, "policy")._replace(shares_prompts=shares_prompts)
         optimizer, self._params = settings.optimizer(config), learner.copy_params(bench.params)
         self._opt_state = init_opt_state(optimizer, self._params, bench.plan.placement)
         self._zeros = learner.make_zeros(self._params)
@@ -89,10 +103,6 @@ class Step:
         n_tokens = sum(sample.loss_mask.sum() for sample in samples)
         counts = (np.float32(n_tokens), np.float32(len(samples)), np.bool_(True))
         self._whole = jax.device_put(learner.Whole(*counts))
-
-    def _packed(self, sizes: packing.Sizes) -> list[MicroBatch]:
-        fits = images_fit(self._samples, self._n_chunks, self._bench.plan.bucket)
-        return packing.plan_update(self._samples, sizes, fits)
 
     def __call__(self) -> float:
         """Seconds."""
@@ -112,11 +122,17 @@ class Step:
         return time.perf_counter() - begin
 
 
-def _padded(samples: Sequence[Sample], sizes: packing.Sizes) -> list[MicroBatch]:
-    """A row of ``max_tokens`` for each sample."""
-    n = sizes.n_rows(sizes.max_tokens)
+def one_each(samples: Sequence[Sample], width: int, n_rows: int) -> list[MicroBatch]:
+    """A row of ``width`` tokens for each sample, ``n_rows`` a micro-batch."""
     rows = [(Block((i,), 0),) for i in range(len(samples))]
-    return [MicroBatch(tuple(rows[k : k + n]), sizes.max_tokens) for k in range(0, len(rows), n)]
+    return [MicroBatch(tuple(rows[k : k + n_rows]), width) for k in range(0, len(rows), n_rows)]
+
+
+def _plan(bench: Bench, config: Any, samples: Sequence[Sample], way: str) -> list[MicroBatch]:
+    sizes = settings.pack_sizes(config, 1, bench.plan.sizes.text.dim)._replace(shares_prompts=way == "shared")
+    if way == "padded":
+        return one_each(samples, sizes.max_tokens, sizes.n_rows(sizes.max_tokens))
+    return packing.plan_update(samples, sizes, images_fit(samples, config.train.image_chunks, bench.plan.bucket))
 
 
 def bench_update(
@@ -138,7 +154,9 @@ def bench_update(
     bench = Bench.make(config)
     samples, images = drawn_samples(bench, lengths, seed)
     n_tokens = sum(len(sample.tokens) for sample in samples)
-    steps = {way: Step(bench, config, samples, images, way) for way in WAYS}
+    steps = {
+        way: Step(bench, config, samples, images, _plan(bench, config, samples, way), way == "shared") for way in WAYS
+    }
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for r in range(rounds + 1):
         for way, step in steps.items():

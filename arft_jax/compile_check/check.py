@@ -202,7 +202,7 @@ def check(config, hardware: str = "", on_program=None) -> dict[str, Any]:
     begin = time.perf_counter()
     for name, program in lowered(plan):
         figures = figures_of(plan, name, program, begin)
-        beside = sum(gib for what, gib in resident.items() if what not in (*GIVEN[kind_of(name)], "gradients"))
+        beside = sum(gib for what, gib in resident.items() if what not in GIVEN[kind_of(name)])
         was_made = figures.argument_gib is not None
         fits = was_made and (memory is None or figures.peak_gib + beside <= memory)
         rows.append(dataclasses.asdict(figures) | {"beside_gib": beside, "fits": fits})

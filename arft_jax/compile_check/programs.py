@@ -34,7 +34,7 @@ GIB = 2**30
 # the policy that rollouts read is let go before training and made again after it; so are the decoder's layers one by
 # one, which decode and extend are given in place of their stack.
 GIVEN = {
-    "warm_start": ("params", "gradients", "policy", "layers"),
+    "warm_start": ("params", "policy", "layers"),
     "reshard": ("params", "policy", "layers"),
     "encode": ("policy", "slots"),
     "extend": ("policy", "slots"),
@@ -43,8 +43,8 @@ GIVEN = {
     "embed": ("tower",),
     "score": ("params", "policy", "layers"),
     "score_base": ("params", "policy", "layers"),
-    "accumulate": ("params", "gradients", "policy", "layers"),
-    "apply": ("params", "moments", "gradients", "policy", "layers"),
+    "accumulate": ("params", "policy", "layers"),
+    "apply": ("params", "moments", "policy", "layers"),
 }
 
 
@@ -194,8 +194,8 @@ def _lowered_embed(plan: PolicyPlan) -> Any:
 
 def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
     """GiB a device of what a run keeps: parameters, moments, reference, the policy as rolled out, its decoder's layers
-    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone);
-    and gradients, which are kept in an update alone.
+    once more where they are read one by one, the slots, the tower of image search (on a process's first device alone).
+    Gradients are kept in an update alone, whose programs are given them.
     """
     config, sizes, placement, own = plan.config, plan.sizes, plan.placement, plan.local_placement
     _, params = abstract_params(model_maker(config, sizes, placement))
@@ -214,7 +214,6 @@ def resident_gib(plan: PolicyPlan) -> Mapping[str, float]:
         "policy": share(policy),
         "layers": share(at_path(policy, sizes.family.layers)) if own.reads_unstacked_layers else 0.0,
         "moments": share(train["opt_state"]),
-        "gradients": share(learner.abstract_gradients(train["params"])),
         "reference": share(train["ref_params"]),
         "slots": share(_shaped(slots, state_shardings(slots, own))),
         "tower": share(tower),

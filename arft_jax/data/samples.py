@@ -21,7 +21,9 @@ class Sample:
       group: number of its group in the step.
       prefix_len: tokens that it begins with as the others of its group do; 0: none.
       advantages: float32[T].
-      old_logps, ref_logps: float32[T], nats, of the policy before the step and of the reference; None: not known.
+      old_logps, ref_logps: float32[T], nats, of the policy before the step and of the reference.
+
+    Of the last three None: not known, or not read.
     """
 
     tokens: np.ndarray
@@ -31,7 +33,7 @@ class Sample:
     images: tuple[ImageSpan, ...]
     group: int
     prefix_len: int
-    advantages: np.ndarray
+    advantages: np.ndarray | None = None
     old_logps: np.ndarray | None = None
     ref_logps: np.ndarray | None = None
 
@@ -69,7 +71,6 @@ def samples_of(
                 images=t.images,
                 group=first_group + i // group_size,
                 prefix_len=t.prompt_len if group_size > 1 and _begin_alike(first, t) else 0,
-                advantages=np.zeros(len(t.tokens), np.float32),
             )
         )
     return made

@@ -187,26 +187,27 @@ def make_score(graphdef, objective: Objective, base: bool = False, placement: Pl
     return jax.jit(score, out_shardings=None if placement is None else placement.whole)
 
 
-def make_advantages(group_size: int, settings: advantages.AdvantageSettings):
-    """advantages(rewards float32[B], valid bool[B], n_tokens int32[B], change=None) -> (Advantages, stats)."""
+def make_advantages(group_size: int, settings: advantages.AdvantageSettings, policy: objectives.PolicySettings):
+    """advantages(rewards, valid, loss_mask, logps=None, ref_logps=None) -> (float32[B, T], stats).
 
-    def compute(rewards, valid, n_tokens, change=None):
-        return advantages.step_advantages(
-            rewards, valid, settings=settings, group_size=group_size, n_tokens=n_tokens, change=change
-        )
+    ``rewards`` float32[B] and ``valid`` bool[B] of all rows of a step; the other arrays [B, T]. Log-probs are given
+    where the reward has a KL term.
 
-    return jax.jit(compute)
-
-
-def make_reward_change(settings: objectives.PolicySettings):
-    """change(logps, ref_logps, loss_mask) -> (float32[B, T], RewardChange), of a KL term in the reward.
-
-    All arguments [B, T]; see :func:`arft_jax.rl.advantages.reward_change`.
+    Args:
+      group_size: G.
+      settings: of the advantages.
+      policy: which estimate of the KL, and its weight.
     """
 
-    def compute(logps, ref_logps, loss_mask):
-        kl = objectives.kl_to_reference(logps, ref_logps, loss_mask, settings.kl)
-        return advantages.reward_change(kl, loss_mask, settings.beta)
+    def compute(rewards, valid, loss_mask, logps=None, ref_logps=None):
+        changes, change = jnp.float32(0), None
+        if ref_logps is not None:
+            kl = objectives.kl_to_reference(logps, ref_logps, loss_mask, policy.kl)
+            changes, change = advantages.reward_change(kl, loss_mask, policy.beta)
+        found, stats = advantages.step_advantages(
+            rewards, valid, settings=settings, group_size=group_size, n_tokens=loss_mask.sum(axis=1), change=change
+        )
+        return advantages.by_token(found, changes, loss_mask), stats
 
     return jax.jit(compute)
 

@@ -1,7 +1,7 @@
 """Samples and images of all processes on every process, so that an update does not depend on who rolled a group out.
 
-A step's tokens, masks and log-probs are some 50 bytes a token; its images are sent as pixels. In a run of one process
-nothing is sent.
+A step's tokens, positions, masks and log-probs are 21 bytes a token; its images are sent as pixels. In a run of one
+process nothing is sent.
 """
 
 import dataclasses
@@ -46,11 +46,11 @@ def gathered(pool: Pool) -> Pool:
     return Pool(samples, images, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("rewards", "valid")))
 
 
-_BY_TOKEN = ("tokens", "loss_mask", "sampler_logps", "advantages")
+_BY_TOKEN = ("tokens", "loss_mask", "sampler_logps")
 
 
 def _written(pool: Pool) -> bytes:
-    """A pool as the bytes of an npz archive; old and reference log-probs, which are made later, are left out."""
+    """A pool as the bytes of an npz archive; advantages, old and reference log-probs are made later."""
     samples, images = pool.samples, list(pool.images.items())
     spans = [(i, span) for i, sample in enumerate(samples) for span in sample.images]
     arrays = {name: _joined([getattr(s, name) for s in samples]) for name in _BY_TOKEN}

@@ -33,8 +33,7 @@ class Learning:
         config, policy = plan.config, objective(plan.config, "policy")
         self._plan, self._parts, self._policy = plan, parts, policy.policy
         self.updater, self.log_probs = Updater(plan, parts, policy, state), LogProbs(plan, parts, policy)
-        self._advantages = learner.make_advantages(config.rollout.group_size, advantage_settings(config))
-        self._reward_change = learner.make_reward_change(policy.policy)
+        self._advantages = learner.make_advantages(config.rollout.group_size, advantage_settings(config), policy.policy)
 
     def step(
         self, state: TrainState, trajectories: Sequence[Trajectory], step: int, learning_rate: float
@@ -70,21 +69,15 @@ class Learning:
 
     def _with_advantages(self, samples: Sequence[Sample], pool: Pool) -> tuple[list[Sample], dict[str, float]]:
         """The samples with the advantage of each token, and what the rewards of the step say."""
-        n_tokens = np.array([sample.loss_mask.sum() for sample in samples], np.int32)
-        changes = change = None
-        if self._has_kl_in_reward:
-            length = self._plan.config.rollout.max_tokens  # not the longest, so that one program serves all steps
-            arrays = [_padded(samples, name, length) for name in ("old_logps", "ref_logps", "loss_mask")]
-            changes, change = self._reward_change(*self._parts.engine.put(arrays))
-        put = self._parts.engine.put((pool.rewards, pool.valid, n_tokens))
-        by_row, stats, changes = jax.device_get((*self._advantages(*put, change), changes))
-        out = []
-        for i, sample in enumerate(samples):
-            values = np.full(len(sample.tokens), by_row.rows[i], np.float32)
-            if changes is not None:
-                values = values + by_row.slope * changes[i, : len(values)]
-            out.append(dataclasses.replace(sample, advantages=values))
-        return out, {name: float(value) for name, value in stats.items()}
+        read = ("loss_mask", *(("old_logps", "ref_logps") if self._has_kl_in_reward else ()))
+        length = self._plan.config.rollout.max_tokens  # not the longest, so that one program serves all steps
+        arrays = (pool.rewards, pool.valid, *(_padded(samples, name, length) for name in read))
+        by_token, stats = jax.device_get(self._advantages(*self._parts.engine.put(arrays)))
+        made = [
+            dataclasses.replace(sample, advantages=row[: len(sample.tokens)])
+            for sample, row in zip(samples, by_token, strict=True)
+        ]
+        return made, {name: float(value) for name, value in stats.items()}
 
     def _pool(self, trajectories: Sequence[Trajectory]) -> Pool:
         valid = valid_rows(self._plan.config, trajectories)

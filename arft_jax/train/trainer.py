@@ -4,8 +4,10 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures from the released trainer:
   1. Tools run during training, over several turns, with images in every turn.
   2. The warm start on recorded chains teaches the protocol only; GRPO starts from it.
   3. The ratio is clipped (``epsilon_low``, ``epsilon_high``); with one update a batch that changes nothing.
-  4. A row that an infrastructure failure ended, or whose image is damaged, is in no mask, count or group's mean.
+  4. A row that an infrastructure failure ended, or whose image is damaged, is in no mask, count or group's mean; where
+     asked for neither is one that a budget cut.
   5. Where asked for, slow groups go on in the next step's rollout and importance weights correct for it.
+  6. Where asked for, groups whose rewards do not vary are dropped and others begin in their places.
 
 Every stage leaves its mark in the work directory, and the same command goes on behind the last one. Where a run has
 several processes, each rolls out its own share of the prompts on its own devices; the update is one program over all.

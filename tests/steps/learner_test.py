@@ -376,9 +376,10 @@ def test_train_state_holds_a_reference_that_outlives_the_donated_params(world):
 
 
 def test_advantages_are_those_of_each_group():
-    compute = learner.make_advantages(2, AdvantageSettings(scale="none"))
-    advantages, stats = compute(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool), jnp.ones(4))
-    np.testing.assert_allclose(advantages.rows, [0.5, -0.5, 0.0, 0.0])
+    compute = learner.make_advantages(2, AdvantageSettings(scale="none"), PolicySettings())
+    mask = jnp.array([[True, False]] * 4)
+    advantages, stats = compute(jnp.array([1.0, 0.0, 3.0, 3.0]), jnp.ones(4, bool), mask)
+    np.testing.assert_allclose(advantages, [[0.5, 0], [-0.5, 0], [0, 0], [0, 0]])
     assert float(stats["zero_variance_frac"]) == 0.5
 
 

@@ -29,7 +29,6 @@ def pool(seed, n_groups, n_images=2):
                 images=spans if i < 2 * n_groups - 1 else (),
                 group=i // 2,
                 prefix_len=i % 3,
-                advantages=np.zeros(n, np.float32),
             )
         )
     rewards, valid = rng.normal(size=2 * n_groups).astype(np.float32), rng.random(2 * n_groups) < 0.5
@@ -55,10 +54,10 @@ def test_all_processes_have_all_samples_in_their_order_bit_for_bit(n_images, mon
     for got, want in zip(found.samples, wanted, strict=True):
         assert [*map(dataclasses.astuple, got.images)] == [*map(dataclasses.astuple, want.images)]
         assert (got.group, got.prefix_len) == (want.group, want.prefix_len)
-        for name in ("tokens", "positions", "loss_mask", "sampler_logps", "advantages"):
+        for name in ("tokens", "positions", "loss_mask", "sampler_logps"):
             a, b = getattr(got, name), getattr(want, name)
             assert a.dtype == b.dtype and np.array_equal(a, b), name
-        assert got.old_logps is None and got.ref_logps is None
+        assert got.advantages is None and got.old_logps is None and got.ref_logps is None
     np.testing.assert_array_equal(found.rewards, np.concatenate([first.rewards, second.rewards]))
     np.testing.assert_array_equal(found.valid, np.concatenate([first.valid, second.valid]))
     assert found.images.keys() == first.images.keys() | second.images.keys()

@@ -124,12 +124,13 @@ def test_the_loss_and_its_gradient_are_the_released_ones(repo_root):
     mask = np.arange(12) < rng.integers(1, 13, (4 * g, 1))
     want, want_grad = released_loss(rewards, logps, ref_logps, mask, g, 0.04, n_per_device=g)
 
-    compute = learner.make_advantages(g, settings.advantage_settings(config))
-    advantages = compute(rewards, np.ones(4 * g, bool), mask.sum(1))[0].rows
+    compute = learner.make_advantages(g, settings.advantage_settings(config), policy)
+    advantages = compute(rewards, np.ones(4 * g, bool), mask)[0]
 
     def loss(x):
-        by_token = jnp.broadcast_to(advantages[:, None], x.shape)
-        return objectives.policy_loss(x, by_token, jnp.asarray(mask), settings=policy, ref_logps=jnp.asarray(ref_logps))
+        return objectives.policy_loss(
+            x, advantages, jnp.asarray(mask), settings=policy, ref_logps=jnp.asarray(ref_logps)
+        )
 
     (got, stats), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logps))
     np.testing.assert_allclose(got, want, rtol=1e-5)  # float32 sums
