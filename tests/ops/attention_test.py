@@ -104,6 +104,22 @@ def test_packed_rows_in_chunks_equal_the_whole_with_their_gradients(attend_packe
     assert np.all(values["chunked"][0][0, 48:] == 0)  # padding
 
 
+def test_a_block_of_columns_that_a_query_sees_as_its_prefix_alone_is_not_passed_over(monkeypatch):
+    """Both rows hold segment 0 in front; what stands behind sees it, in blocks that hold no column of its own."""
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    *qkv, g = _packed()
+    prefixes = np.where(PACKED > 0, 0, -1).astype(np.int32)
+    values = {}
+    for kind in ("chunked", "plain", "alone"):
+        ids = (PACKED,) if kind == "alone" else (PACKED, prefixes)
+        form = "plain" if kind == "alone" else kind
+        out, back = jax.vjp(lambda *x, ids=ids, form=form: attend_causal(*x, *ids, implementation=form), *qkv)
+        values[kind] = [out, *back(g)]
+    for got, want in zip(values["chunked"], values["plain"], strict=True):
+        np.testing.assert_allclose(got, want, atol=TOLERANCE)
+    assert np.abs(values["alone"][0] - values["plain"][0]).max() > 0.1
+
+
 def test_chunks_pass_over_columns_that_no_row_sees(monkeypatch):
     """NaN times 0 is NaN: what a query does not see must not even be multiplied by 0."""
     monkeypatch.setattr(attention, "BLOCK", 16)
