@@ -178,7 +178,7 @@ def _train() -> ml_collections.ConfigDict:
                 max_attempts=4,  # tasks that each of the P places may try, the first one included; the last is kept
                 metric="total",  # the reward that must vary: total, accuracy, em, ..., or one of rewards.extra
             ),
-            logps_chunk=64,  # positions whose logits are held at once
+            logps_chunk=1024,  # positions of a lane whose logits are held at once
         )
     )
 

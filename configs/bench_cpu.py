@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
         group_size=8, n_slots=32, max_turns=3, max_turns_eval=3, max_turn_tokens=64, max_tokens=672, decode_steps=8,
         bucket_columns=336, extend_rows=2, extend_chunk=75, n_patches=512, n_windows=8, n_features=4096,
     )  # fmt: skip
-    config.train.update(rows_per_update=16, image_chunks=8, logps_chunk=64, warmup_steps=0)
+    config.train.update(rows_per_update=16, image_chunks=8, logps_chunk=1024, warmup_steps=0)
     if variant:
         raise ValueError(f"variant must be empty: got {variant!r} (configs/bench_cpu.py:{variant})")
     return config

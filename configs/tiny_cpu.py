@@ -23,7 +23,7 @@ def get_config(variant: str = ""):
     config.rollout.update(max_tokens=160, n_patches=288, n_windows=12)
     config.rollout.max_turns = config.rollout.max_turns_eval = 4
     config.tools.top_k = 1
-    config.train.update(micro_tokens=10240, row_widths=(320,), share_prompts=True, image_chunks=32, logps_chunk=80)
+    config.train.update(micro_tokens=10240, row_widths=(320,), share_prompts=True, image_chunks=32, logps_chunk=2560)
     config.warm_start.update(steps=240, n_chains=2000, n_practice=8400, learning_rate=3e-3)
     config.train.steps = 220
     config.train.learning_rate = 5e-4

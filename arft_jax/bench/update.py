@@ -72,7 +72,7 @@ def drawn_samples(bench: Bench, lengths: Lengths, seed: int) -> tuple[list[Sampl
 
 
 class Step:
-    """One update, optimiser included; the first call compiles.
+    """One update, optimiser included; the first call compiles where :meth:`compile` did not.
 
     Args:
       bench: the model.
@@ -104,10 +104,19 @@ class Step:
         counts = (np.float32(n_tokens), np.float32(len(samples)), np.bool_(True))
         self._whole = jax.device_put(learner.Whole(*counts))
 
+    def compile(self) -> None:
+        """Runs one micro-batch of each size."""
+        self._run(list({(len(micro.rows), micro.width): micro for micro in self.plan}.values()))
+
     def __call__(self) -> float:
         """Seconds."""
-        begin, gradients = time.perf_counter(), self._zeros()
-        for micro in self.plan:
+        begin = time.perf_counter()
+        self._run(self.plan)
+        return time.perf_counter() - begin
+
+    def _run(self, plan: Sequence[MicroBatch]) -> None:
+        gradients = self._zeros()
+        for micro in plan:
             batch = assemble(
                 micro,
                 self._samples,
@@ -119,7 +128,6 @@ class Step:
             gradients, _ = self._accumulate(self._params, gradients, batch, self._bench.rules.allowed, self._whole)
         self._params, self._opt_state, stats = self._apply(self._params, self._opt_state, gradients, jnp.float32(1e-4))
         jax.block_until_ready(stats)
-        return time.perf_counter() - begin
 
 
 def one_each(samples: Sequence[Sample], width: int, n_rows: int) -> list[MicroBatch]:
@@ -143,7 +151,7 @@ def bench_update(
     Args:
       config: of the model, ``rollout.max_tokens`` and ``train.micro_tokens``.
       lengths: what is drawn.
-      rounds: timed updates of each way, after one that compiles.
+      rounds: timed updates of each way, once all is compiled.
       seed: of lengths, words and images.
       on_round: called with each way and its seconds.
 
@@ -158,13 +166,13 @@ def bench_update(
         way: Step(bench, config, samples, images, _plan(bench, config, samples, way), way == "shared") for way in WAYS
     }
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for r in range(rounds + 1):
+    for step in steps.values():
+        step.compile()
+    for _ in range(rounds):
         for way, step in steps.items():
-            taken = step()
-            if r:
-                seconds[way].append(taken)
-                if on_round is not None:
-                    on_round(way, taken)
+            seconds[way].append(step())
+            if on_round is not None:
+                on_round(way, seconds[way][-1])
     return {"n_tokens": n_tokens, "ways": {way: _told(steps[way], samples, seconds[way], n_tokens) for way in WAYS}}
 
 

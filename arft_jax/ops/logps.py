@@ -2,7 +2,7 @@
 
 log π(y_t | y_<t) as every policy-gradient objective needs it (arXiv 2402.03300, eq. 3). Positions that are not scored
 (prompts, observations, padding) never meet the vocabulary. The logits of one chunk exist at a time, forward and
-backward: memory B * chunk * V in place of B * T * V. The forward pass reads them for their maximum and then once for
+backward: memory chunk * V in place of B * T * V. The forward pass reads them for their maximum and then once for
 the sum of exponentials and the entropy; the backward pass, given that sum, reads them once.
 """
 
@@ -41,9 +41,9 @@ class _Functions(NamedTuple):
 class _Chunks(NamedTuple):
     """The scored positions of all rows, one after another; only the last of the chunks that are used has gaps."""
 
-    states: jax.Array  # float[n, B, chunk, D]
-    targets: jax.Array  # int32[n, B, chunk]
-    is_scored: jax.Array  # bool[n, B, chunk]
+    states: jax.Array  # float[n, chunk, D]
+    targets: jax.Array  # int32[n, chunk]
+    is_scored: jax.Array  # bool[n, chunk]
 
 
 def token_logps(
@@ -72,7 +72,7 @@ def token_logps(
       unembed: (hidden float[..., D], kernel) -> logits float32[..., V].
       scores: (logits float32[..., V], allowed) -> float32[..., V] whose softmax is the sampler's own distribution
         (temperature, banned tokens); -inf is allowed at tokens that cannot be drawn.
-      chunk: positions of each row that are scored in one step, at least 1.
+      chunk: positions, of all rows together, that are scored in one step, at least 1.
       source: int32[B, T], the column whose hidden state scores the token; negative: none, the token is not scored.
         Several tokens may name one column.
       mask: bool[B, T], the positions that are scored; None: all.
@@ -91,13 +91,14 @@ def token_logps(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1: got chunk={chunk}")
     n_rows, length = sizes["B"], sizes["T"]
-    most = length - 1 if source is None else length  # positions of a row that can be scored
+    most = n_rows * (length - 1 if source is None else length)  # positions that can be scored
     if most == 0:
         return jnp.zeros((n_rows, length), jnp.float32), jnp.zeros((n_rows, length), jnp.float32)
     if source is None:
         source = jnp.broadcast_to(jnp.arange(-1, length - 1, dtype=jnp.int32), (n_rows, length))
     is_scored = source >= 0 if mask is None else mask & (source >= 0)
-    chunks = _compact(hidden, tokens, source, is_scored, min(chunk, most), -(-most // min(chunk, most)))
+    chunk = min(chunk, most)
+    chunks = _compact(hidden, tokens, source, is_scored, chunk, -(-most // chunk))
     scored = _score_chunks(_Functions(unembed, scores, exchange), kernel, chunks, allowed)
     places = jnp.maximum(jnp.cumsum(is_scored.reshape(-1), dtype=jnp.int32) - 1, 0).reshape(n_rows, length)
     logps, entropy = (jnp.where(is_scored, values.reshape(-1)[places], 0.0) for values in scored)
@@ -108,7 +109,7 @@ def _compact(
     hidden: jax.Array, tokens: jax.Array, source: jax.Array, is_scored: jax.Array, chunk: int, n_chunks: int
 ) -> _Chunks:
     n_rows, length = tokens.shape
-    shape, size = (n_chunks, n_rows, chunk), n_chunks * n_rows * chunk
+    shape, size = (n_chunks, chunk), n_chunks * chunk
     flat = is_scored.reshape(-1)
     at = jnp.nonzero(flat, size=size, fill_value=0)[0].astype(jnp.int32)
     column = jnp.maximum(source.reshape(-1)[at], 0)
@@ -121,7 +122,7 @@ def _compact(
 def _score_chunks(
     functions: _Functions, kernel: jax.Array, chunks: _Chunks, allowed: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(logps, entropy), each float32[n, B, chunk], 0 where nothing is scored."""
+    """(logps, entropy), each float32[n, chunk], 0 where nothing is scored."""
     return _forward(functions, _gathered(functions, kernel, chunks), chunks, allowed)[:2]
 
 
@@ -131,7 +132,7 @@ def _gathered(functions: _Functions, kernel: jax.Array, chunks: _Chunks) -> jax.
 
 
 def _forward(functions: _Functions, whole: jax.Array, chunks: _Chunks, allowed: jax.Array) -> tuple[jax.Array, ...]:
-    """(logps, entropy, log of the sum of exponentials), each float32[n, B, chunk]; an unused chunk costs nothing."""
+    """(logps, entropy, log of the sum of exponentials), each float32[n, chunk]; an unused chunk costs nothing."""
 
     def score(states: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         values = functions.scores(functions.unembed(states, whole), allowed)

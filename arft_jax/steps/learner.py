@@ -29,7 +29,7 @@ class Objective(NamedTuple):
       kind: ``policy`` or ``imitation`` (cross-entropy on the masked tokens).
       policy: settings of the policy loss.
       temperature, top_k, top_p: of the sampler.
-      logps_chunk: positions whose logits are held at once.
+      logps_chunk: positions of a lane whose logits are held at once.
       shares_prompts: rows hold prompts that several samples share.
     """
 
@@ -38,7 +38,7 @@ class Objective(NamedTuple):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    logps_chunk: int = 64
+    logps_chunk: int = 1024
     shares_prompts: bool = False
 
 

@@ -1,5 +1,8 @@
 """Chunked log-probabilities of the scored positions against the whole [B, T, V] at once."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +110,7 @@ def test_banned_tokens_leave_entropy_and_gradient_finite():
     banned = np.arange(11) >= 9
 
     def scores(logits, allowed):
-        return jnp.where(allowed[None, None], logits, -jnp.inf)
+        return jnp.where(allowed, logits, -jnp.inf)
 
     logps, entropy = _run(HIDDEN, KERNEL, 3, scores, allowed=~banned)
     hit = np.concatenate([np.zeros((3, 1), bool), banned[TOKENS[:, 1:]]], axis=1)
@@ -122,14 +125,15 @@ def test_the_whole_table_of_logits_is_never_made():
         return jax.grad(lambda h: _run(h, KERNEL, 2)[0].sum())(hidden)
 
     text = str(jax.make_jaxpr(gradient)(HIDDEN))
-    assert "f32[3,2,11]" in text and "f32[3,7,11]" not in text and "f32[3,8,11]" not in text
+    sizes = {math.prod(map(int, lead.split(","))) for lead in re.findall(r"f32\[([\d,]+),11\]", text)}
+    assert 2 in sizes and sizes <= {2, KERNEL.shape[0]}  # two positions' logits, and the kernel
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         _run(HIDDEN, KERNEL, 0)
 
 
 @pytest.mark.parametrize("wants", ["value", "gradient"])
 def test_a_chunk_without_a_scored_position_is_not_computed(wants):
-    """Of 24 positions 5 are scored: with two a row and step, 6 of all rows, one chunk of four."""
+    """Of 21 positions 6 are scored: one chunk of four."""
     seen = []
 
     def scores(logits, allowed):
@@ -137,12 +141,12 @@ def test_a_chunk_without_a_scored_position_is_not_computed(wants):
         return logits
 
     def total(hidden):
-        return _run(hidden, KERNEL, 2, scores, case="masked")[0].sum()
+        return _run(hidden, KERNEL, 6, scores, case="masked")[0].sum()
 
-    assert 0 < MASK[:, 1:].sum() <= 6
+    assert MASK[:, 1:].sum() == 6
     jax.block_until_ready(jax.jit(total if wants == "value" else jax.grad(total))(HIDDEN))
     jax.effects_barrier()
-    assert seen == [(3, 2, 11)] * (1 if wants == "value" else 2)
+    assert seen == [(6, 11)] * (1 if wants == "value" else 2)
 
 
 def test_a_frozen_unembedding_has_no_gradient_computed():
