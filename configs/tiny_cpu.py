@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
     config.model.text_config.update(
         intermediate_size=256, num_attention_heads=2, num_key_value_heads=1, mrope_section=(8, 12, 12)
     )
-    config.model.remat = "full"
+    config.model.remat = "none"  # all that a backward pass needs fits
     config.rollout.update(max_tokens=160, n_patches=288, n_windows=12)
     config.rollout.max_turns = config.rollout.max_turns_eval = 4
     config.tools.top_k = 1

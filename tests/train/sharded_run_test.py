@@ -190,10 +190,10 @@ SAME_GRADIENT = {
     "4 processes": (1, 4, dict(data=2, fsdp=2, tensor=1)),
     "4 processes, packed, shared": (1, 4, dict(data=1, fsdp=4, tensor=1, width=800, micro=800, shared=True)),
 }
-QUICK = ("micro-batches of 1 row", "a prompt once for its group")
+ONE_BY_ONE = [pytest.param("micro-batches of 1 row", marks=pytest.mark.slow), "a prompt once for its group"]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_micro_batches_and_shared_prompts_give_the_gradient_of_whole_rows(run_on, name):
     [want], every = run_on(1, **ONE), run_on(SAME_GRADIENT[name][0], SAME_GRADIENT[name][1], **SAME_GRADIENT[name][2])
     assert worst_difference(every[0], want) < GRADIENT_BOUND
