@@ -43,9 +43,8 @@ def read_record(out: pathlib.Path, flag: str) -> dict[str, Any]:
             raise TypeError("benchmarks")
         return record
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the folder must hold an evaluation: {out / RECORD} is not its record ({error}) ({flag})"
-        ) from (error)
+        where = f"{out / RECORD} is not its record ({error})"
+        raise ValueError(f"the folder must hold an evaluation: {where} ({flag})") from error
 
 
 def open_record(

@@ -22,9 +22,8 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    flags.DEFINE_string(
-        "benchmark", None, "mat_coding, mat_search or qa; of an evaluation its own benchmark.", flag_values=values
-    )
+    text = "mat_coding, mat_search or qa; for the files of an evaluation its own benchmark."
+    flags.DEFINE_string("benchmark", None, text, flag_values=values)
     text = "File of predictions, JSON list or JSON Lines."
     flags.DEFINE_string("predictions", None, text, flag_values=values)
     flags.DEFINE_string("format", "text", "json or text.", flag_values=values)
