@@ -48,7 +48,7 @@ def test_text_output_is_a_table(tmp_path):
 def test_a_part_of_the_benchmark_is_said_to_be_one(tmp_path):
     scores = scoring.score_file(write(tmp_path, [{"gt": "x", "pred_answer": "x"}] * 100), "mat_coding")
     head = scoring.format_text(scores).splitlines()[0]
-    assert head == "mat_coding: n=100, missing=0 (a part: the benchmark has 200 items)"
+    assert head == "mat_coding: n=100, missing=0, absent=100 (a part: the benchmark has 200 items)"
 
 
 @pytest.mark.parametrize(

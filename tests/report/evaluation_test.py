@@ -87,7 +87,7 @@ def test_differences_are_paired_over_the_items_that_both_have(other):
             gains = [100 * (mine[i][place] - theirs[i - 1][measure]) for i in keep]
             assert delta[split][measure] == pytest.approx(sum(gains) / len(gains))
             drawn = np.random.default_rng(0).integers(0, len(gains), size=(300, len(gains)), dtype=np.int32)
-            means = [sum(gains[place] for place in row) / len(gains) for row in drawn]
+            means = [sum(gains[at] for at in row) / len(gains) for row in drawn]
             assert delta[split]["ci95"][measure] == pytest.approx(aggregate.interval(np.array(means)))
     row = report.rows_of(made | {"compare": found})[12]
     assert row[1] == "difference to theirs, 30 items" and row[7] == f"{delta['avg']['f1']:+.2f}"
