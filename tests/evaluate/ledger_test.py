@@ -28,7 +28,7 @@ def test_an_answer_is_in_the_files_as_soon_as_it_is_added(tmp_path):
         assert trajectory.task.id == "t4" and trajectory.rewards == {"f1": 1.0, "em": 1.0}
         ledger.add_fault(2, {"reason": "search: no route"})
         assert files.faults_of(tmp_path) == {2: {"id": 3, "reason": "search: no route"}}
-    assert files.Ledger(tmp_path).answered == {4}
+    assert set(files.predictions_of(tmp_path)) == {4}
 
 
 @pytest.mark.parametrize("cut", [1, 20])
@@ -70,7 +70,7 @@ def test_files_of_several_processes_become_one_and_no_item_stands_twice(tmp_path
             add(second, number, "8")
         second.add_fault(3, {"reason": "x"})
     assert sorted(path.name for path in tmp_path.glob("predictions*")) == ["predictions.0.jsonl", "predictions.1.jsonl"]
-    assert files.Ledger(tmp_path).answered == {0, 1, 2}
+    assert set(files.predictions_of(tmp_path)) == {0, 1, 2}
     files.join_parts(tmp_path)
     assert [record["id"] for record in lines(tmp_path, "predictions")] == [1, 3, 2]
     assert [t.info["item"] for t in load_trajectories(tmp_path / "trajectories")] == [0, 2, 1]
