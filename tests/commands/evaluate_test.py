@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -303,3 +304,36 @@ def test_two_hundred_items_killed_at_half_are_answered_as_in_one_go(tmp_path):
     ]
     assert played[0] == played[1]
     print(f"200 items in {took_s:.0f} s, killed behind {n_before}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_answer_as_one_does(run, evaluated):
+    """Each has its share and its files, which are one file at the end; the second one prints nothing."""
+    out, port = run / "two", free_port()
+    ways = [f"--config.distributed.{key}" for key in ("enabled=True", f"coordinator=localhost:{port}", "n_processes=2")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "arft_jax", "evaluate", *flags(run, f"--out={out}", "--limit=4"), *ways,
+             f"--config.distributed.process={k}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert "Qwen2.5-VL-7B" in printed[0] and "Qwen2.5-VL-7B" not in printed[1]
+    for name in ("mat_coding", "mat_search"):
+        files = sorted(path.name for path in (out / name).glob("*.jsonl"))
+        assert files == ["faults.jsonl", "predictions.jsonl", "trajectories.jsonl"]
+        both = [
+            {i: r | {"seconds": 0, "tool_seconds": 0} for i, r in predictions(folder, name).items()}
+            for folder in (evaluated[0], out)
+        ]
+        assert both[0] == both[1]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]

@@ -28,7 +28,7 @@ def test_a_copy_has_the_same_hash_and_other_names_sizes_or_contents_another(tmp_
         (second / name).write_bytes(contents)
         assert sampled_sha256(second) != want
         (second / name).write_bytes(before)
-    (second / "config.json").rename(second / "other.json")
+    (second / "config.json").rename(second / "confog.json")
     assert sampled_sha256(second) != want
 
 
