@@ -196,6 +196,6 @@ def _tell(results: Mapping[str, Any], out: pathlib.Path) -> None:
     write_json(out / "results.json", results)
     (out / "table.md").write_text(report.markdown(results), encoding="utf-8")
     terminal.say(report.plain(results))
-    if missing := report.missing_text(results):
-        terminal.say(missing)
+    if below := report.notes(results):
+        terminal.say(below)
     terminal.say(f"wrote {out / 'results.json'}, {out / 'table.md'}")

@@ -54,9 +54,7 @@ def check_weights_there(config, checkpoint: str) -> None:
         try:
             checkpoint_dir(config)
         except ValueError as error:
-            raise ValueError(
-                f"{error}; --checkpoint=none evaluates the weights of config.weights as they are"
-            ) from None
+            raise ValueError(f"{error}; --checkpoint=none evaluates config.weights as they are") from None
     elif problems := missing_weights(config):
         raise ValueError("; ".join(problems))
 

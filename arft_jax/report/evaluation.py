@@ -9,6 +9,7 @@ from typing import Any
 
 from arft_jax.evaluate import published
 from arft_jax.evaluate.ledger import predictions_of, read_record, scores_of
+from arft_jax.evaluate.scoring import N_ITEMS
 from arft_jax.report import table
 
 HEADER = ("benchmark", "system", "tools", *table.HEADER[2:])
@@ -52,15 +53,26 @@ def missing_text(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def notes(results: Mapping[str, Any]) -> str:
+    """What a reader of the table must know beside it: other items than the published ones, and what is missing."""
+    lines = [
+        f"{name}: the published rows are of the {N_ITEMS[name]} items of MAT, and the data directory has "
+        f"{figures['n_items']}"
+        for name, figures in results["benchmarks"].items()
+        if published.rows_of(name) and figures["n_items"] != N_ITEMS[name]
+    ]
+    return "\n".join([*lines, *filter(None, [missing_text(results)])])
+
+
 def plain(results: Mapping[str, Any]) -> str:
     """The table as text for a terminal."""
     return table.aligned(HEADER, rows_of(results), n_names=3)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table in Markdown, and what is missing."""
-    missing = missing_text(results)
-    return table.markdown(HEADER, rows_of(results), n_names=3) + (f"\n{missing}\n" if missing else "")
+    """The table in Markdown, and the notes to it."""
+    below = notes(results)
+    return table.markdown(HEADER, rows_of(results), n_names=3) + (f"\n{below}\n" if below else "")
 
 
 def check_comparable(other: pathlib.Path, benchmarks: Mapping[str, str]) -> dict[str, Any]:

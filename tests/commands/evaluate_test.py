@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from flax import nnx
 
 from arft_jax.commands import evaluate as command
 from arft_jax.commands.cli import evaluate as cli
@@ -16,7 +17,11 @@ from arft_jax.commands.cli import score as score_cli
 from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.config import default_config
 from arft_jax.evaluate import runner
+from arft_jax.io.peft_adapters import save_adapter
+from arft_jax.io.tiny_checkpoint import make_tiny_checkpoint
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.io.weights import load_model_config
+from arft_jax.models.lora import Lora
 from arft_jax.train.run_dir import RunDir
 
 # ml_collections loads a config file by a way that Python 3.12 no longer has.
@@ -89,7 +94,8 @@ def test_both_benchmarks_end_with_the_papers_table(evaluated):
     results = json.loads((out / "results.json").read_text())
     assert results["system"] == "tiny, step 1" and results["tools"] == "on" and results["image"] == "shown"
     assert [results["benchmarks"][name]["n_answered"] for name in ("mat_coding", "mat_search")] == [4, 4]
-    assert (out / "table.md").read_text().count("\n") == 2 + 12 + 12
+    assert (out / "table.md").read_text().count("\n") == 2 + 12 + 12 + 3  # two notes: these are no 200 and 150 items
+    assert "mat_search: the published rows are of the 150 items of MAT, and the data directory has 6" in printed
     record = json.loads((out / "run.json").read_text())
     assert record["policy"]["step"] == 1 and record["config"]["data.n_train"] == 2000
     assert record["benchmarks"]["mat_search"]["halves"] == {"simple": 3, "hard": 3}
@@ -225,6 +231,27 @@ def test_items_that_fail_each_time_are_named_and_the_exit_status_says_so(run, ca
     assert cli.main(asked) == 0 and table.asked == [[2], [2]]
 
 
+def test_published_weights_under_an_adapter_are_evaluated_as_they_are(run, tmp_path, capsys):
+    make_tiny_checkpoint(tmp_path / "base", dtype="float32")
+    sizes = load_model_config(str(tmp_path / "base"))
+    fresh = Lora(rank=2, alpha=4.0, targets=("q", "up"))
+    params = nnx.state(sizes.family.make(sizes, rngs=nnx.Rngs(0), lora=fresh), nnx.Param)
+    save_adapter(tmp_path / "adapter", params, sizes, fresh)
+    asked = [f"--workdir={run / 'run'}", "--benchmark=mat_coding", "--config.compilation_cache=", "--limit=2"]
+    asked += ["--checkpoint=none", f"--config.weights={tmp_path / 'base'}", "--tools=off", f"--out={tmp_path / 'out'}"]
+    adapted = [*asked, f"--config.model.lora.adapter={tmp_path / 'adapter'}"]
+    assert cli.main(adapted) == 0
+    assert " base + adapter  no  " in capsys.readouterr().out
+    assert sorted(predictions(tmp_path / "out", "mat_coding")) == [1, 6]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["policy"].keys() == {"weights", "adapter", "tokenizer"}
+    (tmp_path / "base").rename(tmp_path / "moved")  # the same weights at another place
+    moved = [flag.replace(str(tmp_path / "base"), str(tmp_path / "moved")) for flag in adapted]
+    assert cli.main(moved) == 0 and "0 are asked" in capsys.readouterr().out
+    assert cli.main([flag.replace(str(tmp_path / "base"), str(tmp_path / "moved")) for flag in asked]) == 2
+    assert "policy.adapter=" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "more, sentence",
     [
@@ -323,6 +350,7 @@ def test_two_processes_answer_as_one_does(run, evaluated):
     printed = [process.communicate(timeout=250)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     assert "Qwen2.5-VL-7B" in printed[0] and "Qwen2.5-VL-7B" not in printed[1]
+    assert "mat_coding 2/2  F1" in printed[0]  # of its share
     for name in ("mat_coding", "mat_search"):
         files = sorted(path.name for path in (out / name).glob("*.jsonl"))
         assert files == ["faults.jsonl", "predictions.jsonl", "trajectories.jsonl"]

@@ -53,6 +53,14 @@ def test_a_part_of_the_items_is_said_to_be_one():
     assert report.missing_text(results(mat_coding=many)).endswith("q9: x; and 3 more")
 
 
+def test_rows_of_other_items_than_the_published_ones_have_a_note():
+    made = results(mat_coding=figures(8, 8), mat_search=figures(150, 150), mini_coding=figures(8, 8))
+    note = "mat_coding: the published rows are of the 200 items of MAT, and the data directory has 8"
+    assert report.notes(made) == note and report.markdown(made).endswith(f"\n\n{note}\n")
+    lost = figures(8, 8, missing=[{"id": 5, "question_id": "q5", "reason": "x"}])
+    assert report.notes(results(mat_coding=lost)).splitlines() == [note, report.missing_text(results(mat_coding=lost))]
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another evaluation: items 1 to 40 of mat_coding, and a benchmark of its own."""
