@@ -241,7 +241,8 @@ def test_published_weights_under_an_adapter_are_evaluated_as_they_are(run, tmp_p
     asked += ["--checkpoint=none", f"--config.weights={tmp_path / 'base'}", "--tools=off", f"--out={tmp_path / 'out'}"]
     adapted = [*asked, f"--config.model.lora.adapter={tmp_path / 'adapter'}"]
     assert cli.main(adapted) == 0
-    assert " base + adapter  no  " in capsys.readouterr().out
+    assert "  base + adapter  " in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["tools"] == "off"
     assert sorted(predictions(tmp_path / "out", "mat_coding")) == [1, 6]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["policy"].keys() == {"weights", "adapter", "tokenizer"}
