@@ -38,6 +38,8 @@ def load_records(path: str) -> list[dict]:
             records = _json_lines(content)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"predictions must be JSON: got {path!r} ({error})") from None
+    if isinstance(records, dict):  # JSON Lines of one line
+        records = [records]
     if not isinstance(records, list) or not records:
         raise ValueError(f"predictions must be a non-empty list of records: got {type(records).__name__} in {path!r}")
     for place, record in enumerate(records):
@@ -203,7 +205,7 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
         parts = {"avg": aggregate.summarise(f1, em)}
     else:
         parts = aggregate.by_split(f1, em, _splits(records, BENCHMARKS.get(benchmark, 0)))
-    absent = None if n_items is None else n_items - len(records)
+    absent = None if n_items is None else max(n_items - len(records), 0)
     counts = {"n": len(records), "n_items": n_items, "missing": missing, "absent": absent}
     return {"benchmark": benchmark, **counts, **parts}
 

@@ -130,6 +130,21 @@ def test_json_lines_and_golden_answers_are_read(tmp_path):
     assert (scores["n"], scores["avg"]["em"]) == (2, 100.0)
 
 
+def test_one_line_is_json_lines_and_a_last_line_that_was_cut_short_is_left_out(tmp_path):
+    line = '{"gt": "x", "pred_answer": "x", "id": 1}\n'
+    for text in (line, line + '{"gt": "x", "pre', line + line.replace("1", "2")[:-1]):
+        scores = scoring.score_file(write(tmp_path, text), "mat_coding")
+        assert (scores["n"], scores["avg"]["em"]) == (text.count("}"), 100.0)
+    with pytest.raises(ValueError, match="predictions must be JSON"):
+        scoring.score_file(write(tmp_path, '{"gt": "x", "pre\n' + line), "mat_coding")
+
+
+def test_a_users_own_keys_may_have_any_names(tmp_path):
+    records = [{"gt": "x", "pred_answer": "x", "kind": "rotation", "benchmark": "mine"}]
+    scores = scoring.score_file(write(tmp_path, records), "mat_search")
+    assert (scores["n"], scores["absent"]) == (1, 149)
+
+
 def test_a_split_in_the_file_goes_before_the_place(tmp_path):
     records = [{"id": i, "gt": "x", "pred_answer": "x", "split": s} for i, s in ((1, "hard"), (2, "simple"))]
     scores = scoring.score_file(write(tmp_path, records), "mat_search")
