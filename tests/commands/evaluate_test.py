@@ -311,11 +311,13 @@ def test_two_hundred_items_killed_at_half_are_answered_as_in_one_go(tmp_path):
     killed = tmp_path / "killed"
     file = killed / "mini_coding" / "predictions.jsonl"
     process = start(killed)
-    while not file.exists() or file.read_bytes().count(b"\n") < 100:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    try:
+        while not file.exists() or file.read_bytes().count(b"\n") < 100:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+    finally:
+        process.kill()  # SIGKILL
+        process.communicate()
     whole = file.read_bytes().rpartition(b"\n")[0].splitlines()
     n_before = len(whole)
     assert 100 <= n_before < 200
@@ -335,7 +337,7 @@ def test_two_hundred_items_killed_at_half_are_answered_as_in_one_go(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_two_processes_answer_as_one_does(run, evaluated):
     """Each has its share and its files, which are one file at the end; the second one prints nothing."""
     out, port = run / "two", free_port()
@@ -348,7 +350,12 @@ def test_two_processes_answer_as_one_does(run, evaluated):
         )
         for k in range(2)
     ]  # fmt: skip
-    printed = [process.communicate(timeout=250)[0] for process in processes]
+    try:
+        printed = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     assert [process.returncode for process in processes] == [0, 0], printed
     assert "Qwen2.5-VL-7B" in printed[0] and "Qwen2.5-VL-7B" not in printed[1]
     assert "mat_coding 2/2  F1" in printed[0]  # of its share
