@@ -25,6 +25,7 @@ setup(
             "arft-train = arft_jax.commands.cli.train:main",
             "arft-agent = arft_jax.commands.cli.agent:main",
             "arft-tool = arft_jax.commands.cli.tool:main",
+            "arft-evaluate = arft_jax.commands.cli.evaluate:main",
             "arft-score = arft_jax.commands.cli.score:main",
             "arft-summary = arft_jax.commands.cli.summary:main",
             "arft-convert = arft_jax.commands.cli.convert:main",

@@ -307,6 +307,7 @@ def default_config() -> ml_collections.ConfigDict:
                 n_during=100,  # items of each task in an evaluation during training
                 without_tools=True,  # evaluate the trained policy once more with tools switched off
                 bootstrap=2000,  # resamples of an interval
+                attempts=3,  # launch/evaluate.py: how often an item is asked that an infrastructure failure ends
             ),
             checkpoint=dict(  # what an interrupted run goes on from
                 every=25,  # GRPO steps

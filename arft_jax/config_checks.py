@@ -33,7 +33,7 @@ _AT_LEAST = {
         overlong_weight=0,
     ),
     "train.dynamic_sampling": dict(max_attempts=2),
-    "eval": dict(every=0, n_during=1, bootstrap=1),
+    "eval": dict(every=0, n_during=1, bootstrap=1, attempts=1),
     "checkpoint": dict(every=1, keep=1),
     "report": dict(n_trajectories=0),
 }  # fmt: skip

@@ -96,20 +96,22 @@ class Plan(PolicyPlan):
 
 def check_inputs(config) -> None:
     """Raises one ValueError where weights or data that the config needs are not there; asks for no device."""
-    problems = data.missing_files(config)
+    if problems := missing_weights(config) + data.missing_files(config):
+        raise ValueError("; ".join(problems))
+
+
+def missing_weights(config) -> list[str]:
+    """A sentence where the weights that the config needs are not there; else nothing."""
     if config.model.size and not config.weights:
         name = f"{(model.chosen_family(config) or DEFAULT).title}-{config.model.size.upper()}"
-        problems.insert(0, f"weights must be a Hugging Face directory of {name}: got none (config.weights)")
-    elif gguf_file.is_gguf(config.weights):
+        return [f"weights must be a Hugging Face directory of {name}: got none (config.weights)"]
+    if gguf_file.is_gguf(config.weights):
         if not pathlib.Path(config.weights).is_file():
-            problems.insert(0, f"weights must be a file: got {config.weights}, which is none (config.weights)")
+            return [f"weights must be a file: got {config.weights}, which is none (config.weights)"]
     elif config.weights and not (pathlib.Path(config.weights) / CONFIG).is_file():
         got = "which holds none" if pathlib.Path(config.weights).is_dir() else "which is no directory"
-        problems.insert(
-            0, f"weights must be a Hugging Face directory with {CONFIG}: got {config.weights}, {got} (config.weights)"
-        )
-    if problems:
-        raise ValueError("; ".join(problems))
+        return [f"weights must be a Hugging Face directory with {CONFIG}: got {config.weights}, {got} (config.weights)"]
+    return []
 
 
 def plan_policy(

@@ -9,6 +9,7 @@ COMMANDS = (
     "train",
     "agent",
     "tool",
+    "evaluate",
     "score",
     "summary",
     "convert",

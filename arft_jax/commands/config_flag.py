@@ -9,6 +9,7 @@ from ml_collections import config_flags
 from arft_jax.commands import list_keys, shipped, suggest
 
 _IS_CONFIG = re.compile(r"--?config(=.*)?", re.DOTALL)
+_IS_WORKDIR = re.compile(r"--?workdir(?:=(.*))?", re.DOTALL)
 _IS_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 FAILURES = (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, SyntaxError)
 
@@ -49,6 +50,33 @@ def define_loaded_config(values: flags.FlagValues, argv: Sequence[str], config) 
     text = "--config.KEY=VALUE overrides a key of the run."
     config_flags.DEFINE_config_dict("config", config, text, flag_values=values, lock_config=True, sys_argv=list(argv))
     _define_list_keys(values)
+
+
+def define_config_or_workdir(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Defines ``--workdir``, whose run has its own configuration, and ``--config`` for where it is not given.
+
+    Raises:
+      ValueError: both are given, or a work directory that holds no run.
+    """
+    text = "Work directory of the run whose agent answers; its configuration is that of the run."
+    flags.DEFINE_string("workdir", "", text, flag_values=values)
+    workdir = _workdir(argv)
+    if not workdir:
+        define_config(values, argv)
+        return
+    if any(_IS_CONFIG.fullmatch(argument) for argument in argv):
+        raise ValueError("--workdir has the run's configuration: --config may not be given too")
+    from arft_jax.train.run_config import load_run_config
+
+    define_loaded_config(values, argv, load_run_config(workdir))
+
+
+def _workdir(argv: Sequence[str]) -> str:
+    """The value of --workdir; empty where it is not given."""
+    for i, argument in enumerate(argv):
+        if match := _IS_WORKDIR.fullmatch(argument):
+            return match.group(1) if match.group(1) is not None else "".join(argv[i + 1 : i + 2])
+    return ""
 
 
 def _define_list_keys(values: flags.FlagValues) -> None:

@@ -1,7 +1,7 @@
 """Benchmarks through the same slots as training: greedy rollouts, scored with the reward's own functions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ class Evaluation:
     """Scores of one policy on one list of tasks, item by item.
 
     Args:
-      trajectories: one an item, in order.
+      trajectories: one an item, in order, with ``f1`` and ``em`` among its rewards but for what a failure ended.
       f1, em: float64[n_items] in [0, 1]; 0 where no answer came, nan where an infrastructure failure ended the item.
       tasks: the items.
     """
@@ -60,6 +60,35 @@ class Evaluation:
         return {"f1": self.f1.tolist(), "em": self.em.tolist(), "splits": list(self.splits)}
 
 
+def scored(trajectory: Trajectory, *, max_answer_words: int = 0) -> Trajectory:
+    """The trajectory with ``f1`` and ``em`` of its answer among its rewards, where pages and tables read them.
+
+    Args:
+      trajectory: an ended rollout; one that an infrastructure failure ended is returned as it is: it has no score.
+      max_answer_words: longer answers score 0; 0 sets no cap.
+    """
+    if trajectory.status is Status.INFRA:
+        return trajectory
+    f1, em = outcome.answer_score(trajectory, max_answer_words=max_answer_words)
+    return dataclasses.replace(trajectory, rewards=trajectory.rewards | {"f1": float(f1), "em": float(em)})
+
+
+def play_greedily(
+    engine: Engine,
+    params,
+    requests: Sequence[Request],
+    toolbox: Toolbox,
+    *,
+    max_turns: int,
+    rng: jax.Array,
+    on_finish: Callable[[Trajectory], None] | None = None,
+    context: str = "append",
+) -> list[Trajectory]:
+    """One greedy rollout of each request, in their order; see :func:`evaluate`."""
+    options = dict(rng=rng, temperature=0.0, max_turns=max_turns, on_finish=on_finish, context=context)
+    return [group[0] for group in engine.run(params, requests, toolbox, **options)]
+
+
 def evaluate(
     engine: Engine,
     params,
@@ -85,11 +114,11 @@ def evaluate(
       context: ``append``, or ``rerender``: each turn has a prompt of its own, as in the paper's evaluation.
     """
     requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
-    options = dict(rng=rng, temperature=0.0, max_turns=max_turns, on_finish=on_finish, context=context)
-    groups = engine.run(params, requests, toolbox, **options)
-    trajectories = tuple(group[0] for group in groups)
+    options = dict(max_turns=max_turns, rng=rng, on_finish=on_finish, context=context)
+    played = play_greedily(engine, params, requests, toolbox, **options)
+    trajectories = tuple(scored(trajectory, max_answer_words=max_answer_words) for trajectory in played)
     scores = np.full((len(tasks), 2), np.nan)
     for i, trajectory in enumerate(trajectories):
         if trajectory.status is not Status.INFRA:
-            scores[i] = outcome.answer_score(trajectory, max_answer_words=max_answer_words)
+            scores[i] = trajectory.rewards["f1"], trajectory.rewards["em"]
     return Evaluation(trajectories, scores[:, 0], scores[:, 1], tuple(tasks))

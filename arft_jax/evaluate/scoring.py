@@ -14,6 +14,7 @@ N_ITEMS = {"mat_coding": 200, "mat_search": 150, "qa": None}  # of the whole ben
 _GOLD = ("gt", "answers", "answer", "golden_answers")
 _SPLITS = ("simple", "hard")
 _KIND = "kind of the trajectory's task"  # no key of a user's record
+_OF_EVALUATION = ("question_id", "benchmark", "n_items")  # what launch/evaluate.py writes, all of them
 
 
 def load_records(path: str) -> list[dict]:
@@ -34,9 +35,11 @@ def load_records(path: str) -> list[dict]:
         except json.JSONDecodeError:
             if not content.lstrip().startswith("{"):
                 raise
-            records = [json.loads(line) for line in content.splitlines() if line.strip()]
+            records = _json_lines(content)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"predictions must be JSON: got {path!r} ({error})") from None
+    if isinstance(records, dict):  # JSON Lines of one line
+        records = [records]
     if not isinstance(records, list) or not records:
         raise ValueError(f"predictions must be a non-empty list of records: got {type(records).__name__} in {path!r}")
     for place, record in enumerate(records):
@@ -48,6 +51,18 @@ def load_records(path: str) -> list[dict]:
     return records
 
 
+def _json_lines(content: str) -> list:
+    """Every line; but for a last one that a kill cut short, which has no end of line."""
+    *whole, rest = content.split("\n")  # not splitlines: JSON may hold other characters that it takes for line ends
+    try:
+        return [json.loads(line) for line in (*whole, rest) if line.strip()]
+    except json.JSONDecodeError:
+        records = [json.loads(line) for line in whole if line.strip()]
+        if not records:
+            raise
+        return records
+
+
 def _is_trajectory(record: dict) -> bool:
     return isinstance(record.get("task"), dict) and isinstance(record.get("turns"), list)
 
@@ -56,8 +71,17 @@ def _of_trajectory(record: dict) -> dict:
     """A line that io/trajectories.py wrote, as a record of a prediction."""
     task, actions = record["task"], [turn["action"] for turn in reversed(record["turns"])]
     answer = next((action["text"] for action in actions if action["type"] == "Answer"), None)
-    kept = {"answers": task.get("answers"), "split": task.get("split"), _KIND: task.get("kind")}
-    return kept | {"pred_answer": answer}
+    kept = {"answers": task.get("answers"), "split": task.get("split"), _KIND: task.get("kind"), "pred_answer": answer}
+    info = record.get("info") or {}
+    if "item" in info:
+        kept |= {"id": info["item"] + 1, "question_id": task.get("id"), "kind": task.get("kind")}
+        kept |= {"benchmark": info.get("benchmark"), "n_items": info.get("n_items")}
+    return kept
+
+
+def _benchmark_of(record: dict) -> str | None:
+    """The benchmark of an evaluation's record; None for any other."""
+    return record["benchmark"] if all(key in record for key in _OF_EVALUATION) else None
 
 
 def _as_text(value: object, place: int, key: str) -> str:
@@ -91,25 +115,44 @@ def _ids(records: list[dict]) -> list[int] | None:
     return ids
 
 
-def _check_benchmark(records: list[dict], benchmark: str) -> None:
+def _check_benchmark(records: list[dict], benchmark: str, n_items: int | None) -> None:
     """Refuses records that are of another benchmark as far as they tell.
 
     Raises:
-      ValueError: trajectories of the other agent; without a split, more items or higher ids than the benchmark has.
+      ValueError: predictions of an evaluation on another benchmark, or trajectories of the other agent; without a
+        split, more items or higher ids than the benchmark has.
     """
-    kind, n_items = benchmark.removeprefix("mat_"), N_ITEMS[benchmark]
-    if n_items is None:
+    if benchmark == "qa":
         return
+    named = next((name for name in map(_benchmark_of, records) if name not in (None, benchmark)), None)
+    if named is not None:
+        raise ValueError(f"predictions must be of {benchmark}: got some of the benchmark {named!r}")
+    kind = benchmark.removeprefix("mat_")
     other = next((record[_KIND] for record in records if record.get(_KIND) not in (None, kind)), None)
-    if other is not None:
+    if other is not None and benchmark in BENCHMARKS:
         raise ValueError(f"trajectories must be of the {kind} agent for {benchmark}: got some of kind {other!r}")
     if any(record.get("split") is not None for record in records):
         return
     ids = _ids(records) or []
     largest = max(ids) - min(1, min(ids)) + 1 if ids else 0
-    if max(largest, len(records)) > n_items:
+    if n_items is not None and max(largest, len(records)) > n_items:
         got = f"{len(records)} records" if len(records) > n_items else f"the id {max(ids)}"
         raise ValueError(f"{benchmark} has {n_items} items: got {got}, so the file is of another benchmark")
+
+
+def _load_of(path: str, benchmark: str) -> tuple[list[dict], int | None]:
+    """(records, items of the whole benchmark), which the records of an evaluation say themselves."""
+    try:
+        records = load_records(path)
+    except ValueError:
+        if benchmark in BENCHMARKS:
+            raise
+        records = []
+    said = next((record["n_items"] for record in records if _benchmark_of(record) == benchmark), None)
+    if benchmark not in BENCHMARKS and said is None:
+        known = ", ".join(BENCHMARKS)
+        raise ValueError(f"benchmark must be one of {known}, or that of the file's own records: got {benchmark!r}")
+    return records, N_ITEMS.get(benchmark) if said is None else said
 
 
 def _splits(records: list[dict], n_simple: int) -> list[str]:
@@ -132,39 +175,39 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
       path: JSON list or JSON Lines of records with ``pred_answer`` (null where none was given) and the accepted
         answers under ``gt``, ``answers``, ``answer`` or ``golden_answers`` (one text or a list); ``id`` and
         ``split`` if known. Or the trajectories of a run, as io/trajectories.py writes them.
-      benchmark: ``mat_coding``, ``mat_search`` or ``qa``.
+      benchmark: ``mat_coding``, ``mat_search`` or ``qa``, or another one that the records of an evaluation name.
 
     Returns:
-      ``benchmark``, ``n``, ``n_items`` (of the whole benchmark, None for qa), ``missing`` and, for ``simple``,
-      ``hard`` and ``avg`` (qa: ``avg`` alone),
+      ``benchmark``, ``n``, ``n_items`` (of the whole benchmark, None where that is not known), ``missing`` (records
+      without an answer), ``absent`` (items without a record, None as ``n_items``) and, for ``simple``, ``hard`` and
+      ``avg`` (qa: ``avg`` alone),
       ``{"n", "f1", "em", "ci95": {"f1": [low, high], "em": [low, high]}}`` in percent.
 
     Raises:
       ValueError: unknown benchmark, or a file that does not hold such records or those of another benchmark.
     """
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}: got {benchmark!r}")
-    records = load_records(path)
+    records, n_items = _load_of(path, benchmark)
     ids = _ids(records)
     if ids and len(set(ids)) < len(ids):
         raise ValueError(f"ids must differ: got {next(i for i in ids if ids.count(i) > 1)} more than once")
-    _check_benchmark(records, benchmark)
+    _check_benchmark(records, benchmark, n_items)
     f1, em, missing = [], [], 0
     for place, record in enumerate(records):
         prediction = record.get("pred_answer")
         if prediction is not None:
             prediction = _as_text(prediction, place, "pred_answer")
         missing += prediction is None or not prediction.strip()
-        scores = text.score_answer(prediction, _answers(record, place), chinese=benchmark == "mat_coding")
+        chinese = benchmark == "mat_coding" or (benchmark not in BENCHMARKS and record.get("kind") != "search")
+        scores = text.score_answer(prediction, _answers(record, place), chinese=chinese)
         f1.append(scores[0])
         em.append(scores[1])
-    n_simple = BENCHMARKS[benchmark]
-    if n_simple is None:
+    if benchmark == "qa":
         parts = {"avg": aggregate.summarise(f1, em)}
     else:
-        parts = aggregate.by_split(f1, em, _splits(records, n_simple))
-    n_items = N_ITEMS[benchmark]
-    return {"benchmark": benchmark, "n": len(records), "n_items": n_items, "missing": missing, **parts}
+        parts = aggregate.by_split(f1, em, _splits(records, BENCHMARKS.get(benchmark, 0)))
+    absent = None if n_items is None else max(n_items - len(records), 0)
+    counts = {"n": len(records), "n_items": n_items, "missing": missing, "absent": absent}
+    return {"benchmark": benchmark, **counts, **parts}
 
 
 def format_text(scores: dict) -> str:
@@ -177,7 +220,7 @@ def format_text(scores: dict) -> str:
     """
     lines = [f"{scores['benchmark']}: n={scores['n']}, missing={scores['missing']}"]
     if scores["n"] < (scores.get("n_items") or 0):
-        lines[0] += f" (a part: the benchmark has {scores['n_items']} items)"
+        lines[0] += f", absent={scores['absent']} (a part: the benchmark has {scores['n_items']} items)"
     lines.append(f"{'':6}{'n':>6}{'F1':>8}  {'95 % interval':16}{'EM':>8}  {'95 % interval'}")
     for name in ("simple", "hard", "avg"):
         part = scores.get(name)

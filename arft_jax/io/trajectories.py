@@ -165,6 +165,15 @@ def _with_suffix(path: str | os.PathLike) -> pathlib.Path:
     return path if path.suffix else path.with_suffix(".jsonl")
 
 
+def _line(trajectory: Trajectory, store: _ImageStore) -> str:
+    try:
+        return json.dumps(_record(trajectory, store), ensure_ascii=False) + "\n"
+    except TypeError as error:
+        raise ValueError(
+            f"a trajectory's info and its task's extra must be JSON: got {error} in {trajectory.task.id}"
+        ) from error
+
+
 def save_trajectories(path: str | os.PathLike, trajectories: Iterable[Trajectory]) -> None:
     """Writes the file again, by rename, so that a reader sees the old one or the new one.
 
@@ -181,14 +190,31 @@ def save_trajectories(path: str | os.PathLike, trajectories: Iterable[Trajectory
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         for trajectory in trajectories:
-            try:
-                line = json.dumps(_record(trajectory, store), ensure_ascii=False)
-            except TypeError as error:
-                raise ValueError(
-                    f"a trajectory's info and its task's extra must be JSON: got {error} in {trajectory.task.id}"
-                ) from error
-            file.write(line + "\n")
+            file.write(_line(trajectory, store))
     temporary.replace(path)
+
+
+class TrajectoryWriter:
+    """Appends trajectories to a file, each flushed as it is written: a process that is killed loses at most a line.
+
+    Args:
+      path: the JSONL file, which may be there; its folder is made where it does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = _with_suffix(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._store = _ImageStore(path.parent / "images")
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, trajectory: Trajectory) -> None:
+        """Appends one; see :func:`save_trajectories`."""
+        self._file.write(_line(trajectory, self._store))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def load_trajectories(path: str | os.PathLike) -> list[Trajectory]:

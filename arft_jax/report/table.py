@@ -68,33 +68,47 @@ def _interval(value: Sequence[float] | None, signed: bool) -> str:
     return "-" if value is None else f"[{_figure(value[0], signed)}, {_figure(value[1], signed)}]"
 
 
+def cells_of(entry: Mapping[str, Any], signed: bool = False) -> list[str]:
+    """F1 and EM of each split, then both intervals of all items, as text."""
+    parts = {split: entry.get(split) or {} for split in SPLITS}
+    cells = [_figure(parts[split].get(measure), signed) for split in SPLITS for measure in MEASURES]
+    intervals = parts["avg"].get("ci95") or {}
+    return cells + [_interval(intervals.get(measure), signed) for measure in MEASURES]
+
+
 def table_rows(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The cells under :data:`HEADER`, as text; the benchmark's name stands on its first row."""
     rows = []
     for benchmark, entries in results.items():
         names = [name for name in FIRST_ROWS if name in entries] + [name for name in entries if name not in FIRST_ROWS]
         for place, name in enumerate(names):
-            entry, signed = entries[name], name == "delta"
-            parts = {split: entry.get(split) or {} for split in SPLITS}
-            cells = [_figure(parts[split].get(measure), signed) for split in SPLITS for measure in MEASURES]
-            intervals = parts["avg"].get("ci95") or {}
-            cells += [_interval(intervals.get(measure), signed) for measure in MEASURES]
+            cells = cells_of(entries[name], name == "delta")
             rows.append(("" if place else benchmark, name.replace("_", " "), *cells))
     return rows
 
 
 def plain_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Aligned text for a terminal."""
-    rows = [HEADER, *table_rows(results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    return aligned(HEADER, table_rows(results))
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], n_names: int = 2) -> str:
+    """A table as text: a ruler above each row whose first cell is not empty.
+
+    Args:
+      header: of the columns.
+      rows: their cells.
+      n_names: how many of the first columns are names, which stand to the left; figures stand to the right.
+    """
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [c.ljust(w) if i < n_names else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         return "  ".join(cells).rstrip()
 
-    ruler = "-" * len(line(HEADER))
-    lines = [line(HEADER)]
-    for row in rows[1:]:
+    ruler = "-" * len(line(header))
+    lines = [line(header)]
+    for row in rows:
         if row[0]:
             lines.append(ruler)
         lines.append(line(row))
@@ -103,8 +117,13 @@ def plain_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def markdown_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The same for a README."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table_rows(results)]
+    return markdown(HEADER, table_rows(results))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], n_names: int = 2) -> str:
+    """The same as :func:`aligned` in Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * n_names + "---:|" * (len(header) - n_names)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -19,10 +19,14 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT sets ``requested``; a second SIGINT interrupts at once."""
+    """While entered, the first SIGTERM or SIGINT sets ``requested``; a second SIGINT interrupts at once.
 
-    def __init__(self):
-        self.requested = False
+    Args:
+      then: what is done before the process ends, for people.
+    """
+
+    def __init__(self, then: str = "finishing this step and saving"):
+        self.requested, self._then = False, then
         self.number = signal.SIGTERM  # of the signal; where another process got it, what a scheduler sends
         self._before: dict = {}
 
@@ -30,7 +34,7 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested, self.number = True, number
-        terminal.say("asked to stop: finishing this step and saving")
+        terminal.say(f"asked to stop: {self._then}")
 
     def __enter__(self) -> "StopRequest":
         try:

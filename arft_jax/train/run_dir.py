@@ -4,63 +4,17 @@ import errno
 import json
 import os
 import pathlib
-import subprocess
-from importlib import metadata
 from typing import Any
 
 from arft_jax.build.model import added_tokens
 from arft_jax.io import hf_files
 from arft_jax.io.disk import naming_write_faults
+from arft_jax.io.run_record import differences, flatten, versions, write_json
 from arft_jax.objective_keys import filled
 
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-)
 # May differ between a run and its resumption, and from process to process.
-FREE_KEYS = ("compilation_cache", "workdir", "distributed.coordinator", "distributed.process")
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {"a.b": value}; tuples become lists, as JSON has them."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
-def _versions() -> dict[str, str]:
-    try:
-        here = pathlib.Path(__file__).parent
-        ask = ["git", "-C", str(here), "rev-parse", "HEAD"]
-        commit = subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    versions = {"commit": commit or "unknown"}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
+FREE_KEYS = ("compilation_cache", "workdir", "distributed.coordinator", "distributed.process", "eval.attempts")
 
 
 class RunDir:
@@ -91,7 +45,7 @@ class RunDir:
             )
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(written, {"config": mine, "versions": _versions()})
+            write_json(written, {"config": mine, "versions": versions()})
         if not os.access(self.path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         if config.weights or config.tokenizer:
@@ -100,12 +54,9 @@ class RunDir:
             )
 
     def _compare(self, theirs: dict, mine: dict) -> None:
-        names = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
-        if names:
-            shown = ", ".join(f"{key}={theirs.get(key)!r} there and {mine.get(key)!r} here" for key in names[:5])
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        if shown := differences(theirs, mine):
             raise ValueError(
-                f"the work directory must hold a run of this config: {self.path} has {shown}{more}; resume with the "
+                f"the work directory must hold a run of this config: {self.path} has {shown}; resume with the "
                 "old values or choose another directory (config.workdir)"
             )
 

@@ -43,6 +43,8 @@ def test_items_are_scored_in_order_and_split(stage):
     assert table["simple"]["em"] == 50.0 and abs(table["hard"]["f1"] - 100 / 3) < 1e-9 and table["avg"]["em"] == 25.0
     assert done.items() == {"f1": done.f1.tolist(), "em": done.em.tolist(), "splits": list(done.splits)}
     assert done.trajectories[3].status is Status.NO_ACTION
+    rewards = [t.rewards for t in done.trajectories]  # what pages read
+    assert rewards == [{"f1": f1, "em": em} for f1, em in zip(done.f1, done.em, strict=True)]
 
 
 def test_rollouts_are_greedy_and_one_a_task(stage, monkeypatch):
@@ -84,6 +86,7 @@ def test_what_a_fault_of_the_tools_ended_is_left_out_of_the_figures_and_of_no_ta
     turns = [[answer("7")], [SEARCH, answer("7")], [answer("8")]]
     done = play(stage, turns, tiny.InstantTools(tiny.failing))
     np.testing.assert_array_equal(done.em, [1, np.nan, 0])
+    assert [sorted(t.rewards) for t in done.trajectories] == [["em", "f1"], [], ["em", "f1"]]
     assert done.figures() == {"infra": 1.0, "f1": 50.0, "em": 50.0}
     with pytest.raises(ValueError, match=r"without a fault of the tools: failed 1 of 3 items, among them t1; .* same"):
         done.table(100)

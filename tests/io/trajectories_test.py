@@ -164,3 +164,17 @@ def test_an_info_that_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
     with pytest.raises(ValueError, match="info and its task's extra must be JSON"):
         trajectories.save_trajectories(path, [bad])
     assert len(trajectories.load_trajectories(path)) == 1
+
+
+def test_a_writer_appends_lines_that_are_there_at_once_and_that_load_as_saved_ones_do(tmp_path):
+    first, second = make_trajectory(0), make_trajectory(1)
+    trajectories.save_trajectories(tmp_path / "saved", [first, second])
+    writer = trajectories.TrajectoryWriter(tmp_path / "written")
+    writer.write(first)
+    [seen] = trajectories.load_trajectories(tmp_path / "written")  # before it is closed
+    assert seen.task.id == first.task.id
+    writer.close()
+    writer = trajectories.TrajectoryWriter(tmp_path / "written.jsonl")
+    writer.write(second)
+    writer.close()
+    assert (tmp_path / "written.jsonl").read_bytes() == (tmp_path / "saved.jsonl").read_bytes()

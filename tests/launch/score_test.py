@@ -48,7 +48,7 @@ def test_text_output_is_a_table(tmp_path):
 def test_a_part_of_the_benchmark_is_said_to_be_one(tmp_path):
     scores = scoring.score_file(write(tmp_path, [{"gt": "x", "pred_answer": "x"}] * 100), "mat_coding")
     head = scoring.format_text(scores).splitlines()[0]
-    assert head == "mat_coding: n=100, missing=0 (a part: the benchmark has 200 items)"
+    assert head == "mat_coding: n=100, missing=0, absent=100 (a part: the benchmark has 200 items)"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,21 @@ def test_json_lines_and_golden_answers_are_read(tmp_path):
     lines += '{"golden_answers": [7], "pred_answer": 7}\n'
     scores = scoring.score_file(write(tmp_path, lines), "qa")
     assert (scores["n"], scores["avg"]["em"]) == (2, 100.0)
+
+
+def test_one_line_is_json_lines_and_a_last_line_that_was_cut_short_is_left_out(tmp_path):
+    line = '{"gt": "x", "pred_answer": "x", "id": 1}\n'
+    for text in (line, line + '{"gt": "x", "pre', line + line.replace("1", "2")[:-1]):
+        scores = scoring.score_file(write(tmp_path, text), "mat_coding")
+        assert (scores["n"], scores["avg"]["em"]) == (text.count("}"), 100.0)
+    with pytest.raises(ValueError, match="predictions must be JSON"):
+        scoring.score_file(write(tmp_path, '{"gt": "x", "pre\n' + line), "mat_coding")
+
+
+def test_a_users_own_keys_may_have_any_names(tmp_path):
+    records = [{"gt": "x", "pred_answer": "x", "kind": "rotation", "benchmark": "mine"}]
+    scores = scoring.score_file(write(tmp_path, records), "mat_search")
+    assert (scores["n"], scores["absent"]) == (1, 149)
 
 
 def test_a_split_in_the_file_goes_before_the_place(tmp_path):

@@ -9,6 +9,7 @@ from arft_jax.config import default_config
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.evaluate.evaluator import Evaluation
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.report.trajectories import trajectories_page
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.toolboxes import make_toolbox
 from arft_jax.tools.call import Fault
@@ -88,6 +89,8 @@ def test_a_stage_that_an_outage_ended_writes_no_table_and_is_made_anew(run, serv
     whole_stage(run)
     assert run.directory.results()["after"]["mat_search"]["table"]["avg"]["em"] == 100.0
     assert [t.status for t in load_trajectories(kept)] == [Status.ANSWERED] * 3
+    page = trajectories_page("run", load_trajectories(kept))
+    assert "3 of 3 scored ones correct" in page and page.count("(correct)") == 3 and "unscored" not in page
 
 
 @pytest.mark.parametrize("context", ["append", "rerender"])

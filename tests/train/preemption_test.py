@@ -20,6 +20,12 @@ def test_a_signal_sets_a_flag_and_nothing_else(number, capsys):
     assert capsys.readouterr().out == "asked to stop: finishing this step and saving\n"
 
 
+def test_what_comes_before_the_end_is_told_in_the_words_of_the_caller(capsys):
+    with StopRequest("writing the table"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capsys.readouterr().out == "asked to stop: writing the table\n"
+
+
 def test_a_second_interrupt_ends_at_once_but_a_second_term_does_not():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -11,7 +11,6 @@ where a run has trained several. In place of --workdir, --config names a configu
 exit status 2.
 """
 
-import re
 from collections.abc import Sequence
 
 from absl import flags
@@ -19,16 +18,7 @@ from absl import flags
 from arft_jax.commands import command_line, config_flag
 
 
-def _workdir(argv: Sequence[str]) -> str:
-    """The value of --workdir; empty where it is not given."""
-    for i, argument in enumerate(argv):
-        if match := re.fullmatch(r"--?workdir(?:=(.*))?", argument, re.DOTALL):
-            return match.group(1) if match.group(1) is not None else "".join(argv[i + 1 : i + 2])
-    return ""
-
-
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    flags.DEFINE_string("workdir", "", "Work directory of the run whose agent answers.", flag_values=values)
     text = "Image file; may be given several times: image_1, image_2, ... in that order."
     flags.DEFINE_multi_string("image", [], text, flag_values=values)
     flags.DEFINE_multi_string("question", [], "What to ask; may be given several times.", flag_values=values)
@@ -43,15 +33,7 @@ def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     text = "Tokens of a trajectory, prompt included; 0: as in training, and at least 2048."
     flags.DEFINE_integer("max_tokens", 0, text, lower_bound=0, flag_values=values)
     flags.DEFINE_string("html", "", "Also write a page to this file.", flag_values=values)
-    workdir = _workdir(argv)
-    if not workdir:
-        config_flag.define_config(values, argv)
-        return
-    if any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in argv):
-        raise ValueError("--workdir has the run's configuration: --config may not be given too")
-    from arft_jax.train.run_config import load_run_config
-
-    config_flag.define_loaded_config(values, argv, load_run_config(workdir))
+    config_flag.define_config_or_workdir(values, argv)
 
 
 def _ask(f: flags.FlagValues, words: list[str]) -> None:

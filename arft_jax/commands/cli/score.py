@@ -4,9 +4,11 @@
 
 FILE is a JSON list or JSON Lines. A record has ``pred_answer`` (null where none was given), the accepted answers under
 ``gt``, ``answers``, ``answer`` or ``golden_answers`` (one text or a list) and, where known, ``id`` and ``split``
-(simple or hard). The trajectories that a run wrote (``<workdir>/trajectories/*.jsonl``) are read too. One JSON object
-on standard output: ``benchmark``, ``n``, ``n_items`` (of the whole benchmark; null for qa), ``missing`` (records
-without an answer) and, for ``simple``, ``hard``, ``avg`` (qa: ``avg``), percentages ``f1``, ``em`` and their ``ci95``.
+(simple or hard). The trajectories that a run wrote (``<workdir>/trajectories/*.jsonl``) are read too, and what
+arft-evaluate writes, of any benchmark: ``predictions.jsonl``, ``trajectories.jsonl``. One JSON object on standard
+output: ``benchmark``, ``n``, ``n_items`` (of the whole benchmark; null for qa), ``missing`` (records without an
+answer), ``absent`` (items without a record) and, for ``simple``, ``hard``, ``avg`` (qa: ``avg``), percentages ``f1``,
+``em`` and their ``ci95``.
 Bad input: one sentence on standard error, exit status 2.
 """
 
@@ -20,7 +22,8 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    flags.DEFINE_string("benchmark", None, "mat_coding, mat_search or qa.", flag_values=values)
+    text = "mat_coding, mat_search or qa; for the files of an evaluation its own benchmark."
+    flags.DEFINE_string("benchmark", None, text, flag_values=values)
     text = "File of predictions, JSON list or JSON Lines."
     flags.DEFINE_string("predictions", None, text, flag_values=values)
     flags.DEFINE_string("format", "text", "json or text.", flag_values=values)
