@@ -16,10 +16,10 @@ from arft_jax.presets import qwen_config
 def get_config(variant: str = ""):
     config = qwen_config("qwen7b_h200", "7b", "gpu h200:1", variant)
     config.model.lora.rank = 32
+    # The products of a layer fit beside 8192 tokens: they are kept, and a backward pass computes none twice.
+    config.model.remat = "dots"
     if not variant:
         config.model.param_dtype = "bfloat16"
         config.rollout.update(n_slots=64, extend_rows=4)
-        # The products of a layer fit beside 8192 tokens: they are kept, and a backward pass computes none twice.
-        config.model.remat = "dots"
         config.train.update(micro_tokens=8192, image_chunks=8, learning_rate=1e-5)
     return config

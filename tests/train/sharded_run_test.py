@@ -165,7 +165,7 @@ def run_on(tmp_path_factory):
 
 LAYOUTS = [
     dict(data=2, fsdp=2, tensor=2, rollout=2),
-    pytest.param(dict(data=2, fsdp=1, tensor=4), id="kv_heads_fewer_than_tensor"),
+    pytest.param(dict(data=2, fsdp=1, tensor=4), id="kv_heads_fewer_than_tensor", marks=pytest.mark.slow),
     pytest.param(dict(data=1, fsdp=8, tensor=1), marks=pytest.mark.slow),
     pytest.param(dict(data=8, fsdp=1, tensor=1), marks=pytest.mark.slow),
     pytest.param(dict(data=1, fsdp=4, tensor=2, rollout=4), marks=pytest.mark.slow),
@@ -201,6 +201,7 @@ def test_micro_batches_and_shared_prompts_give_the_gradient_of_whole_rows(run_on
     assert every[0]["saved"] >= saved and (float(every[0]["micro_batches"]) == 1) == bool(saved)
 
 
+@pytest.mark.slow  # tests/steps/learner_test.py has it for one update
 def test_rows_of_our_own_failures_change_no_gradient_whatever_they_hold(run_on):
     """Three rows fail: other tokens in them change nothing, and without their failure the gradient is another."""
     [want], [got], [whole] = run_on(1, infra=0, **ONE), run_on(1, infra=1, **ONE), run_on(1, **ONE)
