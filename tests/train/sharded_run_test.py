@@ -210,17 +210,18 @@ def test_rows_of_our_own_failures_change_no_gradient_whatever_they_hold(run_on):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_gradient_is_one_on_any_layout_printed_as_a_table(run_on, capsys):
-    [want] = run_on(1, prompts=16, **ONE)
-    lines = [f"largest difference of four updates' gradients to those of one device, bound {GRADIENT_BOUND:.0e}"]
-    worst = 0.0
-    for name, (n_devices, n_processes, mesh) in SAME_GRADIENT.items():
-        found = max(worst_difference(got, want) for got in run_on(n_devices, n_processes, prompts=16, **mesh))
-        worst = max(worst, found)
-        lines.append(f"{name:34s} {found:.1e}")
+    """A line as each layout ends: a layout takes half a minute to minutes."""
+    found = {}
     with capsys.disabled():
-        print("\n" + "\n".join(lines))
-    assert worst < GRADIENT_BOUND
+        print(f"\nlargest difference of four updates' gradients to those of one device, bound {GRADIENT_BOUND:.0e}")
+        [want] = run_on(1, prompts=16, **ONE)
+        for name, (n_devices, n_processes, mesh) in SAME_GRADIENT.items():
+            every = run_on(n_devices, n_processes, prompts=16, **mesh)
+            found[name] = max(worst_difference(got, want) for got in every)
+            print(f"{name:34s} {found[name]:.1e}", flush=True)
+    assert max(found.values()) < GRADIENT_BOUND
 
 
 @pytest.mark.parametrize("mesh", LAYOUTS, ids=str)
