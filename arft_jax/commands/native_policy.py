@@ -181,4 +181,4 @@ def open_native(planned: PolicyPlan, weights: Weights, tasks: Sequence[Task], en
                 context=config.rollout.context,
             )
 
-        yield Policy(name=weights.system, identity=weights.identity, play=play)
+        yield play

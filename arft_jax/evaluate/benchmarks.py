@@ -16,7 +16,6 @@ import numpy as np
 
 from arft_jax.config import JSONL, MAT_TASKS, MINI_TASKS, task_set_name
 from arft_jax.data import jsonl_tasks, mat, source
-from arft_jax.evaluate import published
 from arft_jax.trajectory import Image, Task
 
 GREY = 128  # of an image that is replaced
@@ -46,11 +45,6 @@ class Benchmark:
     def halves(self) -> dict[str, int]:
         """Items of each half: ``{"simple": 70, "hard": 130}``."""
         return {split: sum(task.split == split for task in self.tasks) for split in ("simple", "hard")}
-
-    @property
-    def published(self) -> tuple[published.PublishedRow, ...]:
-        """What the paper says of others on these items."""
-        return published.rows_of(self.name)
 
     def picked(self, limit: int) -> tuple[int, ...]:
         """Numbers of ``limit`` items, spread evenly over the benchmark so that both halves have some; 0: of all."""

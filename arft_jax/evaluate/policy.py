@@ -1,8 +1,7 @@
 """Whoever is evaluated: something that is asked items and says how each of them ended."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from arft_jax.trajectory import Task, Trajectory
 
@@ -22,19 +21,6 @@ class Item:
 
 OnEnd = Callable[[int, Trajectory], None]  # an item's number, and what became of it
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Who answers.
-
-    Args:
-      name: for people.
-      identity: what tells it from every other policy, JSON values: figures of two identities are never mixed.
-      play: asks every item once and calls :data:`OnEnd` with each as it ends, in any order. A trajectory of status
-        INFRA says that the item was not answered through no fault of the policy; an exception of ``OnEnd`` ends the
-        call.
-    """
-
-    name: str
-    identity: Mapping[str, Any]
-    play: Callable[[Sequence[Item], OnEnd], None]
+# Asks every item once and calls OnEnd with each as it ends, in any order. A trajectory of status INFRA says that the
+# item was not answered through no fault of the policy; an exception of OnEnd ends the call.
+Policy = Callable[[Sequence[Item], OnEnd], None]

@@ -56,7 +56,7 @@ def ask(
             on_end()
 
         if pending:
-            policy.play([Item(number, tasks[number]) for number in pending], end)
+            policy([Item(number, tasks[number]) for number in pending], end)
         pending = sorted(failed)
         if pending and attempt < attempts:
             tell(f"{benchmark.name}: {len(pending)} items ended by a fault of the tools; attempt {attempt + 1} of them")

@@ -7,6 +7,7 @@ import pytest
 
 from arft_jax.commands.tiny_data import make_tiny_data
 from arft_jax.evaluate import benchmarks as sets
+from arft_jax.evaluate import published
 from arft_jax.tools.bank import ImageBank
 from arft_jax.trajectory import Image
 
@@ -56,7 +57,7 @@ def test_documents_are_needed_where_they_are_searched_here(tmp_path, folder):
 def test_a_benchmark_knows_its_halves_and_the_published_rows(folder):
     benchmark = load(folder)
     assert benchmark.n_items == 6 and sum(benchmark.halves.values()) == 6 and min(benchmark.halves.values()) > 0
-    assert len(benchmark.published) == 11
+    assert len(published.rows_of(benchmark.name)) == 11
 
 
 def test_a_part_is_spread_over_the_benchmark():
