@@ -7,6 +7,9 @@ import pathlib
 import socket
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported
+# Most of a test's time is compilation. The last stage of it, LLVM's, is made quick: what XLA makes of a program before
+# stays the same. A run with the programs as users have them: JAX_DISABLE_MOST_OPTIMIZATIONS=false.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import numpy as np
