@@ -8,6 +8,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+SERVE = ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "prometheus-client>=0.22,<1"]
+
 setup(
     name="arft_jax",
     version="0.1.0",
@@ -26,6 +28,7 @@ setup(
             "arft-agent = arft_jax.commands.cli.agent:main",
             "arft-tool = arft_jax.commands.cli.tool:main",
             "arft-evaluate = arft_jax.commands.cli.evaluate:main",
+            "arft-serve = arft_jax.commands.cli.serve:main",
             "arft-score = arft_jax.commands.cli.score:main",
             "arft-summary = arft_jax.commands.cli.summary:main",
             "arft-convert = arft_jax.commands.cli.convert:main",
@@ -64,6 +67,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "test": [
+            *SERVE,
             "usearch>=2.26,<3",
             "gguf>=0.17,<1",
             "pytest>=8",
@@ -73,6 +77,7 @@ setup(
             "setuptools>=77",
         ],
         "torch": ["torch==2.13.0", "peft>=0.21.2,<1", "trl==1.16.0"],
+        "serve": SERVE,
         "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],

@@ -20,7 +20,7 @@ FLOORS = {
     "rollout": 6,
     "build": 7, "evaluate": 7,
     "report": 8, "compile_check": 8,
-    "train": 9, "bench": 9,
+    "train": 9, "bench": 9, "serve": 9,
     "commands": 10,
     "__main__": 11,
 }  # fmt: skip

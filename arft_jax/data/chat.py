@@ -141,3 +141,42 @@ def observation_segment(
     writer.close()
     writer.open("assistant")
     return writer.segment()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+    """One message of a conversation.
+
+    Args:
+      role: ``system``, ``user`` or ``assistant``.
+      parts: in order: text, an image, or int32[n] token ids as they were sampled.
+    """
+
+    role: str
+    parts: tuple["str | Image | np.ndarray", ...]
+
+
+def conversation_segment(tokenizer: Tokenizer, processor: ImageProcessor, messages: Sequence[Said]) -> Segment:
+    """A whole conversation, up to the point where the policy writes its next turn.
+
+    It has the tokens of the trajectory that says the same: each message is framed as :func:`prompt_segment` and
+    :func:`observation_segment` do it, and an assistant's text is encoded by itself, as it is sampled.
+
+    Raises:
+      ValueError: an image whose aspect ratio is over 200, or one before a policy without a vision tower.
+    """
+    writer = _Writer(tokenizer, processor)
+    for message in messages:
+        writer.open(message.role)
+        for part in message.parts:
+            if isinstance(part, Image):
+                writer.image(part)
+            elif isinstance(part, np.ndarray):
+                writer.control(*part.tolist())
+            elif message.role == "assistant":
+                writer.control(*tokenizer.encode(part))
+            else:
+                writer.text(part)
+        writer.close()
+    writer.open("assistant")
+    return writer.segment()
