@@ -39,6 +39,7 @@ setup(
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
             "arft-bench-update = arft_jax.commands.cli.bench_update:main",
+            "arft-bench-serve = arft_jax.commands.cli.bench_serve:main",
             "arft-bench-search = arft_jax.commands.cli.bench_search:main",
         ]
     },

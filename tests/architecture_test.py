@@ -37,6 +37,7 @@ NEIGHBOURS = {
     ("syntax", "protocol"): "a syntax reads and writes the actions of the protocol",
     ("tools", "data"): "tools take and return images through the one door for images, data/images.py",
     ("tools", "io"): "secrets are taken out of a tool's errors by io/redact.py",
+    ("bench", "serve"): "the server is timed with the requests that it reads",
     ("io", "data"): "a tiny checkpoint and an export carry the tokenizer and the image sizes",
 }
 ANYTHING = "testing"  # imports what it likes; imported by tests alone

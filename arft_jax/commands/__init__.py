@@ -10,6 +10,7 @@ COMMANDS = (
     "agent",
     "tool",
     "evaluate",
+    "serve",
     "score",
     "summary",
     "convert",
@@ -21,6 +22,7 @@ COMMANDS = (
     "bench-decode",
     "bench-update",
     "bench-search",
+    "bench-serve",
 )
 
 

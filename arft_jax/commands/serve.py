@@ -1,5 +1,6 @@
 """A trained agent behind the OpenAI chat completions API: weights, tools and slots, and the server around them."""
 
+import base64
 import contextlib
 import dataclasses
 import ipaddress
@@ -8,8 +9,9 @@ import os
 import pathlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+import numpy as np
 import uvicorn
 from absl import logging
 
@@ -23,12 +25,15 @@ from arft_jax.config import JSONL, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data import source
 from arft_jax.io import terminal
+from arft_jax.io.trajectories import encode_png
 from arft_jax.rollout.service import Service
 from arft_jax.serve.app import Server, Terms
 from arft_jax.serve.door import Door
 from arft_jax.serve.record import Recorder
+from arft_jax.serve.requests import BadRequest
 from arft_jax.syntax import hermes
 from arft_jax.train.preemption import StopRequest
+from arft_jax.trajectory import Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +118,15 @@ def _is_loopback(host: str) -> bool:
 
 def _listen(serving: Serving) -> socket.socket:
     """The server's socket, before anything is loaded: a port that is taken costs a second, not minutes."""
+    listening = None
     try:
         family = socket.getaddrinfo(serving.host, serving.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((serving.host, serving.port))
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise ValueError(
             f"the address must be free: {serving.host}:{serving.port}: {error.strerror} (--host, --port)"
         ) from None
@@ -140,27 +148,30 @@ def _engine(parts: Parts):
     return parts.engine
 
 
+class _Http(uvicorn.Server):
+    """Ends when a signal asks for it, which is somebody else's to catch, or when it has nobody to play requests."""
+
+    def __init__(self, settings: uvicorn.Config, stop: StopRequest, service: Service):
+        super().__init__(settings)
+        self._stop, self._service = stop, service
+
+    def capture_signals(self) -> contextlib.AbstractContextManager:
+        """Nothing: see the class."""
+        return contextlib.nullcontext()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end; asked ten times a second."""
+        return self._stop.requested or self._service.is_closed or await super().on_tick(counter)
+
+
 def _run(server: Server, service: Service, door: Door, listening: socket.socket, grace_s: float) -> int:
-    settings = uvicorn.Config(
-        server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=int(grace_s), lifespan="off"
-    )
-    http = uvicorn.Server(settings)
-
-    def play() -> None:
-        try:
-            service.run()
-        except Exception as error:  # told to every listener by the service itself
-            logging.error("the rollout ended: %r", error, exc_info=error)
-        finally:
-            http.should_exit = True
-
-    with StopRequest("requests under way are finished, no new ones are taken"), _playing(play, service):
+    options = dict(log_level="warning", access_log=False, timeout_graceful_shutdown=int(grace_s), lifespan="off")
+    with StopRequest("requests under way are finished, no new ones are taken") as stop, _playing(service):
         try:
             _warm_up(service, door)
-            address = listening.getsockname()
-            shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-            terminal.say(f"serving {', '.join(door.models)} at http://{shown}:{address[1]}/v1")
-            http.run(sockets=[listening])
+            host, port = listening.getsockname()[:2]
+            terminal.say(f"serving {', '.join(door.models)} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            _Http(uvicorn.Config(server.app(), **options), stop, service).run(sockets=[listening])
         finally:
             service.leave_all()
     terminal.say("stopped")
@@ -168,7 +179,13 @@ def _run(server: Server, service: Service, door: Door, listening: socket.socket,
 
 
 @contextlib.contextmanager
-def _playing(play, service: Service) -> Iterator[None]:
+def _playing(service: Service) -> Iterator[None]:
+    def play() -> None:
+        try:
+            service.run()
+        except Exception as error:  # every listener was told
+            logging.error("the rollout ended: %r", error, exc_info=error)
+
     thread = threading.Thread(target=play, name="rollout")
     thread.start()
     try:
@@ -198,14 +215,20 @@ class _Done:
 
 
 def _warm_up(service: Service, door: Door) -> None:
-    """Compiles the programs of a rollout, so that the first client does not wait for them.
+    """Compiles the programs of a rollout, so that the first clients do not wait for them: text, then an image.
 
     Raises:
       RuntimeError: the service ended.
     """
-    body: Mapping = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
-    done = _Done()
-    service.submit(door.read(json.dumps(body).encode(), "warm-up").request, done)
-    done.over.wait()
-    if done.error is not None:
-        raise RuntimeError(f"the server could not begin: {service.fault or done.error}")
+    pixels = np.full((56, 56, 3), 128, np.uint8)
+    url = "data:image/png;base64," + base64.b64encode(encode_png(Image(pixels))).decode()
+    for part in ({"type": "text", "text": "Hello."}, {"type": "image_url", "image_url": {"url": url}}):
+        body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+        done = _Done()
+        try:
+            service.submit(door.read(json.dumps(body).encode(), "warm-up").request, done)
+        except BadRequest:  # a policy without a vision tower takes no image
+            continue
+        done.over.wait()
+        if done.error is not None:
+            raise RuntimeError(f"the server could not begin: {service.fault or done.error}")

@@ -1,4 +1,4 @@
-"""Requests of many callers on one set of slots: what each samples is its own, whoever comes, goes or waits beside it."""
+"""Requests of many callers on one set of slots: what each samples is its own, whoever comes or goes beside it."""
 
 import dataclasses
 import threading
