@@ -232,7 +232,7 @@ class Scheduler:
         with self.costs.waiting("tool_wait_s"):
             ready = concurrent.futures.wait(self.waiting, timeout=timeout, return_when=mode).done
         for future in ready:
-            self._observe(self.rows[self.waiting.pop(future)], _answer(future))
+            self._observe(self.rows[self.waiting.pop(future)], observation_of(future))
 
     def _observe(self, row: Row, observation) -> None:
         observation = row.attach(observation)
@@ -355,7 +355,7 @@ class Scheduler:
                 self._queue_up(row.request, Group.of(again, self._prompt(again), self._common))
 
 
-def _answer(future: concurrent.futures.Future) -> Observation:
+def observation_of(future: concurrent.futures.Future) -> Observation:
     """What a tool returned; a call that was cancelled or raised, which none should, is an infrastructure failure."""
     if future.cancelled():
         return Observation("the call was cancelled", (), ToolStatus.INFRA)
