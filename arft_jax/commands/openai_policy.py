@@ -83,6 +83,14 @@ def check_server_named(config, tools: str) -> None:
             f"tools must be off where the prompt does not announce them: got prompt={o.prompt!r} (--tools=off, "
             "config.openai.prompt)"
         )
+    try:
+        is_url = bool(urllib.parse.urlsplit(o.base_url).hostname) and urllib.parse.urlsplit(o.base_url).port != 0
+    except ValueError:  # a port that is no number
+        is_url = False
+    if not is_url:
+        raise ValueError(
+            f"base_url must be http://host... or https://host...: got {o.base_url!r} (config.openai.base_url)"
+        )
     _key(config)
     _question(config)
 

@@ -30,6 +30,12 @@ from arft_jax.remote.replies import BadReply, Reply, reply_of
 MAX_REPLY_BYTES = 16 << 20
 LONGEST_WAIT_S = 3600.0  # a server that asks for more is not waited for
 MAX_REFUSED = 5  # requests that are refused for an unknown reason before any is answered: more are not sent
+_KEYS = {  # of fields that a server may refuse
+    "max_tokens": "config.openai.max_tokens_name",
+    "max_completion_tokens": "config.openai.max_tokens_name",
+    "temperature": "config.openai.temperature",
+    "'stop'": "config.openai.stops",
+}
 _NO_KEY = "none"  # the package asks for a key where the server does not
 Message = Mapping[str, Any]
 
@@ -104,10 +110,9 @@ class ChatClient:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Connections of the event loop that is running; everything is asked inside."""
-        options = dict(max_retries=0, timeout=self.server.timeout_s, organization="", project="")
-        async with openai.AsyncOpenAI(
-            api_key=self.server.key or _NO_KEY, base_url=self.server.base_url, **options
-        ) as self._api:
+        s = self.server
+        options = dict(base_url=s.base_url, timeout=s.timeout_s, max_retries=0)
+        async with openai.AsyncOpenAI(api_key=s.key or _NO_KEY, **options) as self._api:
             yield
         self._api = None
 
@@ -214,7 +219,10 @@ class ChatClient:
                 f"the server must have the model and chat completions: got {said} for model={s.model!r} from "
                 f"{s.base_url} (config.openai.model, config.openai.base_url)"
             )
-        return f"the server must take the requests: got {said} for model={s.model!r} from {s.base_url} (config.openai)"
+        keys = dict.fromkeys(key for field, key in _KEYS.items() if field in said) or ["config.openai"]
+        return (
+            f"the server must take the requests: got {said} for model={s.model!r} from {s.base_url} ({', '.join(keys)})"
+        )
 
     # ------------------------------------------------------------- one request
 

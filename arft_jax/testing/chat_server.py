@@ -1,4 +1,4 @@
-"""A chat completions server on loopback: answers from a function, in the documented forms of several servers, and fails.
+"""A chat completions server on loopback: answers from a function, in the documented forms of servers, and fails.
 
 Forms, by the model's name: ``gpt-4o`` and ``o3`` as OpenAI's API reference has them (usage with details, refusals, the
 parameters that a reasoning model refuses, rate limits with their headers), ``xcomposer`` as LMDeploy answers for
@@ -218,7 +218,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if owner.models is not None and body["model"] not in owner.models:
                 raise openai_error(404, f"The model `{body['model']}` does not exist", "model_not_found")
-            payload = owner.completion(body) if fault in (None, "cut", "half_json", "empty_choices", "no_message") else {}
+            payload = (
+                owner.completion(body) if fault in (None, "cut", "half_json", "empty_choices", "no_message") else {}
+            )
         except ErrorReply as error:
             return self._send(error.status, error.body, error.headers)
         if fault is None:
