@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import random
 import time
 import urllib.parse
@@ -36,6 +37,8 @@ _KEYS = {  # of fields that a server may refuse
     "temperature": "config.openai.temperature",
     "'stop'": "config.openai.stops",
 }
+# What these say below a warning holds messages, images and headers of responses.
+_LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 _NO_KEY = "none"  # the package asks for a key where the server does not
 Message = Mapping[str, Any]
 
@@ -110,6 +113,8 @@ class ChatClient:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Connections of the event loop that is running; everything is asked inside."""
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         s = self.server
         options = dict(base_url=s.base_url, timeout=s.timeout_s, max_retries=0)
         async with openai.AsyncOpenAI(api_key=s.key or _NO_KEY, **options) as self._api:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-FAULTS = ("500", "503", "429", "timeout", "cut", "reset", "garbage", "half_json", "empty_choices", "no_message")
+FAULTS = (
+    "500", "503", "429", "timeout", "drip", "cut", "reset", "garbage", "half_json", "empty_choices", "no_message",
+)  # fmt: skip
 LIMITS = {
     "x-ratelimit-limit-requests": "500", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "120ms",
     "x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "29000", "x-ratelimit-reset-tokens": "2s",
@@ -126,6 +128,10 @@ class ChatServer:
     def wait(self) -> None:
         """As long as a time-out takes, or until the server is closed."""
         self._ended.wait(self._slow_s)
+
+    def ended(self, seconds: float) -> bool:
+        """Waits so long; whether the server is closed."""
+        return self._ended.wait(seconds)
 
     def sent(self, question: str, payload: dict[str, Any]) -> None:
         """Counts a reply that was sent whole."""
@@ -247,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             owner.wait()
             self.close_connection = True
             return None
+        if fault == "drip":
+            return self._drip()
         if fault == "reset":
             self.close_connection = True
             return None
@@ -266,6 +274,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(half)
         self.close_connection = True
         return None
+
+    def _drip(self) -> None:
+        """A byte now and then: no wait between two of them is long."""
+        self._head(200, 10_000, {})
+        with contextlib.suppress(OSError):
+            while not self.server.owner.ended(0.02):
+                self.wfile.write(b" ")
+        self.close_connection = True
 
     def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
