@@ -231,14 +231,17 @@ def open_remote(
     """
     from arft_jax.remote.client import BudgetSpent, ChatClient  # needs the openai package
 
-    requests = log.RequestLog(out, jax.process_index() if jax.process_count() > 1 else None)
-    client = ChatClient(_server(config, planned.asking), meter, requests)
-    asyncio.run(_check(client))
-    hosts.print_once(f"{config.openai.model} at {config.openai.base_url}, {config.openai.concurrency} items at once")
-    with (
-        contextlib.closing(requests),
-        toolset.open_toolbox(config, planned.offer.only(tasks), planned.host, enabled=enabled) as toolbox,
-    ):
+    process = jax.process_index() if jax.process_count() > 1 else None
+    with contextlib.ExitStack() as stack:
+        requests = stack.enter_context(contextlib.closing(log.RequestLog(out, process)))
+        client = ChatClient(_server(config, planned.asking), meter, requests)
+        asyncio.run(_check(client))
+        hosts.print_once(
+            f"{config.openai.model} at {config.openai.base_url}, {config.openai.concurrency} items at once"
+        )
+        toolbox = stack.enter_context(
+            toolset.open_toolbox(config, planned.offer.only(tasks), planned.host, enabled=enabled)
+        )
         hosts.print_once(toolbox.line)
         stamp = toolbox.stamp()
 

@@ -133,9 +133,9 @@ class ChatClient:
                 listed = await self._api.models.list()
             names = [model.id for model in listed.data or ()]
         except (openai.APIConnectionError, TimeoutError) as error:
-            raise Hopeless(
-                f"a server must answer: got {self._hide(_cause(error))} from {s.base_url} (config.openai.base_url)"
-            ) from None
+            late = isinstance(error, (TimeoutError, openai.APITimeoutError))
+            got = "nothing in time" if late else self._hide(_cause(error))
+            raise Hopeless(f"a server must answer: got {got} from {s.base_url} (config.openai.base_url)") from None
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise Hopeless(self._sentence(error.status_code, self._hide(error_in(error.body)[1]))) from None
@@ -267,7 +267,9 @@ class ChatClient:
 
     async def _send(self, messages: Sequence[Message], ended: _Try) -> None:
         create = self._api.chat.completions.with_streaming_response.create  # of the bytes, for their bound
-        async with create(model=self.server.model, messages=messages, extra_body=dict(self.server.fields)) as response:
+        # As an extra field, messages are not gone through part by part, which costs more than to send them.
+        body = {"messages": messages, **self.server.fields}
+        async with create(model=self.server.model, messages=[], extra_body=body) as response:
             ended.status = response.status_code
             ended.request_id = self._hide(response.headers.get("x-request-id") or "") or None
             pieces, n = [], 0
