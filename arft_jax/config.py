@@ -291,7 +291,7 @@ def _openai() -> ml_collections.ConfigDict:
             extra=Pairs(),  # {"reasoning_effort": "high"}: more fields of each request, JSON values
             concurrency=16,  # items that a process asks at once
             timeout_s=300.0,  # one request
-            n_tries=6,  # of one request
+            n_tries=8,  # of one request
             backoff_s=1.0,  # wait behind the first try, twice as long behind each further one
             max_backoff_s=60.0,  # the longest wait that the server has not asked for
             requests_per_min=0.0,  # of a process; 0: no limit

@@ -72,13 +72,16 @@ def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def join_logs(folder: pathlib.Path) -> None:
-    """Makes one log of those that several processes wrote."""
-    target, *others = [folder / f"{NAME}.jsonl", *sorted(folder.glob(f"{NAME}.*.jsonl"))]
-    for path in others:
-        _drop_cut_line(path)
-        _drop_cut_line(target)
-        with open(target, "ab") as file:
-            file.write(path.read_bytes())
+    """Makes one log of those that several processes wrote; whatever ends it, no line is lost or there twice."""
+    target = folder / f"{NAME}.jsonl"
+    for path in sorted(folder.glob(f"{NAME}.*.jsonl")):
+        for part in (path, target):
+            _drop_cut_line(part)
+        whole, more = target.read_bytes() if target.exists() else b"", path.read_bytes()
+        if not whole.endswith(more):  # else it was joined, and the process ended before the part was deleted
+            temporary = target.with_name(target.name + ".tmp")
+            temporary.write_bytes(whole + more)
+            temporary.replace(target)
         path.unlink()
 
 

@@ -370,10 +370,10 @@ def test_five_thousand_items_of_a_server_that_fails_in_every_way(tmp_path):
     n, items = 5000, write_items(tmp_path / "data", 5000)
     ways = [*FAULTS, "429:0.2", "429:date:0"]
     with ChatServer(
-        number_in, faults=lambda k: ways[(k // 4) % len(ways)] if k % 4 == 3 else None, slow_s=5.0, keep_bodies=False
+        number_in, faults=lambda k: ways[(k // 4) % len(ways)] if k % 4 == 3 else None, slow_s=40.0, keep_bodies=False
     ) as server:
         begin = time.perf_counter()
-        more = ("--config.openai.timeout_s=2", "--config.openai.concurrency=64", "--config.openai.backoff_s=0.05")
+        more = ("--config.openai.timeout_s=15", "--config.openai.concurrency=64", "--config.openai.backoff_s=0.05")
         process = start(*flags(server, items, tmp_path / "out", *PLAIN, *more))
         printed = process.communicate(timeout=1700)[0]
         took_s = time.perf_counter() - begin

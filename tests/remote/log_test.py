@@ -32,7 +32,9 @@ def test_the_logs_of_processes_become_one(tmp_path):
     write(tmp_path, line(2), process=0)
     write(tmp_path, line(3), line(4), process=1)
     assert sorted(record["item"] for record in log.read_log(tmp_path)) == [1, 2, 3, 4]
+    part = (tmp_path / "requests.1.jsonl").read_bytes()
     log.join_logs(tmp_path)
+    (tmp_path / "requests.1.jsonl").write_bytes(part)  # as if the process had ended before it was deleted
     log.join_logs(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["requests.jsonl"]
     assert [record["item"] for record in log.read_log(tmp_path)] == [1, 2, 3, 4]
