@@ -23,10 +23,10 @@ import openai
 from arft_jax.io.redact import REDACTED, redact
 from arft_jax.remote import log
 from arft_jax.remote.costs import Meter, Usage, usage_of
-from arft_jax.remote.faults import Meaning, Refused, Unanswered, error_in, meaning_of, retry_after_s
+from arft_jax.remote.faults import Meaning, Refused, Unanswered, error_in, meaning_of, one_line, retry_after_s
 from arft_jax.remote.log import Outcome, RequestLog
 from arft_jax.remote.pace import Pace
-from arft_jax.remote.replies import BadReply, Reply, reply_of
+from arft_jax.remote.replies import BadReply, Reply, encodable, reply_of
 
 MAX_REPLY_BYTES = 16 << 20
 LONGEST_WAIT_S = 3600.0  # a server that asks for more is not waited for
@@ -138,7 +138,9 @@ class ChatClient:
             raise Hopeless(f"a server must answer: got {got} from {s.base_url} (config.openai.base_url)") from None
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
-                raise Hopeless(self._sentence(error.status_code, self._hide(error_in(error.body)[1]))) from None
+                raise Hopeless(
+                    self._sentence(error.status_code, self._hide(error_in(self._hidden(error.body))[1]))
+                ) from None
             return
         except Exception:  # not every server has a list of models, and what it sends instead may be anything
             return
@@ -289,7 +291,7 @@ class ChatClient:
         ended.outcome = Outcome.REPLY
 
     def _read_error(self, ended: _Try, error: openai.APIStatusError) -> None:
-        code, message = error_in(error.body)
+        code, message = error_in(self._hidden(error.body))
         message = self._hide(message)
         ended.status, ended.request_id = error.status_code, self._hide(error.request_id or "") or None
         ended.meaning = meaning_of(error.status_code, code, message)
@@ -303,7 +305,7 @@ class ChatClient:
 
     def _hide(self, text: str) -> str:
         """A text of a server without the key, nor anything that looks like one."""
-        return redact(self._hidden(text), {})
+        return redact(one_line(self._hidden(encodable(text))), {})  # shortened last: no part of a key is left
 
     def _hidden(self, value: Any) -> Any:
         """A JSON value with the key taken out of every text."""

@@ -8,9 +8,11 @@ import datetime
 import email.utils
 import enum
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 
+_DATA, _DATA_CHARS = "base64,", string.ascii_letters + string.digits + "+/="  # of an image in a URL
 MAX_CHARS = 400  # of what a server says, in a message of ours
 
 _AGAIN = (408, 409, 425, 429)  # and 5xx
@@ -92,14 +94,16 @@ def error_in(body: Any) -> tuple[str, str]:
         error = body.get("error")
         body = error if isinstance(error, Mapping | str) else body
     if not isinstance(body, Mapping):
-        return "", _one_line(body)
+        return "", one_line(body)
     code = body.get("code")
     said = next((body[key] for key in ("message", "detail", "error_msg") if body.get(key)), body)
-    return code if isinstance(code, str) else "", _one_line(said)
+    return code if isinstance(code, str) else "", one_line(said)
 
 
-def _one_line(value: Any) -> str:
-    text = " ".join(str(value if value is not None else "").split())
+def one_line(value: Any) -> str:
+    """What a server says, as it may stand in a message of ours: without images, and no longer than MAX_CHARS."""
+    head, *tails = str(value if value is not None else "").split(_DATA)  # some servers say the request back
+    text = " ".join(f"{_DATA}...".join([head, *(tail.lstrip(_DATA_CHARS) for tail in tails)]).split())
     return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}..."
 
 

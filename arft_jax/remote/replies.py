@@ -64,14 +64,23 @@ def reply_of(payload: Any) -> Reply:
         refusal = "the content filter" if finish == "content_filter" else None
     stop, model = choice.get("stop_reason"), payload.get("model")
     return Reply(
-        text=text or "",
-        refusal=refusal,
+        text=encodable(text or ""),
+        refusal=refusal and encodable(refusal),
         is_cut=finish == "length",
         stop=stop if isinstance(stop, str) else None,
         says_stop="stop_reason" in choice,
-        model=model if isinstance(model, str) else "",
+        model=encodable(model) if isinstance(model, str) else "",
         usage=usage_of(payload.get("usage")),
     )
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which JSON can hold and no file.
+
+    >>> encodable("a\ud800b")
+    'a?b'
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 def _error_in(value: Mapping[str, Any]) -> str:

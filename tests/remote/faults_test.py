@@ -61,6 +61,10 @@ def test_an_error_means_what_its_server_means(status, code, message, meaning):
         ("<html>", ("", "<html>")),
         (None, ("", "")),
         ({"message": "m" * 1000}, ("", "m" * 400 + "...")),
+        (
+            {"detail": [{"msg": "bad", "input": {"url": f"data:image/png;base64,{'iVBOR/+9' * 99}=="}}]},
+            ("", "[{'msg': 'bad', 'input': {'url': 'data:image/png;base64,...'}}]"),
+        ),
     ],
 )
 def test_code_and_message_are_found_in_every_form(body, found):

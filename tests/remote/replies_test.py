@@ -33,6 +33,7 @@ def payload(**parts):
             Reply("", is_cut=True, model="m", usage=Usage(3, 0, 1)),
         ),
         ({"choices": [{"message": {"content": "a"}}]}, Reply("a")),  # nothing but what must be there
+        ({"model": "\ud800", "choices": [{"message": {"content": "a\udfff"}}]}, Reply("a?", model="?")),
     ],
 )  # fmt: skip
 def test_a_reply_is_read(body, reply):
