@@ -105,11 +105,12 @@ def _check(config, asked: Asked) -> dict[str, str]:
     if asked.policy not in POLICIES:
         raise ValueError(f"policy must be {' or '.join(POLICIES)}: got {asked.policy!r} (--policy)")
     entries = sets.entries_of(asked.benchmarks, config.data.tasks)
-    searches_here = asked.tools == "on" and config.tools.enabled and config.tools.search.backend == "local"
+    enabled = asked.tools == "on" and config.tools.enabled
+    searches_here = enabled and config.tools.search.backend == "local"
     if problems := sets.missing_files(entries, config.data.dir, searches_here):
         raise ValueError("; ".join(problems))
     if asked.policy == "openai":
-        remote.check_server_named(config, asked.tools)
+        remote.check_server_named(config, enabled)
     else:
         native.check_weights_there(config, asked.checkpoint)
     if not asked.out and (asked.policy == "openai" or asked.checkpoint == "none"):

@@ -66,19 +66,19 @@ class RemotePlan:
     host: ToolHost
 
 
-def check_server_named(config, tools: str) -> None:
+def check_server_named(config, enabled: bool) -> None:
     """Raises a ValueError where no model can be asked; sends nothing.
 
     Args:
       config: of the evaluation.
-      tools: ``on`` or ``off``.
+      enabled: whether tools are on.
     """
     o = config.openai
     if importlib.util.find_spec("openai") is None:
         raise ValueError("the openai package must be installed: pip install 'arft_jax[openai]' (--policy=openai)")
     if not o.model:
         raise ValueError("a model must be named: got none (config.openai.model)")
-    if o.prompt != "agent" and tools == "on":
+    if o.prompt != "agent" and enabled:
         raise ValueError(
             f"tools must be off where the prompt does not announce them: got prompt={o.prompt!r} (--tools=off, "
             "config.openai.prompt)"
@@ -271,8 +271,11 @@ async def _check(client) -> None:
 
 
 async def _ask_all(client, items, one, on_end: OnEnd, n_workers: int) -> BaseException | None:
-    """Asks items side by side; returns what ended that early: an exception of ``on_end`` or of an item."""
-    todo, ended = iter(items), asyncio.Queue()
+    """Asks items side by side; returns what ended that early: an exception of ``on_end`` or of an item.
+
+    Items that have ended by then are answered and paid for, so they too are given to ``on_end``.
+    """
+    todo, ended, failure = iter(items), asyncio.Queue(), None
 
     async def work() -> None:
         try:
@@ -287,21 +290,25 @@ async def _ask_all(client, items, one, on_end: OnEnd, n_workers: int) -> BaseExc
         workers = [asyncio.create_task(work()) for _ in range(min(n_workers, len(items)))]
         n_left = len(workers)
         try:
-            while n_left:
+            while n_left and failure is None:
                 found = await ended.get()
                 if found is None:
                     n_left -= 1
                 elif isinstance(found, Exception):
-                    return found
+                    failure = found
                 elif found[1] is not None:
                     on_end(*found)
         except BaseException as error:  # of on_end, or Ctrl-C: raised by the caller, outside the loop
-            return error
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-    return None
+            failure = error
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    while not ended.empty():
+        found = ended.get_nowait()
+        if isinstance(found, tuple) and found[1] is not None:
+            with contextlib.suppress(Exception, SystemExit):
+                on_end(*found)
+    return failure
 
 
 def _server(config, asking: Asking):
