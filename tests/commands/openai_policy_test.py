@@ -19,8 +19,10 @@ import pytest
 pytest.importorskip("openai", reason="needs the openai package, of the [openai] extra")
 
 from arft_jax.commands.cli import evaluate as cli
+from arft_jax.config import default_config
 from arft_jax.io.trajectories import load_trajectories
 from arft_jax.testing.chat_server import FAULTS, ChatServer, ErrorReply, images_of, openai_error, question_of
+from arft_jax.train.run_dir import RunDir
 
 # ml_collections loads a config file by a way that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -142,6 +144,19 @@ def test_an_agent_meets_its_tools_and_sees_every_picture(items, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["system"] == "gpt-4o" and record["policy"] == {"server": "openai", "model": "gpt-4o"}
     assert record["base_url"] == server.url and "openai.base_url" not in record["config"]
+
+
+def test_a_run_gives_its_configuration_and_needs_no_checkpoint(items, tmp_path):
+    config = default_config()
+    config.workdir, config.data.tasks, config.warm_start.steps = str(tmp_path / "run"), (f"jsonl:{items}",), 0
+    RunDir(config)
+    with ChatServer(number_in) as server:
+        _, *asked = flags(server, items, tmp_path / "out", *PLAIN, "--limit=2")
+        asked = [f"--workdir={tmp_path / 'run'}", *(flag for flag in asked if "warm_start" not in flag)]
+        assert cli.main(asked) == 0
+    assert len(predictions(tmp_path / "out")) == 2
+    check_costs(tmp_path / "out", server)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]  # a run is left as it is
 
 
 @pytest.mark.parametrize(
