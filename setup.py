@@ -67,8 +67,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "openai": ["openai>=3,<4"],  # evaluation of models behind a server
         "test": [
             *SERVE,
+            "openai>=3,<4",
             "usearch>=2.26,<3",
             "gguf>=0.17,<1",
             "pytest>=8",

@@ -18,7 +18,7 @@ import numpy as np
 
 from arft_jax.build.parts import Parts, make
 from arft_jax.build.plan import plan_policy
-from arft_jax.io.trajectories import encode_png
+from arft_jax.data.images import encode_png
 from arft_jax.rollout.request import Request
 from arft_jax.serve.door import Door
 from arft_jax.tools.toolbox import Toolbox

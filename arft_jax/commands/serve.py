@@ -24,8 +24,8 @@ from arft_jax.commands.agent import load_policy, the_index
 from arft_jax.config import JSONL, task_set_name
 from arft_jax.config_checks import validate
 from arft_jax.data import source
+from arft_jax.data.images import encode_png
 from arft_jax.io import terminal
-from arft_jax.io.trajectories import encode_png
 from arft_jax.rollout.service import Service
 from arft_jax.serve.app import Server, Terms
 from arft_jax.serve.door import Door

@@ -107,6 +107,22 @@ def prompt_segment(
     return writer.segment()
 
 
+def visible(observation: Observation, processor: ImageProcessor, has_vision: bool = True) -> tuple[list[Image], str]:
+    """(the images of an observation that a prompt can show, its text with a word about each of the others)."""
+    shown, text = [], observation.text
+    for image in observation.images:
+        height, width = image.size
+        if not has_vision:
+            text += f"\nThe picture cannot be shown here: {width}x{height}."
+            continue
+        try:
+            processor.grid_of(height, width)
+            shown.append(image)
+        except ValueError:
+            text += f"\nThe picture is too narrow to show: {width}x{height}."
+    return shown, text
+
+
 def observation_segment(
     tokenizer: Tokenizer,
     processor: ImageProcessor,
@@ -122,17 +138,7 @@ def observation_segment(
     writer = _Writer(tokenizer, processor)
     writer.close()
     writer.open("user")
-    shown, text = [], observation.text
-    for image in observation.images:
-        height, width = image.size
-        if tokenizer.image_pad_id < 0:
-            text += f"\nThe picture cannot be shown here: {width}x{height}."
-            continue
-        try:
-            processor.grid_of(height, width)
-            shown.append(image)
-        except ValueError:
-            text += f"\nThe picture is too narrow to show: {width}x{height}."
+    shown, text = visible(observation, processor, has_vision=tokenizer.image_pad_id >= 0)
     before, behind = reply(text)
     writer.text(before)
     for image in shown:

@@ -10,6 +10,7 @@ from typing import Any
 from arft_jax.evaluate import published
 from arft_jax.evaluate.ledger import predictions_of, read_record, scores_of
 from arft_jax.evaluate.scoring import N_ITEMS
+from arft_jax.remote.costs import told
 from arft_jax.report import table
 
 HEADER = ("benchmark", "system", "tools", *table.HEADER[2:])
@@ -61,7 +62,8 @@ def notes(results: Mapping[str, Any]) -> str:
         for name, figures in results["benchmarks"].items()
         if published.rows_of(name) and figures["n_items"] != N_ITEMS[name]
     ]
-    return "\n".join([*lines, *filter(None, [missing_text(results)])])
+    costs = told(results["costs"]) if "costs" in results else ""
+    return "\n".join([*lines, *filter(None, [missing_text(results), costs])])
 
 
 def plain(results: Mapping[str, Any]) -> str:

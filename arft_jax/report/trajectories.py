@@ -83,6 +83,13 @@ def _turn(number: int, turn: Turn) -> str:
     return "".join(parts)
 
 
+def _lengths(trajectory: Trajectory) -> str:
+    """Its tokens; of one that a server played what the server has counted, over the requests of all turns."""
+    if usage := trajectory.info.get("usage"):
+        return f"{usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out, in all of its requests"
+    return f"{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt"
+
+
 def _section(title: str, trajectory: Trajectory) -> str:
     """One trajectory; its verdict and rewards where there is a true answer to hold it against."""
     has_truth = bool(trajectory.task.answers or trajectory.rewards)
@@ -100,7 +107,7 @@ def _section(title: str, trajectory: Trajectory) -> str:
         + (f' <span class="{tone}">({verdict})</span>' if has_truth else "")
         + f' · ended: <span class="{tone_end}">{status}</span></p>'
         + (f'<p class="dim">rewards: {rewards}</p>' if has_truth else "")
-        + f'<p class="dim">{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt</p>'
+        + f'<p class="dim">{page.text(_lengths(trajectory))}</p>'
         f"{turns}</section>"
     )
 

@@ -258,7 +258,7 @@ def test_published_weights_under_an_adapter_are_evaluated_as_they_are(run, tmp_p
     [
         (["--benchmark=mat_chess"], "benchmark must be among mat_coding, mat_search, mini_coding, mini_search, each"),
         (["--benchmark="], "--benchmark must be given"),
-        (["--policy=openai"], "policy must be native: got 'openai' (--policy)"),
+        (["--policy=other"], "policy must be native or openai: got 'other' (--policy)"),
         (["--config.data.dir="], "https://huggingface.co/datasets/laolao77/MAT has them: got none (config.data.dir)"),
         (["--checkpoint=none"], "a folder must be given where no run is evaluated: got none (--out)"),
         (["--compare=/nowhere"], "the folder must hold an evaluation: /nowhere/run.json is not its record"),

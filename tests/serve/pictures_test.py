@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from arft_jax.io.trajectories import encode_png
+from arft_jax.data.images import encode_png
 from arft_jax.serve.pictures import Pictures
 from arft_jax.serve.requests import BadRequest
 from arft_jax.trajectory import Image
