@@ -6,7 +6,6 @@ JSON; arrays are base64 of their little-endian bytes, so that tokens and log-pro
 
 import base64
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from arft_jax.data.images import encode_png
 from arft_jax.protocol import Action, Answer, Malformed, ToolCall
 from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolStatus, Trajectory, Turn
 
@@ -27,13 +27,6 @@ _OLDER = {
     "Problem": ("diagnose", "problems", "kinds"),
 }
 ARRAYS = ("tokens", "sampler_logps", "completion_mask", "observation_mask", "positions", "versions")
-
-
-def encode_png(image: Image) -> bytes:
-    """The image as PNG, lossless."""
-    stream = io.BytesIO()
-    PIL.Image.fromarray(np.ascontiguousarray(image.pixels)).save(stream, format="PNG")
-    return stream.getvalue()
 
 
 class _ImageStore:

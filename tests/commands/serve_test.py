@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from arft_jax.bench import serving
+from arft_jax.commands.cli import evaluate
 from arft_jax.commands.cli import serve as cli
 from arft_jax.io.trajectories import load_trajectories
 
@@ -69,7 +70,8 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(config, capsys, tmp_pa
 
 @contextlib.contextmanager
 def serving_process(config, *flags):
-    command = [sys.executable, "-m", "arft_jax", "serve", f"--config={config}", "--checkpoint=none", "--port=0", *flags]
+    what = [f"--config={config}", "--checkpoint=none"] if config else []
+    command = [sys.executable, "-m", "arft_jax", "serve", *what, "--port=0", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "MITE_KEY": "sesame"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -120,3 +122,39 @@ def test_many_clients_get_as_many_tokens_as_the_engine_gives(config, tmp_path):
     first, last = load["rss_mb"]
     assert last < 1.05 * first
     json.dumps(load)
+
+
+@pytest.fixture(scope="module")
+def imitator(tmp_path_factory):
+    """The work directory of a run that has learnt to write turns and calls, and nothing more."""
+    from arft_jax.commands.cli import train
+
+    folder = tmp_path_factory.mktemp("imitator") / "run"
+    small = ["--config.warm_start.steps=100", "--config.warm_start.rows=32", "--config.train.steps=0"]
+    small += ["--config.warm_start.n_practice=512", "--config.eval.without_tools=False", f"--config.workdir={folder}"]
+    assert train.main(["--config=tiny_cpu:smoke", *small]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_served_policy_gives_the_answers_of_the_native_one_turn_by_turn(imitator, tmp_path):
+    asked = [f"--workdir={imitator}", "--benchmark=mini_coding,mini_search", "--limit=24"]
+    assert evaluate.main([*asked, f"--out={tmp_path / 'native'}"]) == 0
+    with serving_process(None, f"--workdir={imitator}", "--name=small") as (process, lines):
+        url = re.search(r"http://\S+", lines[1]).group()
+        server = [f"--config.openai.base_url={url}", "--config.openai.model=small", "--config.openai.key_env="]
+        assert evaluate.main([*asked, "--policy=openai", *server, f"--out={tmp_path / 'served'}"]) == 0
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    n_calls = 0
+    for name in ("mini_coding", "mini_search"):
+        played = {}
+        for policy in ("native", "served"):
+            rows = load_trajectories(tmp_path / policy / name / "trajectories")
+            played[policy] = {
+                row.info["item"]: (row.status, row.answer, [turn.text for turn in row.turns]) for row in rows
+            }
+            n_calls += sum(turn.call is not None for row in rows for turn in row.turns)
+        assert played["native"] == played["served"] and len(played["native"]) == 24
+    assert n_calls > 48  # the turns behind observations are among what was compared
