@@ -132,7 +132,8 @@ def test_the_same_command_asks_nothing_again_and_builds_nothing(run, evaluated, 
     out, _ = evaluated
     before = {path: path.read_bytes() for path in out.glob("*/*.jsonl")}
     monkeypatch.setattr(command.native, "open_native", refuse)
-    assert cli.main(flags(run, f"--out={out}", "--limit=4")) == 0
+    of_others = "--config.openai.model=gpt-4o"  # which this policy does not read
+    assert cli.main(flags(run, f"--out={out}", "--limit=4", of_others)) == 0
     assert "mat_search: 4 of 4 items are answered, 0 are asked" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in out.glob("*/*.jsonl")} == before
 

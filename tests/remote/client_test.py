@@ -108,6 +108,11 @@ def test_waits_double_and_are_shaken(server, ask, monkeypatch):
         ask(n_tries=6, backoff_s=2.0, max_backoff_s=9.0)
     for wait, longest in zip(waited, [2, 4, 8, 9, 9], strict=True):
         assert longest / 2 <= wait <= longest
+    waited.clear()
+    server.faults = lambda number: "429:0.05" if number < 7 else None
+    ask(backoff_s=0.04)
+    [wait] = waited  # requests do not come back all at the moment that the server named
+    assert 0.05 <= wait <= 0.09
 
 
 def test_a_wait_that_the_server_asks_for_holds_every_request(server, ask):
@@ -237,6 +242,13 @@ def test_a_budget_ends_the_asking_before_the_next_request(server, ask):
     spent = server.spent["prompt_tokens"] + server.spent["completion_tokens"]
     each = spent / server.n_requests
     assert 100 <= spent < 100 + each and len(ask.lines()) == server.n_requests < 50
+
+
+def test_a_spent_budget_is_not_waited_for(server, ask):
+    begin = time.monotonic()
+    with pytest.raises(BudgetSpent):
+        ask(n=2, meter=Meter({}, budget_tokens=1), requests_per_min=1)
+    assert time.monotonic() - begin < 20 and server.n_requests == 1
 
 
 def test_the_key_is_nowhere_though_the_server_says_it_back(server, ask, caplog, capfd):
