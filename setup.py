@@ -39,8 +39,8 @@ setup(
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
             "arft-bench-update = arft_jax.commands.cli.bench_update:main",
-            "arft-bench-serve = arft_jax.commands.cli.bench_serve:main",
             "arft-bench-search = arft_jax.commands.cli.bench_search:main",
+            "arft-bench-serve = arft_jax.commands.cli.bench_serve:main",
         ]
     },
     install_requires=[
