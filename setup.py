@@ -31,6 +31,7 @@ setup(
             "arft-convert = arft_jax.commands.cli.convert:main",
             "arft-compile-check = arft_jax.commands.cli.compile_check:main",
             "arft-build-index = arft_jax.commands.cli.build_index:main",
+            "arft-prepare-data = arft_jax.commands.cli.prepare_data:main",
             "arft-make-tiny-checkpoint = arft_jax.commands.cli.make_tiny_checkpoint:main",
             "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
             "arft-bench = arft_jax.commands.cli.bench:main",

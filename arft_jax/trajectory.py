@@ -78,7 +78,7 @@ class Task:
       images: what the user shows, in order.
       answers: acceptable answers; the best match counts.
       problems: the true kinds of degradation (coding); empty for search.
-      split: ``simple`` or ``hard``.
+      split: ``simple`` or ``hard``; empty where its data set has no halves.
       corpus: name of the local text collection that a search task is asked over.
       query: a search task's recorded first query, where the data set has one.
       target: the step that a recorded chain takes next, tag included, where the task is that step alone: what the

@@ -15,6 +15,7 @@ COMMANDS = (
     "convert",
     "compile-check",
     "build-index",
+    "prepare-data",
     "make-tiny-checkpoint",
     "make-tiny-data",
     "bench",
