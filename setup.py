@@ -51,6 +51,7 @@ setup(
         "jinja2>=3.1",  # for chat templates of transformers
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it
+        "pyarrow>=17",  # Parquet; tensorflow-datasets has it too
         "grain>=0.2.18,<0.3",
         "ml_collections>=1.1,<2",
         "safetensors>=0.5,<1",

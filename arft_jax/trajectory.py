@@ -87,6 +87,8 @@ class Task:
       system: its own system prompt; empty: that of its task set, or of its kind.
       task_set: name of the task set that it is of; empty for a task of none.
       extra: what else its data set says of it, JSON values by name, for rewards to read.
+      choices: the options of a multiple choice, in the order of their letters A, B, ..; its one answer is the right
+        letter. Empty: it is none.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Task:
     system: str = ""
     task_set: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -266,3 +266,21 @@ class FileImage(Image):
         if not self._sha256:
             object.__setattr__(self, "_sha256", Image(self.pixels).sha256)
         return self._sha256
+
+
+def open_picture(files: ImageFiles, folder: pathlib.Path, name: object, where: str) -> FileImage:
+    """The one image of an item, under the name ``image_1``.
+
+    Args:
+      files: decodes and keeps pixels.
+      folder: may not be led out of.
+      name: of the file, as it stands in the data set.
+      where: the item, for errors.
+
+    Raises:
+      ValueError: no readable image of the folder; the item is named.
+    """
+    try:
+        return FileImage(files, safe_path(folder, name), "image_1", where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from arft_jax.data import flashrag
+from arft_jax.data import choice_sets, flashrag, mmsearch
 from arft_jax.trajectory import Task
 
 
@@ -42,7 +42,34 @@ def _flashrag(name: str) -> PublicSet:
     )
 
 
-SETS = {name: _flashrag(name) for name in flashrag.NAMES}
+def _hr_bench(size: str) -> PublicSet:
+    return PublicSet(
+        needs=f"HR-Bench/hr_bench_{size}.parquet or .tsv",
+        page=choice_sets.HR_PAGE,
+        n_items=800,
+        file=lambda data_dir: choice_sets.hr_file(size, data_dir),
+        load=lambda data_dir: choice_sets.load_hr(size, data_dir),
+    )
+
+
+SETS = {name: _flashrag(name) for name in flashrag.NAMES} | {
+    "vstar": PublicSet(
+        needs="vstar_bench/test_questions.jsonl and its pictures",
+        page=choice_sets.VSTAR_PAGE,
+        n_items=191,
+        file=choice_sets.vstar_file,
+        load=choice_sets.load_vstar,
+    ),
+    "hrbench_4k": _hr_bench("4k"),
+    "hrbench_8k": _hr_bench("8k"),
+    "mmsearch": PublicSet(
+        needs="MMSearch/end2end.parquet",
+        page=mmsearch.PAGE,
+        n_items=300,
+        file=mmsearch.table_file,
+        load=mmsearch.load,
+    ),
+}
 
 # Where the documents that are searched for a set lie in the data directory: its own, else FlashRAG's Wikipedia.
 _CORPORA = (

@@ -6,6 +6,7 @@ the configuration's own (``jsonl:PATH``) goes by its name.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -137,11 +138,11 @@ def check_images(tasks: Iterable[Task]) -> None:
 
 
 def _sha256(tasks: Iterable[Task]) -> str:
-    digest = hashlib.sha256()
+    digest, of_image = hashlib.sha256(), functools.cache(_image_sha256)  # some items share a large image
     for task in tasks:
-        images = [_image_sha256(image) for image in task.images]
+        images = [of_image(image) for image in task.images]
         said: list[Any] = [task.id, task.kind, task.question, task.answers, task.problems, task.split, task.corpus]
-        said += [task.query, task.tools, task.system, images]
+        said += [task.query, task.tools, task.system, images, *([task.choices] if task.choices else [])]
         digest.update(json.dumps(said).encode() + b"\n")
     return digest.hexdigest()
 

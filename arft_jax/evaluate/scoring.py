@@ -7,7 +7,7 @@ import json
 import pathlib
 
 from arft_jax.data import flashrag
-from arft_jax.rewards import aggregate, text
+from arft_jax.rewards import aggregate, choice, text
 
 # items of the simple half, for files that carry no split; None: no halves
 BENCHMARKS = {"mat_coding": 70, "mat_search": 75, "qa": None} | dict.fromkeys(flashrag.NAMES)
@@ -78,6 +78,7 @@ def _of_trajectory(record: dict) -> dict:
     if "item" in info:
         kept |= {"id": info["item"] + 1, "question_id": task.get("id"), "kind": task.get("kind")}
         kept |= {"benchmark": info.get("benchmark"), "n_items": info.get("n_items")}
+        kept |= {"choices": task.get("choices"), "group": task.get("extra", {}).get("group")}
     return kept
 
 
@@ -172,6 +173,14 @@ def _splits(records: list[dict], n_simple: int) -> list[str]:
     return ["simple" if place < n_simple else "hard" for place in places]
 
 
+def _score(prediction: str | None, answers: list[str], record: dict, benchmark: str) -> tuple[float, float]:
+    if benchmark not in BENCHMARKS and record.get("choices"):
+        right = choice.score_choice(prediction, record["choices"], answers[0])
+        return right, right
+    chinese = benchmark == "mat_coding" or (benchmark not in BENCHMARKS and record.get("kind") != "search")
+    return text.score_answer(prediction, answers, chinese=chinese)
+
+
 def score_file(path: str, benchmark: str) -> dict[str, object]:
     """Scores a file of predictions.
 
@@ -202,14 +211,15 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
         if prediction is not None:
             prediction = _as_text(prediction, place, "pred_answer")
         missing += prediction is None or not prediction.strip()
-        chinese = benchmark == "mat_coding" or (benchmark not in BENCHMARKS and record.get("kind") != "search")
-        scores = text.score_answer(prediction, _answers(record, place), chinese=chinese)
+        scores = _score(prediction, _answers(record, place), record, benchmark)
         f1.append(scores[0])
         em.append(scores[1])
     if BENCHMARKS.get(benchmark, 0) is None:
         parts = {"avg": aggregate.summarise(f1, em)}
     else:
-        parts = aggregate.by_split(f1, em, _splits(records, BENCHMARKS.get(benchmark, 0)))
+        groups = [record.get("group") or place for place, record in enumerate(records)]
+        splits = _splits(records, BENCHMARKS.get(benchmark, 0))
+        parts = aggregate.by_split(*aggregate.by_group(f1, em, splits, groups))
     absent = None if n_items is None else max(n_items - len(records), 0)
     counts = {"n": len(records), "n_items": n_items, "missing": missing, "absent": absent}
     return {"benchmark": benchmark, **counts, **parts}
