@@ -34,6 +34,7 @@ setup(
             "arft-prepare-data = arft_jax.commands.cli.prepare_data:main",
             "arft-make-tiny-checkpoint = arft_jax.commands.cli.make_tiny_checkpoint:main",
             "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
+            "arft-make-data = arft_jax.commands.cli.make_data:main",
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
             "arft-bench-update = arft_jax.commands.cli.bench_update:main",

@@ -18,6 +18,7 @@ COMMANDS = (
     "prepare-data",
     "make-tiny-checkpoint",
     "make-tiny-data",
+    "make-data",
     "bench",
     "bench-decode",
     "bench-update",

@@ -102,7 +102,7 @@ def _parquet_rows(table: pathlib.Path, columns: list[str]) -> Iterator[dict[str,
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(table, pre_buffer=False, buffer_size=1 << 20) as file:  # never a whole column in memory
+        with pq.ParquetFile(table, pre_buffer=False, buffer_size=1 << 20) as file:  # a row group is not read ahead
             _check_columns(file.schema_arrow.names, columns, table)
             for batch in file.iter_batches(batch_size=1, columns=columns):
                 yield from batch.to_pylist()

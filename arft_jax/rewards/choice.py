@@ -40,19 +40,19 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
     begin = _BEGIN.match(answer)
     if begin and begin[1].upper() in letters and {begin[1].upper()} >= set(_BRACKETS.findall(answer)) & set(letters):
         return begin[1].upper()
-    for rule in (_SAID, _BRACKETS, _CAPITAL):
-        found = {letter.upper() for letter in rule.findall(answer)} & set(letters)
-        if len(found) > 1:
-            return None
-        if found and (rule is not _CAPITAL or found != {"A"}):
-            return found.pop()
-    said = f" {text.normalise(answer)} "
-    named = [letter for letter, choice in zip(letters, choices, strict=True) if _is_in(text.normalise(choice), said)]
+    said = {letter.upper() for letter in _SAID.findall(answer)}
+    alone = set(_CAPITAL.findall(answer)) & set(letters)
+    for found in (said, set(_BRACKETS.findall(answer)), set() if alone == {"A"} else alone):
+        found &= set(letters)
+        if found:
+            return found.pop() if len(found) == 1 else None
+    words = f" {text.normalise(answer)} "
+    named = [letter for letter, choice in zip(letters, choices, strict=True) if _is_in(text.normalise(choice), words)]
     return named[0] if len(named) == 1 else None
 
 
-def _is_in(choice: str, said: str) -> bool:
-    return bool(choice) and f" {choice} " in said
+def _is_in(choice: str, words: str) -> bool:
+    return bool(choice) and f" {choice} " in words
 
 
 def score_choice(answer: str | None, choices: Sequence[str], right: str) -> float:

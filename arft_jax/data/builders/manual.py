@@ -14,17 +14,15 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import PIL.Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 
-from arft_jax.data.images import encode_png
+from arft_jax.data.image_files import plain_file
 from arft_jax.data.items import OnBad
 from arft_jax.trajectory import Image, Task
 
 FORMAT = "parquet"
 BAD, FILES = "bad_records", "files"  # keys of the metadata
-_ORIENTATION = 0x0112  # EXIF tag
 
 IMAGE = tfds.features.Image(shape=(None, None, 3))
 TEXT = tfds.features.Text()
@@ -128,18 +126,9 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def image_bytes(image: Image) -> io.BytesIO:
-    """The image as a file that every reader decodes to what a policy is shown.
-
-    That is the file itself where it is an RGB JPEG or PNG that stands upright; anything else becomes a PNG.
+    """The image as TFDS takes it: image_files.plain_file.
 
     Raises:
       ValueError: it cannot be decoded.
     """
-    pixels = image.pixels  # refuses damage behind the header
-    path = getattr(image, "path", None)
-    if path is not None:
-        with PIL.Image.open(path) as opened:
-            upright = opened.mode == "RGB" and opened.getexif().get(_ORIENTATION, 1) == 1
-            if upright and opened.format in ("JPEG", "PNG") and "transparency" not in opened.info:
-                return io.BytesIO(path.read_bytes())
-    return io.BytesIO(encode_png(Image(pixels)))
+    return io.BytesIO(plain_file(image)[0])
