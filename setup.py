@@ -34,8 +34,10 @@ setup(
             "arft-convert = arft_jax.commands.cli.convert:main",
             "arft-compile-check = arft_jax.commands.cli.compile_check:main",
             "arft-build-index = arft_jax.commands.cli.build_index:main",
+            "arft-prepare-data = arft_jax.commands.cli.prepare_data:main",
             "arft-make-tiny-checkpoint = arft_jax.commands.cli.make_tiny_checkpoint:main",
             "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
+            "arft-make-data = arft_jax.commands.cli.make_data:main",
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
             "arft-bench-update = arft_jax.commands.cli.bench_update:main",
@@ -54,6 +56,7 @@ setup(
         "jinja2>=3.1",  # for chat templates of transformers
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it
+        "pyarrow>=17",  # Parquet; tensorflow-datasets has it too
         "grain>=0.2.18,<0.3",
         "ml_collections>=1.1,<2",
         "safetensors>=0.5,<1",

@@ -10,8 +10,11 @@ from ml_collections import config_dict
 MINI_TASKS = ("mini_coding", "mini_search")  # self-made
 MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout of the MAT benchmark
 STEP_TASKS = ("mat_training_coding", "mat_training_search")  # recorded steps, each a turn to train on by itself
+QA_TASKS = ("2wikimultihopqa", "hotpotqa", "musique", "bamboogle")  # public benchmarks of text, of FlashRAG's layout
+# What launch/evaluate.py asks beside MAT: test items alone (data/public_sets.py).
+PUBLIC_TASKS = (*QA_TASKS, "vstar", "hrbench_4k", "hrbench_8k", "mmsearch")
 TASK_NAMES = (*MAT_TASKS, *MINI_TASKS, *STEP_TASKS)
-SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search"}
+SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search", "mmsearch", *QA_TASKS}
 JSONL = "jsonl:"  # what an entry of config.data.tasks begins with that names the user's own file
 
 

@@ -65,6 +65,9 @@ def ask(
             tell(f"{benchmark.name}: {ended}; attempt {attempt + 1} of them")
 
 
+OF_ITEM = ("category", "group")  # what a benchmark says of an item, kept with its prediction
+
+
 def prediction_of(trajectory: Trajectory) -> dict:
     """What a line of predictions.jsonl says of a scored trajectory; launch/score.py reads it."""
     observations = [turn.observation for turn in trajectory.turns if turn.observation is not None]
@@ -73,6 +76,8 @@ def prediction_of(trajectory: Trajectory) -> dict:
         "pred_answer": trajectory.answer,
         "answers": list(trajectory.task.answers),
         "split": trajectory.task.split,
+        **({"choices": list(trajectory.task.choices)} if trajectory.task.choices else {}),
+        **{key: trajectory.task.extra[key] for key in OF_ITEM if isinstance(trajectory.task.extra.get(key), str)},
         "f1": trajectory.rewards["f1"],
         "em": trajectory.rewards["em"],
         "status": trajectory.status.value,

@@ -123,6 +123,7 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
             "tools": list(task.tools),
             "system": task.system,
             "task_set": task.task_set,
+            "choices": list(task.choices),
             "extra": dict(task.extra),
         },
         "row": trajectory.row,
@@ -137,7 +138,7 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
 
 def _trajectory(record: dict[str, Any], store: _ImageStore) -> Trajectory:
     task = dict(record["task"])
-    task |= {name: tuple(task[name]) for name in ("answers", "problems", "tools") if name in task}
+    task |= {name: tuple(task[name]) for name in ("answers", "problems", "tools", "choices") if name in task}
     task["images"] = tuple(store.get(image) for image in task["images"])
     spans = (ImageSpan(**span | {"grid": tuple(span["grid"])}) for span in record["images"])
     return Trajectory(

@@ -119,7 +119,7 @@ def _article(number: int, trajectory: Trajectory, before: Trajectory | None, tit
     problems = f" · image: {page.text(', '.join(task.problems))}" if task.problems else ""
     corpus = f" · corpus: {page.text(task.corpus)}" if task.corpus else ""
     true_answer = f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>" if task.answers else ""
-    split = f" · {page.text(task.split)}" if task.answers else ""
+    split = f" · {page.text(task.split)}" if task.answers and task.split else ""
     return (
         f'<article data-kind="{page.attribute(task.kind)}" data-split="{page.attribute(task.split)}"'
         f' data-status="{page.attribute(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'

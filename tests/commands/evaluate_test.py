@@ -257,7 +257,7 @@ def test_published_weights_under_an_adapter_are_evaluated_as_they_are(run, tmp_p
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        (["--benchmark=mat_chess"], "benchmark must be among mat_coding, mat_search, mini_coding, mini_search, each"),
+        (["--benchmark=mat_chess"], "benchmark must be among mat_coding, mat_search, mini_coding, mini_search, "),
         (["--benchmark="], "--benchmark must be given"),
         (["--policy=other"], "policy must be native or openai: got 'other' (--policy)"),
         (["--config.data.dir="], "https://huggingface.co/datasets/laolao77/MAT has them: got none (config.data.dir)"),
