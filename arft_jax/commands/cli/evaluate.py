@@ -23,7 +23,7 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    text = "mat_coding, mat_search, mini_coding, mini_search, a set of config.data.tasks by name; several by commas."
+    text = "mat_coding, mat_search, hotpotqa, vstar, .. (docs/mat.md), a set of config.data.tasks; several by commas."
     flags.DEFINE_list("benchmark", [], text, flag_values=values)
     flags.DEFINE_string("policy", "native", "Who answers: native, this package's own.", flag_values=values)
     text = "run: the newest good checkpoint of the work directory; none: config.weights as they are."
