@@ -27,7 +27,7 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    text = "mat_coding, mat_search, mini_coding, mini_search, a set of config.data.tasks by name; several by commas."
+    text = "mat_coding, mat_search, hotpotqa, vstar, .. (docs/mat.md), a set of config.data.tasks; several by commas."
     flags.DEFINE_list("benchmark", [], text, flag_values=values)
     text = "Who answers: native, this package's own; openai, a chat completions server (config.openai)."
     flags.DEFINE_string("policy", "native", text, flag_values=values)
