@@ -25,7 +25,6 @@ from arft_jax.tools.toolbox import Toolbox
 from arft_jax.trajectory import Image
 
 N_BODIES = 128
-_AT = re.compile(r"serving .* at (http://\S+)")
 
 
 def bodies(seed: int, max_tokens: int) -> list[dict[str, Any]]:
@@ -96,12 +95,13 @@ def server_load(
     command = [sys.executable, "-m", "arft_jax", "serve", "--port=0", "--tools=off", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            said = ""
-            while not (found := _AT.search(said)):
-                if not (line := server.stdout.readline()):
-                    raise RuntimeError(f"the server must begin: got exit status {server.wait()}, {said!r}")
-                said += line
-            load = [sys.executable, "-m", "arft_jax.bench.load", found.group(1), str(n_clients), str(seconds)]
+            line = " "
+            while line and not line.startswith("serving "):
+                line = server.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the server must begin: got exit status {server.wait()}")
+            url = line.rpartition(" at ")[2].strip()
+            load = [sys.executable, "-m", "arft_jax.bench.load", url, str(n_clients), str(seconds)]
             with subprocess.Popen(load, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
                 clients.stdin.write(json.dumps(list(asked)))
                 clients.stdin.close()
@@ -132,7 +132,8 @@ def _watch(pid: int, clients: subprocess.Popen, tell: Callable[[str], None]) -> 
 
 def format_text(result: dict[str, Any]) -> str:
     """The result for people."""
-    load, first, last = result["server"], *result["server"]["rss_mb"]
+    load = result["server"]
+    first, last = load["rss_mb"]
     latency = ", ".join(f"{name} {value:.2f} s" for name, value in load["latency_s"].items())
     statuses = ", ".join(f"{n} of status {status}" for status, n in load["statuses"].items())
     return "\n".join(
