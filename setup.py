@@ -8,6 +8,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+SERVE = ["starlette>=1.0,<2", "uvicorn>=0.40,<1", "prometheus-client>=0.22,<1"]
+
 setup(
     name="arft_jax",
     version="0.1.0",
@@ -26,17 +28,21 @@ setup(
             "arft-agent = arft_jax.commands.cli.agent:main",
             "arft-tool = arft_jax.commands.cli.tool:main",
             "arft-evaluate = arft_jax.commands.cli.evaluate:main",
+            "arft-serve = arft_jax.commands.cli.serve:main",
             "arft-score = arft_jax.commands.cli.score:main",
             "arft-summary = arft_jax.commands.cli.summary:main",
             "arft-convert = arft_jax.commands.cli.convert:main",
             "arft-compile-check = arft_jax.commands.cli.compile_check:main",
             "arft-build-index = arft_jax.commands.cli.build_index:main",
+            "arft-prepare-data = arft_jax.commands.cli.prepare_data:main",
             "arft-make-tiny-checkpoint = arft_jax.commands.cli.make_tiny_checkpoint:main",
             "arft-make-tiny-data = arft_jax.commands.cli.make_tiny_data:main",
+            "arft-make-data = arft_jax.commands.cli.make_data:main",
             "arft-bench = arft_jax.commands.cli.bench:main",
             "arft-bench-decode = arft_jax.commands.cli.bench_decode:main",
             "arft-bench-update = arft_jax.commands.cli.bench_update:main",
             "arft-bench-search = arft_jax.commands.cli.bench_search:main",
+            "arft-bench-serve = arft_jax.commands.cli.bench_serve:main",
         ]
     },
     install_requires=[
@@ -50,6 +56,7 @@ setup(
         "jinja2>=3.1",  # for chat templates of transformers
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it
+        "pyarrow>=17",  # Parquet; tensorflow-datasets has it too
         "grain>=0.2.18,<0.3",
         "ml_collections>=1.1,<2",
         "safetensors>=0.5,<1",
@@ -63,7 +70,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "openai": ["openai>=3,<4"],  # evaluation of models behind a server
         "test": [
+            *SERVE,
+            "openai>=3,<4",
             "usearch>=2.26,<3",
             "gguf>=0.17,<1",
             "pytest>=8",
@@ -73,6 +83,7 @@ setup(
             "setuptools>=77",
         ],
         "torch": ["torch==2.13.0", "peft>=0.21.2,<1", "trl==1.16.0"],
+        "serve": SERVE,
         "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],

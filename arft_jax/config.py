@@ -10,8 +10,11 @@ from ml_collections import config_dict
 MINI_TASKS = ("mini_coding", "mini_search")  # self-made
 MAT_TASKS = ("mat_coding", "mat_search")  # the user's own files, in the layout of the MAT benchmark
 STEP_TASKS = ("mat_training_coding", "mat_training_search")  # recorded steps, each a turn to train on by itself
+QA_TASKS = ("2wikimultihopqa", "hotpotqa", "musique", "bamboogle")  # public benchmarks of text, of FlashRAG's layout
+# What launch/evaluate.py asks beside MAT: test items alone (data/public_sets.py).
+PUBLIC_TASKS = (*QA_TASKS, "vstar", "hrbench_4k", "hrbench_8k", "mmsearch")
 TASK_NAMES = (*MAT_TASKS, *MINI_TASKS, *STEP_TASKS)
-SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search"}
+SEARCHING_TASKS = {"mat_search", "mini_search", "mat_training_search", "mmsearch", *QA_TASKS}
 JSONL = "jsonl:"  # what an entry of config.data.tasks begins with that names the user's own file
 
 
@@ -274,6 +277,35 @@ def _rewards() -> ml_collections.ConfigDict:
     )
 
 
+def _openai() -> ml_collections.ConfigDict:
+    """launch/evaluate.py --policy=openai: a model behind a chat completions server, asked by the openai package."""
+    return ml_collections.ConfigDict(
+        dict(
+            model="",  # name by which the server knows the model
+            base_url="https://api.openai.com/v1",  # of the server, without /chat/completions
+            key_env="OPENAI_API_KEY",  # environment variable that holds the key; empty: the server takes none
+            prompt="agent",  # agent: system prompt and tools; plain: the question alone; own text with {question}
+            images="resized",  # resized: as data.min_pixels and data.max_pixels say; whole: as they are
+            detail="",  # of images, as OpenAI's servers take it: low, high, auto; empty: not sent
+            temperature=0.0,  # of sampling; below 0: not sent, for models that take none (o3)
+            max_tokens=0,  # tokens of one turn; 0: rollout.max_turn_tokens
+            max_tokens_name="max_tokens",  # or max_completion_tokens, as the server calls it; empty: not sent
+            stops="cut",  # strings that end a turn: cut, the reply is cut behind one here; send: the server is told
+            extra=Pairs(),  # {"reasoning_effort": "high"}: more fields of each request, JSON values
+            concurrency=16,  # items that a process asks at once
+            timeout_s=300.0,  # one request
+            n_tries=8,  # of one request
+            backoff_s=1.0,  # wait behind the first try, twice as long behind each further one
+            max_backoff_s=60.0,  # the longest wait that the server has not asked for
+            requests_per_min=0.0,  # of a process; 0: no limit
+            tokens_per_min=0.0,  # of a process, in prompts and replies; 0: no limit
+            prices=Pairs(),  # {"gpt-4o": (2.5, 10.0, 1.25)}: dollars for 10^6 tokens: prompt, reply, cached prompt
+            budget_dollars=0.0,  # the evaluation asks nothing more beyond it, earlier sessions included; 0: no limit
+            budget_tokens=0,  # the same in tokens of prompts and replies; 0: no limit
+        )
+    )
+
+
 def default_config() -> ml_collections.ConfigDict:
     """The whole configuration, locked against unknown keys."""
     config = ml_collections.ConfigDict(
@@ -309,6 +341,7 @@ def default_config() -> ml_collections.ConfigDict:
                 bootstrap=2000,  # resamples of an interval
                 attempts=3,  # launch/evaluate.py: how often an item is asked that an infrastructure failure ends
             ),
+            openai=_openai(),
             checkpoint=dict(  # what an interrupted run goes on from
                 every=25,  # GRPO steps
                 keep=2,  # newest completed ones; an older one is deleted behind a newer one

@@ -78,7 +78,7 @@ class Task:
       images: what the user shows, in order.
       answers: acceptable answers; the best match counts.
       problems: the true kinds of degradation (coding); empty for search.
-      split: ``simple`` or ``hard``.
+      split: ``simple`` or ``hard``; empty where its data set has no halves.
       corpus: name of the local text collection that a search task is asked over.
       query: a search task's recorded first query, where the data set has one.
       target: the step that a recorded chain takes next, tag included, where the task is that step alone: what the
@@ -87,6 +87,8 @@ class Task:
       system: its own system prompt; empty: that of its task set, or of its kind.
       task_set: name of the task set that it is of; empty for a task of none.
       extra: what else its data set says of it, JSON values by name, for rewards to read.
+      choices: the options of a multiple choice, in the order of their letters A, B, ..; its one answer is the right
+        letter. Empty: it is none.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Task:
     system: str = ""
     task_set: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,17 +10,18 @@ PACKAGE = "arft_jax"
 
 # A module or package of arft_jax stands on the floor of the first part of its name.
 FLOORS = {
-    "words": 0, "config": 0, "objective_keys": 0, "config_checks": 0, "train_checks": 0, "presets": 0, "protocol": 0,
+    "words": 0, "config": 0, "objective_keys": 0, "config_checks": 0, "train_checks": 0, "openai_checks": 0,
+    "presets": 0, "protocol": 0,
     "syntax": 0, "trajectory": 0,
     "ops": 1, "rl": 1, "rewards": 1, "sampling": 1,
     "models": 2,
     "sharding": 3,
     "steps": 4,
-    "io": 5, "data": 5, "tools": 5,
+    "io": 5, "data": 5, "tools": 5, "remote": 5,
     "rollout": 6,
     "build": 7, "evaluate": 7,
     "report": 8, "compile_check": 8,
-    "train": 9, "bench": 9,
+    "train": 9, "bench": 9, "serve": 9,
     "commands": 10,
     "__main__": 11,
 }  # fmt: skip
@@ -30,6 +31,7 @@ NEIGHBOURS = {
     ("config_checks", "config"): "checks the keys that config defines",
     ("config_checks", "objective_keys"): "checks the keys of the objective with the values that they resolve to",
     ("config_checks", "train_checks"): "the checks of training are a file of their own",
+    ("config_checks", "openai_checks"): "the checks of config.openai are a file of their own",
     ("train_checks", "words"): "checks keys against the words that they may hold",
     ("config_checks", "words"): "checks keys against the words that they may hold",
     ("presets", "config"): "overrides the keys that config defines",
@@ -37,6 +39,8 @@ NEIGHBOURS = {
     ("syntax", "protocol"): "a syntax reads and writes the actions of the protocol",
     ("tools", "data"): "tools take and return images through the one door for images, data/images.py",
     ("tools", "io"): "secrets are taken out of a tool's errors by io/redact.py",
+    ("bench", "serve"): "the server is timed with the requests that it reads",
+    ("remote", "io"): "secrets are taken out of what a server says by io/redact.py",
     ("io", "data"): "a tiny checkpoint and an export carry the tokenizer and the image sizes",
 }
 ANYTHING = "testing"  # imports what it likes; imported by tests alone

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from arft_jax.config import JSONL, SEARCHING_TASKS, task_set_name
-from arft_jax.data import jsonl_tasks, mat
+from arft_jax.config import JSONL, PUBLIC_TASKS, SEARCHING_TASKS, task_set_name
+from arft_jax.data import jsonl_tasks, mat, public_sets
 from arft_jax.tools import search_corpus
 from arft_jax.tools.search_router import ALL, routed
 from arft_jax.trajectory import Task
@@ -27,6 +27,8 @@ def corpus_file(config, entry: str) -> pathlib.Path | None:
     """The file of documents that a task set searches; None where it has none, or they are made."""
     if entry in _MAT:
         return data_dir(config) / mat.CORPUS
+    if entry in PUBLIC_TASKS:
+        return public_sets.corpus_file(entry, data_dir(config))
     if not entry.startswith(JSONL):
         return None
     given = dict(config.data.corpora).get(task_set_name(entry))
@@ -46,7 +48,7 @@ def index_paths(config) -> dict[str, pathlib.Path]:
     for entry in searching_sets(config):
         corpus, name = corpus_file(config, entry), task_set_name(entry)
         if corpus is not None:
-            label = "mat_search" if entry in _MAT else name
+            label = "mat_search" if entry in _MAT else corpus.parent.name if entry in PUBLIC_TASKS else name
             found[name] = search_corpus.corpus_index_path(corpus, pathlib.Path(config.workdir) / "data", label)
         elif entry == "mini_search":
             found[name] = data_dir(config) / f"mini_search-{config.seed}.index"

@@ -10,17 +10,21 @@ COMMANDS = (
     "agent",
     "tool",
     "evaluate",
+    "serve",
     "score",
     "summary",
     "convert",
     "compile-check",
     "build-index",
+    "prepare-data",
     "make-tiny-checkpoint",
     "make-tiny-data",
+    "make-data",
     "bench",
     "bench-decode",
     "bench-update",
     "bench-search",
+    "bench-serve",
 )
 
 

@@ -100,14 +100,14 @@ def _check_questions(questions: Sequence[str]) -> None:
         check_texts(question, "", "--question", "question")  # a shell passes on bytes that are no UTF-8
 
 
-def _the_index(paths: set[pathlib.Path]) -> dict[str, pathlib.Path]:
+def the_index(paths: set[pathlib.Path]) -> dict[str, pathlib.Path]:
     """The one local index that there is, for all tasks; empty where there is none, or several."""
     return {ALL: min(paths)} if len(paths) == 1 and min(paths).exists() else {}
 
 
 def _check_index(config, paths: set[pathlib.Path]) -> None:
     """Refuses a search without one local index; a search service needs none."""
-    if config.tools.search.backend == "local" and not _the_index(paths):
+    if config.tools.search.backend == "local" and not the_index(paths):
         listed = ", ".join(sorted(map(str, paths))) or "none"
         raise ValueError(f"a search index must exist, and be one: got {listed} (--index)")
 
@@ -171,7 +171,7 @@ def ask(
     policy = parts.for_rollout(params)
     terminal.say(f"{describe(parts)}; checkpoint of step {step}; {kind} agent, {len(images)} image(s)")
     rng = parts.engine.put(np.array([config.seed, 0], np.uint32))
-    host = dataclasses.replace(planned.host, search_indices=_the_index(paths))
+    host = dataclasses.replace(planned.host, search_indices=the_index(paths))
     with toolset.open_toolbox(config, planned.offer.only(tasks), host) as toolbox:
         requests = [Request(task, number, 1) for number, task in enumerate(tasks)]
         turns, context = config.rollout.max_turns_eval, config.rollout.context

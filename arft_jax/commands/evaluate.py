@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from arft_jax.build.parts import set_up_jax
 from arft_jax.build.search_indices import data_dir
 from arft_jax.commands import native_policy as native
+from arft_jax.commands import openai_policy as remote
 from arft_jax.config_checks import validate
 from arft_jax.evaluate import benchmarks as sets
 from arft_jax.evaluate import ledger as files
@@ -27,6 +27,7 @@ from arft_jax.train.preemption import Stopped, StopRequest
 from arft_jax.train.run_dir import FREE_KEYS
 from arft_jax.trajectory import Task
 
+POLICIES = ("native", "openai")  # --policy
 # May differ between sessions of one evaluation: whose contents the record has, or where and by how many it is made.
 _FREE_KEYS = (
     *FREE_KEYS,
@@ -67,24 +68,26 @@ def evaluate(config, asked: Asked) -> int:
     entries = _check(config, asked)
     if config.distributed.enabled:  # before anything asks for a device
         hosts.start(config.distributed.coordinator, config.distributed.n_processes, config.distributed.process)
-    weights = native.find_weights(config, asked.checkpoint)
-    out = pathlib.Path(asked.out or _default_out(config, asked, weights))
-    taken = native.config_to_evaluate(config, entries, asked.checkpoint, out)
+    is_remote = asked.policy == "openai"
+    entrant = remote.RemoteEntrant(config) if is_remote else native.NativeEntrant(config, asked.checkpoint)
+    out = pathlib.Path(asked.out or _default_out(config, asked, entrant.step))
+    taken = native.config_to_evaluate(config, entries, "none" if is_remote else asked.checkpoint, out)
     enabled = asked.tools == "on" and config.tools.enabled
     with naming_write_faults("the evaluation's folder", out, "--out"):
         benchmarks = hosts.in_turn(lambda: _load(taken, entries))
         other = _other(asked, benchmarks)
-        planned = native.plan_native(taken, asked.checkpoint, benchmarks, enabled)
+        identity = entrant.plan(taken, benchmarks, enabled)
         picked = {benchmark.name: benchmark.picked(asked.limit) for benchmark in benchmarks}
         sets.check_images(benchmark.tasks[number] for benchmark in benchmarks for number in picked[benchmark.name])
-        same = _identity(config, asked, enabled, weights.identity | {"tokenizer": planned.tokenizer.sha256})
-        told = {"system": _system(asked, weights.system), "weights": config.weights, "workdir": config.workdir}
+        same = _identity(config, asked, enabled, identity)
+        told = {"system": _system(asked, entrant.system), **entrant.told}
         described = {b.name: {"n_items": b.n_items, "sha256": b.sha256, "halves": b.halves} for b in benchmarks}
         hosts.in_turn(lambda: files.open_record(out, same, told, described))
         # ----------------------------------------------------- ask, write down
         if enabled and taken.tools.search.backend == "local":
             hosts.in_turn(lambda: native.make_indices(taken, entries))
-        _ask_all(taken, asked, planned, weights, benchmarks, picked, out, enabled)
+        _ask_all(taken, asked, entrant, benchmarks, picked, out, enabled)
+        more = entrant.finish(taken, out)
         # ------------------------------------------------------------ figures
         results = {"system": told["system"], "tools": same["tools"], "image": asked.image, "benchmarks": {}}
         for benchmark in benchmarks:
@@ -93,29 +96,33 @@ def evaluate(config, asked: Asked) -> int:
         if other is not None:
             results["compare"] = report.compare(results, pathlib.Path(asked.compare), other, config.eval.bootstrap)
         if hosts.is_first():
-            _tell(results, out)
+            _tell(results | more, out)
     return int(any(figures["missing"] for figures in results["benchmarks"].values()))
 
 
 def _check(config, asked: Asked) -> dict[str, str]:
     """What can be refused without a device: entries of config.data.tasks by the benchmarks' names."""
-    if asked.policy != "native":
-        raise ValueError(f"policy must be native: got {asked.policy!r} (--policy)")
+    if asked.policy not in POLICIES:
+        raise ValueError(f"policy must be {' or '.join(POLICIES)}: got {asked.policy!r} (--policy)")
     entries = sets.entries_of(asked.benchmarks, config.data.tasks)
-    searches_here = asked.tools == "on" and config.tools.enabled and config.tools.search.backend == "local"
+    enabled = asked.tools == "on" and config.tools.enabled
+    searches_here = enabled and config.tools.search.backend == "local"
     if problems := sets.missing_files(entries, config.data.dir, searches_here):
         raise ValueError("; ".join(problems))
-    native.check_weights_there(config, asked.checkpoint)
-    if asked.checkpoint == "none" and not asked.out:
+    if asked.policy == "openai":
+        remote.check_server_named(config, enabled)
+    else:
+        native.check_weights_there(config, asked.checkpoint)
+    if not asked.out and (asked.policy == "openai" or asked.checkpoint == "none"):
         raise ValueError("a folder must be given where no run is evaluated: got none (--out)")
     if asked.compare:
         files.read_record(pathlib.Path(asked.compare), "--compare")
     return entries
 
 
-def _default_out(config, asked: Asked, weights: native.Weights) -> str:
+def _default_out(config, asked: Asked, step: int | None) -> str:
     how = ("" if asked.tools == "on" else "_no_tools") + ("" if asked.image == "shown" else "_blank")
-    return f"{config.workdir}/evaluations/step_{weights.step}{how}"
+    return f"{config.workdir}/evaluations/step_{step}{how}"
 
 
 def _load(config, entries: Mapping[str, str]) -> list[Benchmark]:
@@ -131,7 +138,11 @@ def _other(asked: Asked, benchmarks: Sequence[Benchmark]) -> dict[str, Any] | No
 
 def _identity(config, asked: Asked, enabled: bool, policy: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same in every session that writes to one folder."""
-    keys = {key: value for key, value in flatten(filled(config).to_dict()).items() if key not in _FREE_KEYS}
+    free = {*_FREE_KEYS, *remote.FREE_KEYS}
+    flat = flatten(filled(config).to_dict())
+    if asked.policy != "openai":
+        free |= {key for key in flat if key.startswith("openai.")}
+    keys = {key: value for key, value in flat.items() if key not in free}
     return {"policy": dict(policy), "tools": "on" if enabled else "off", "image": asked.image, "config": keys}
 
 
@@ -142,8 +153,7 @@ def _system(asked: Asked, name: str) -> str:
 def _ask_all(
     config,
     asked: Asked,
-    planned,
-    weights: native.Weights,
+    entrant: native.NativeEntrant | remote.RemoteEntrant,
     benchmarks: Sequence[Benchmark],
     picked: Mapping[str, Sequence[int]],
     out: pathlib.Path,
@@ -158,8 +168,7 @@ def _ask_all(
 
         @functools.cache
         def policy():
-            set_up_jax(config)
-            return stack.enter_context(native.open_native(planned, weights, every, enabled))
+            return stack.enter_context(entrant.open(config, every, enabled, out))
 
         for benchmark in benchmarks:
             name, folder = benchmark.name, out / benchmark.name
@@ -175,7 +184,7 @@ def _ask_all(
                     mine = [left[place] for place in hosts.deal(len(left))]
                     shown = _as_asked(tasks[name], asked.image)
                     options = dict(attempts=config.eval.attempts, on_end=_stopper(stop, name), tell=hosts.print_once)
-                    ask(policy(), benchmark, shown, mine, ledger, **options)
+                    ask(policy(), benchmark, shown, mine, ledger, note=entrant.note, **options)
             hosts.any_of(False)
             hosts.in_turn(lambda folder=folder: files.join_parts(folder) if hosts.is_first() else None)
 

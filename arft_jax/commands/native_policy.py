@@ -10,7 +10,7 @@ import ml_collections
 
 from arft_jax.build import model, search_indices
 from arft_jax.build import tools as toolset
-from arft_jax.build.parts import describe, make
+from arft_jax.build.parts import describe, make, set_up_jax
 from arft_jax.build.plan import PolicyPlan, missing_weights, plan_policy
 from arft_jax.build.prompts import check_prompts
 from arft_jax.commands.agent import checkpoint_dir, load_policy
@@ -94,6 +94,13 @@ def config_to_evaluate(config, entries: Mapping[str, str], checkpoint: str, out:
     return taken.lock()
 
 
+def own_tasks(config) -> list[Task]:
+    """Tasks of the user's own files: their kinds, and the tools that they name, say which tools there are."""
+    own = [entry for entry in config.data.tasks if entry.startswith(JSONL)]
+    splits = source.load_splits(own, "", seed=config.seed, n_train=config.data.n_train)
+    return [task for parts in splits.values() for part in parts.values() for task in part]
+
+
 def plan_native(config, checkpoint: str, benchmarks: Sequence[Benchmark], enabled: bool) -> PolicyPlan:
     """Plans the policy, and checks it against every item; nothing lies on a device yet.
 
@@ -108,12 +115,9 @@ def plan_native(config, checkpoint: str, benchmarks: Sequence[Benchmark], enable
     """
     tasks = {benchmark.name: {"test": benchmark.tasks} for benchmark in benchmarks}
     every = [task for benchmark in benchmarks for task in benchmark.tasks]
-    own = [entry for entry in config.data.tasks if entry.startswith(JSONL)]
-    splits = source.load_splits(own, "", seed=config.seed, n_train=config.data.n_train)
-    own_tasks = [task for parts in splits.values() for part in parts.values() for task in part]
     if enabled:
         search_indices.check_collections(config, every)
-    planned = plan_policy(config, own_tasks=own_tasks)
+    planned = plan_policy(config, own_tasks=own_tasks(config))
     if checkpoint == "none":
         model.check_first_params(planned.config, planned.sizes, planned.placement)
     model.check_tasks(config, planned.sizes, tasks)
@@ -182,3 +186,41 @@ def open_native(planned: PolicyPlan, weights: Weights, tasks: Sequence[Task], en
             )
 
         yield play
+
+
+class NativeEntrant:
+    """The weights that are evaluated, from the check of their files to the policy.
+
+    Args:
+      config: of the run.
+      checkpoint: one of :data:`CHECKPOINTS`.
+
+    Raises:
+      ValueError: a work directory without a good checkpoint.
+    """
+
+    def __init__(self, config, checkpoint: str):
+        self._checkpoint, self._weights = checkpoint, find_weights(config, checkpoint)
+        self._planned: PolicyPlan | None = None
+        self.system, self.step = self._weights.system, self._weights.step
+        self.told = {"weights": config.weights, "workdir": config.workdir}
+
+    def plan(self, config, benchmarks: Sequence[Benchmark], enabled: bool) -> dict[str, Any]:
+        """See :func:`plan_native`; returns what tells the policy from all others."""
+        self._planned = plan_native(config, self._checkpoint, benchmarks, enabled)
+        return {**self._weights.identity, "tokenizer": self._planned.tokenizer.sha256}
+
+    def open(
+        self, config, tasks: Sequence[Task], enabled: bool, out: pathlib.Path
+    ) -> contextlib.AbstractContextManager[Policy]:
+        """See :func:`open_native`."""
+        set_up_jax(config)
+        return open_native(self._planned, self._weights, tasks, enabled)
+
+    def note(self) -> str:
+        """Of a line of progress: nothing."""
+        return ""
+
+    def finish(self, config, out: pathlib.Path) -> dict[str, Any]:
+        """What else the results hold: nothing."""
+        return {}

@@ -107,6 +107,22 @@ def prompt_segment(
     return writer.segment()
 
 
+def visible(observation: Observation, processor: ImageProcessor, has_vision: bool = True) -> tuple[list[Image], str]:
+    """(the images of an observation that a prompt can show, its text with a word about each of the others)."""
+    shown, text = [], observation.text
+    for image in observation.images:
+        height, width = image.size
+        if not has_vision:
+            text += f"\nThe picture cannot be shown here: {width}x{height}."
+            continue
+        try:
+            processor.grid_of(height, width)
+            shown.append(image)
+        except ValueError:
+            text += f"\nThe picture is too narrow to show: {width}x{height}."
+    return shown, text
+
+
 def observation_segment(
     tokenizer: Tokenizer,
     processor: ImageProcessor,
@@ -122,22 +138,51 @@ def observation_segment(
     writer = _Writer(tokenizer, processor)
     writer.close()
     writer.open("user")
-    shown, text = [], observation.text
-    for image in observation.images:
-        height, width = image.size
-        if tokenizer.image_pad_id < 0:
-            text += f"\nThe picture cannot be shown here: {width}x{height}."
-            continue
-        try:
-            processor.grid_of(height, width)
-            shown.append(image)
-        except ValueError:
-            text += f"\nThe picture is too narrow to show: {width}x{height}."
+    shown, text = visible(observation, processor, has_vision=tokenizer.image_pad_id >= 0)
     before, behind = reply(text)
     writer.text(before)
     for image in shown:
         writer.image(image)
     writer.text(behind)
     writer.close()
+    writer.open("assistant")
+    return writer.segment()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+    """One message of a conversation.
+
+    Args:
+      role: ``system``, ``user`` or ``assistant``.
+      parts: in order: text, an image, or int32[n] token ids as they were sampled.
+    """
+
+    role: str
+    parts: tuple["str | Image | np.ndarray", ...]
+
+
+def conversation_segment(tokenizer: Tokenizer, processor: ImageProcessor, messages: Sequence[Said]) -> Segment:
+    """A whole conversation, up to the point where the policy writes its next turn.
+
+    It has the tokens of the trajectory that says the same: each message is framed as :func:`prompt_segment` and
+    :func:`observation_segment` do it, and an assistant's text is encoded by itself, as it is sampled.
+
+    Raises:
+      ValueError: an image whose aspect ratio is over 200, or one before a policy without a vision tower.
+    """
+    writer = _Writer(tokenizer, processor)
+    for message in messages:
+        writer.open(message.role)
+        for part in message.parts:
+            if isinstance(part, Image):
+                writer.image(part)
+            elif isinstance(part, np.ndarray):
+                writer.control(*part.tolist())
+            elif message.role == "assistant":
+                writer.control(*tokenizer.encode(part))
+            else:
+                writer.text(part)
+        writer.close()
     writer.open("assistant")
     return writer.segment()

@@ -25,6 +25,7 @@ from arft_jax.data.images import (
     Quarantine,
     check_size,
     decode_image,
+    encode_png,
     readable_formats,
 )
 from arft_jax.data.open_file import open_regular
@@ -266,3 +267,40 @@ class FileImage(Image):
         if not self._sha256:
             object.__setattr__(self, "_sha256", Image(self.pixels).sha256)
         return self._sha256
+
+
+def plain_file(image: Image) -> tuple[bytes, str]:
+    """(an image as a file that every reader decodes to what a policy is shown, ``.jpg`` or ``.png``).
+
+    That is the file itself where it is an RGB JPEG or PNG that stands upright; anything else becomes a PNG.
+
+    Raises:
+      ValueError: it cannot be decoded.
+    """
+    pixels = image.pixels  # refuses damage behind the header
+    path = getattr(image, "path", None)
+    if path is not None:
+        with warnings.catch_warnings(action="ignore"), _open(path) as file, PIL.Image.open(file) as opened:
+            upright = opened.format in ("JPEG", "PNG") and opened.mode == "RGB"
+            if upright and opened.getexif().get(_ORIENTATION, 1) == 1 and "transparency" not in opened.info:
+                file.seek(0)
+                return file.read(), ".jpg" if opened.format == "JPEG" else ".png"
+    return encode_png(Image(pixels)), ".png"
+
+
+def open_picture(files: ImageFiles, folder: pathlib.Path, name: object, where: str) -> FileImage:
+    """The one image of an item, under the name ``image_1``.
+
+    Args:
+      files: decodes and keeps pixels.
+      folder: may not be led out of.
+      name: of the file, as it stands in the data set.
+      where: the item, for errors.
+
+    Raises:
+      ValueError: no readable image of the folder; the item is named.
+    """
+    try:
+        return FileImage(files, safe_path(folder, name), "image_1", where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

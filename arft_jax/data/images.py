@@ -343,6 +343,14 @@ class ImageProcessor:
         _, grid_h, grid_w = self.grid_of(height, width)
         return grid_h * self.patch, grid_w * self.patch
 
+    def resized(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8[height, width, 3], what the model is shown of a picture; resized again it stays as it is."""
+        size = self.resized_size(*pixels.shape[:2])
+        if pixels.shape[:2] == size:
+            return pixels
+        picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
+
     def n_tokens(self, grid: tuple[int, int, int]) -> int:
         """Language tokens that a grid becomes after merging: (1, 6, 6) -> 9 at merge 2."""
         return math.prod(grid) // self.merge**2
@@ -356,10 +364,7 @@ class ImageProcessor:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"pixels must be uint8[height, width, 3]: got {pixels.dtype}{list(pixels.shape)}")
         _, grid_h, grid_w = grid = self.grid_of(*pixels.shape[:2])
-        size = (grid_h * self.patch, grid_w * self.patch)
-        if pixels.shape[:2] != size:
-            resized = PIL.Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], PIL.Image.Resampling.BICUBIC)
-            pixels = np.asarray(resized)
+        pixels = self.resized(pixels)
         m, p = self.merge, self.patch
         blocks = pixels.reshape(grid_h // m, m, p, grid_w // m, m, p, 3)
         blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block col, row, col in block, C, y, x

@@ -9,10 +9,13 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from arft_jax import protocol
+
+# What is told, in a sentence, of each record of a file that is left out; where there is none a bad record is refused.
+OnBad = Callable[[str], None]
 
 _NEAR = 0.8  # likeness from which an unknown key is taken for a misspelt one
 _SHOWN = 80
@@ -24,12 +27,15 @@ def wrong(where: str, key: str, must: str, got: Any) -> ValueError:
     return ValueError(f"{head}{key} must {must}: got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '..'}")
 
 
-def read_json_lines(path: str | os.PathLike, config_key: str = "config.data.tasks") -> list[tuple[str, dict[str, Any]]]:
+def read_json_lines(
+    path: str | os.PathLike, config_key: str = "config.data.tasks", on_bad: OnBad | None = None
+) -> list[tuple[str, dict[str, Any]]]:
     """(where, object) of every line of a JSONL file; empty lines are passed over.
 
     Args:
       path: the file.
       config_key: which names the file.
+      on_bad: takes what is wrong with a line that is left out; None: it is refused.
 
     Raises:
       ValueError: an unreadable file, a line that is no JSON object, a NaN or an infinity in it, a text that nothing
@@ -45,19 +51,33 @@ def read_json_lines(path: str | os.PathLike, config_key: str = "config.data.task
             continue
         where = f"line {number} of {path}"
         try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} must be a JSON object: {error}") from error
-        if not isinstance(item, dict):
-            raise ValueError(f"{where} must be a JSON object: got {type(item).__name__}")
-        for key, value in item.items():
-            if not _is_finite(value):
-                raise wrong(where, key, "hold no NaN or Infinity", value)
-        check_texts(item, where, config_key)
-        found.append((where, item))
+            found.append((where, _object_of(line, where, config_key)))
+        except ValueError as error:
+            tell_or_raise(error, on_bad)
     if not found:
         raise ValueError(f"data file must hold items, one a line: got none in {path}")
     return found
+
+
+def tell_or_raise(error: ValueError, on_bad: OnBad | None) -> None:
+    """Tells of a record that is left out; raises the error where nobody is told."""
+    if on_bad is None:
+        raise error
+    on_bad(str(error))
+
+
+def _object_of(line: str, where: str, config_key: str) -> dict[str, Any]:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} must be a JSON object: {error}") from error
+    if not isinstance(item, dict):
+        raise ValueError(f"{where} must be a JSON object: got {type(item).__name__}")
+    for key, value in item.items():
+        if not _is_finite(value):
+            raise wrong(where, key, "hold no NaN or Infinity", value)
+    check_texts(item, where, config_key)
+    return item
 
 
 def _is_finite(value: Any) -> bool:

@@ -77,6 +77,7 @@ def load_split(
     data_dir: str | os.PathLike,
     n_rows: int | None = None,
     quarantine: Quarantine | None = None,
+    on_bad: fields.OnBad | None = None,
 ) -> list[Task]:
     """The tasks of one split, in the order of the file; images stay on disk.
 
@@ -86,15 +87,16 @@ def load_split(
       data_dir: the directory described above.
       n_rows: at most so many; None: all.
       quarantine: counts the images that a stand-in replaces (image_files.py); None: they are refused.
+      on_bad: takes what is wrong with an item that is left out; None: it is refused.
 
     Raises:
       ValueError: an unreadable file, no items, or an item that is not of the layout; the item is named.
     """
     read = {"mat_coding": load_mat_coding, "mat_search": load_mat_search}[name]
-    return read(*split_files(name, split, data_dir), n_rows, quarantine)
+    return read(*split_files(name, split, data_dir), n_rows, quarantine, on_bad)
 
 
-def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...], more: tuple[str, ...] = ()) -> list[dict]:
+def _read_items(json_path: str | os.PathLike) -> list:
     try:
         items = json.loads(pathlib.Path(json_path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -102,22 +104,24 @@ def _read_items(json_path: str | os.PathLike, keys: tuple[str, ...], more: tuple
     if not isinstance(items, list) or not items:
         got = "an empty list" if items == [] else type(items).__name__
         raise ValueError(f"data file must hold a list of items: got {got} in {json_path}")
-    seen: set[str] = set()
-    known = (*keys, *more)
-    for place, item in enumerate(items):
-        missing = [key for key in keys if not isinstance(item, dict) or key not in item]
-        name = item.get("id", f"at place {place}") if isinstance(item, dict) else f"at place {place}"
-        if isinstance(item, dict):
-            where = f"item {name} of {json_path}"
-            fields.check_keys(item, known, where)
-            read = {key: value for key, value in item.items() if key in known}
-            fields.check_texts(read, where, "config.data.dir")
-        if missing:
-            raise ValueError(f"item {name} of {json_path} must have {', '.join(keys)}: missing {', '.join(missing)}")
-        if str(name) in seen:
-            raise ValueError(f"the ids of {json_path} must differ: got {name} twice")
-        seen.add(str(name))
     return items
+
+
+def _check_item(item: object, place: int, name: str, json_path: str | os.PathLike, seen: set[str]) -> None:
+    """Refuses an item without its keys, with a text that nothing can write, or with the id of one before it."""
+    keys, known = _KEYS[name], (*_KEYS[name], *_MORE_KEYS[name])
+    missing = [key for key in keys if not isinstance(item, dict) or key not in item]
+    identity = item.get("id", f"at place {place}") if isinstance(item, dict) else f"at place {place}"
+    if isinstance(item, dict):
+        where = f"item {identity} of {json_path}"
+        fields.check_keys(item, known, where)
+        read = {key: value for key, value in item.items() if key in known}
+        fields.check_texts(read, where, "config.data.dir")
+    if missing:
+        raise ValueError(f"item {identity} of {json_path} must have {', '.join(keys)}: missing {', '.join(missing)}")
+    if str(identity) in seen:
+        raise ValueError(f"the ids of {json_path} must differ: got {identity} twice")
+    seen.add(str(identity))
 
 
 def _text(item: dict, key: str) -> str:
@@ -150,12 +154,19 @@ def _read_tasks(
     image_dir: str | os.PathLike,
     n_rows: int | None,
     quarantine: Quarantine | None,
+    on_bad: fields.OnBad | None,
 ) -> list[Task]:
     """``make(item, place, n_items, open_image)`` of every item; its errors are given the item's name."""
-    items, root = _read_items(json_path, _KEYS[name], _MORE_KEYS[name]), pathlib.Path(image_dir)
-    files = ImageFiles(quarantine=quarantine)
+    items, root = _read_items(json_path), pathlib.Path(image_dir)
+    files, seen, good = ImageFiles(quarantine=quarantine), set(), []
+    for place, item in enumerate(items):
+        try:
+            _check_item(item, place, name, json_path, seen)
+            good.append((place, item))
+        except ValueError as error:
+            fields.tell_or_raise(error, on_bad)
     tasks = []
-    for place, item in enumerate(items[:n_rows]):
+    for place, item in good[:n_rows]:
         owner = f"item {item['id']} of {json_path}"
         try:
             tasks.append(
@@ -164,7 +175,7 @@ def _read_tasks(
                 )
             )
         except ValueError as error:
-            raise ValueError(f"{owner}: {error}") from error
+            fields.tell_or_raise(ValueError(f"{owner}: {error}"), on_bad)
     files.tell_animated(json_path)
     return tasks
 
@@ -174,6 +185,7 @@ def load_mat_coding(
     image_dir: str | os.PathLike,
     n_rows: int | None = None,
     quarantine: Quarantine | None = None,
+    on_bad: fields.OnBad | None = None,
 ) -> list[Task]:
     """Tasks of ``MAT-Coding.json``: the processed image is shown, but the original where type[0] is crop.
 
@@ -195,7 +207,7 @@ def load_mat_coding(
             split=_level(item),
         )
 
-    return _read_tasks("mat_coding", make, json_path, image_dir, n_rows, quarantine)
+    return _read_tasks("mat_coding", make, json_path, image_dir, n_rows, quarantine, on_bad)
 
 
 def load_mat_search(
@@ -203,6 +215,7 @@ def load_mat_search(
     image_dir: str | os.PathLike,
     n_rows: int | None = None,
     quarantine: Quarantine | None = None,
+    on_bad: fields.OnBad | None = None,
 ) -> list[Task]:
     """Tasks of ``MAT-Search.json``; the first half of the items (75 of 150) are the simple ones.
 
@@ -222,4 +235,4 @@ def load_mat_search(
             query=_text(item, "query"),
         )
 
-    return _read_tasks("mat_search", make, json_path, image_dir, n_rows, quarantine)
+    return _read_tasks("mat_search", make, json_path, image_dir, n_rows, quarantine, on_bad)

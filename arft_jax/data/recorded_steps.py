@@ -56,6 +56,7 @@ def load_split(
     data_dir: str | os.PathLike,
     n_rows: int | None = None,
     quarantine: Quarantine | None = None,
+    on_bad: items.OnBad | None = None,
 ) -> list[Task]:
     """The tasks of one split, in the order of the file; images stay on disk.
 
@@ -65,12 +66,13 @@ def load_split(
       data_dir: the directory described above.
       n_rows: at most so many; None: all.
       quarantine: counts the images that a stand-in replaces (image_files.py); None: they are refused.
+      on_bad: takes what is wrong with a row that is left out; None: it is refused.
 
     Raises:
       ValueError: an unreadable file, no rows, or a row that is not of the layout; the row is named.
     """
     if split == "test":
-        return mat.load_split(_TEST[name], "test", data_dir, n_rows, quarantine)
+        return mat.load_split(_TEST[name], "test", data_dir, n_rows, quarantine, on_bad)
     path = training_file(name, data_dir)
     images = path.parent / f"{path.stem}_images"
     images, files, tasks = images if images.is_dir() else path.parent, ImageFiles(quarantine=quarantine), []
@@ -80,7 +82,8 @@ def load_split(
             question, target = _prompt_and_target(row, KINDS[name])
             image = FileImage(files, safe_path(images, row["image_path"]), "image_1", owner)
         except ValueError as error:
-            raise ValueError(f"{owner}: {error}") from error
+            items.tell_or_raise(ValueError(f"{owner}: {error}"), on_bad)
+            continue
         tasks.append(Task(f"{path.stem}-{place}", KINDS[name], question, (image,), (), target=target))
     files.tell_animated(path)
     return tasks

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import absl.logging
 
 from arft_jax.config import JSONL, task_set_name
-from arft_jax.data import jsonl_tasks, mat, recorded_steps
+from arft_jax.data import jsonl_tasks, mat, public_sets, recorded_steps
 from arft_jax.data.images import Quarantine, decode_image
 from arft_jax.trajectory import Task
 
@@ -29,7 +29,7 @@ def _index(name: str) -> int:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """TFDS prints that it downloads, which it does not, and warns of every configuration made at run time."""
     level = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -53,7 +53,8 @@ def load_tasks(
 
     Args:
       name: mini_coding or mini_search, prepared on first use; mat_coding, mat_search, mat_training_coding or
-        mat_training_search, read from the user's files; or ``jsonl:PATH``, a file of the user's.
+        mat_training_search, read from the user's files; ``jsonl:PATH``, a file of the user's; or, for its test split
+        alone, a public benchmark (public_sets.py).
       split: train or test.
       data_dir: the user's directory; also where prepared sets are kept: TFDS writes to a temporary folder and renames
         it when whole.
@@ -65,6 +66,8 @@ def load_tasks(
     Raises:
       ValueError: an unknown name or split; files that are not of their layout.
     """
+    if name in public_sets.SETS and split == "test":
+        return [dataclasses.replace(task, task_set=name) for task in public_sets.SETS[name].load(data_dir)]
     if name not in NAMES and not name.startswith(JSONL):
         raise ValueError(f"task set must be one of {NAMES}, or {JSONL}PATH: got {name!r} (config.data.tasks)")
     if split not in SPLITS:
@@ -103,7 +106,7 @@ def _load_named(
 
     tfds.disable_progress_bar()
     builder_class = mini_coding.MiniCoding if name == "mini_coding" else mini_search.MiniSearch
-    with _quiet():
+    with quiet():
         builder = builder_class(
             data_dir=os.fspath(data_dir), config=mini_coding.config_of(seed, n_train), file_format="array_record"
         )

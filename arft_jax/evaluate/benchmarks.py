@@ -1,10 +1,12 @@
 """The benchmarks that can be asked for by name: whole test splits, their halves, and what says that they are the same.
 
 ``mat_coding`` and ``mat_search`` are read from the user's data directory (data/mat.py), ``mini_coding`` and
-``mini_search`` are made, and a set of the configuration's own (``jsonl:PATH``) goes by its name.
+``mini_search`` are made, other public benchmarks are read from their authors' files (data/public_sets.py), and a set of
+the configuration's own (``jsonl:PATH``) goes by its name.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from arft_jax.config import JSONL, MAT_TASKS, MINI_TASKS, task_set_name
-from arft_jax.data import jsonl_tasks, mat, source
+from arft_jax.config import JSONL, MAT_TASKS, MINI_TASKS, PUBLIC_TASKS, SEARCHING_TASKS, task_set_name
+from arft_jax.data import jsonl_tasks, mat, public_sets, source
 from arft_jax.trajectory import Image, Task
 
 GREY = 128  # of an image that is replaced
@@ -63,7 +65,7 @@ def entries_of(names: Sequence[str], configured: Iterable[str]) -> dict[str, str
       ValueError: none is given, one twice, or one that there is not.
     """
     own = {task_set_name(entry): entry for entry in configured if entry.startswith(JSONL)}
-    known = {name: name for name in (*MAT_TASKS, *MINI_TASKS)} | own
+    known = {name: name for name in (*MAT_TASKS, *MINI_TASKS, *PUBLIC_TASKS)} | own
     unknown = [name for name in names if name not in known]
     if not names or unknown or len(set(names)) < len(names):
         got = f"{unknown[0]!r}" if unknown else ", ".join(names) or "none"
@@ -86,6 +88,8 @@ def missing_files(entries: Mapping[str, str], data_dir: str, searches_here: bool
     for name, entry in entries.items():
         if entry.startswith(JSONL) and not jsonl_tasks.file_of(entry).is_file():
             problems.append(f"the file of {name} must exist: got {jsonl_tasks.file_of(entry)} (config.data.tasks)")
+        if entry in PUBLIC_TASKS:
+            problems += public_sets.missing_files(entry, data_dir, searches_here and entry in SEARCHING_TASKS)
         if entry not in MAT_TASKS:
             continue
         file = mat.split_files(entry, "test", data_dir)[0]
@@ -134,11 +138,11 @@ def check_images(tasks: Iterable[Task]) -> None:
 
 
 def _sha256(tasks: Iterable[Task]) -> str:
-    digest = hashlib.sha256()
+    digest, of_image = hashlib.sha256(), functools.cache(_image_sha256)  # some items share a large image
     for task in tasks:
-        images = [_image_sha256(image) for image in task.images]
+        images = [of_image(image) for image in task.images]
         said: list[Any] = [task.id, task.kind, task.question, task.answers, task.problems, task.split, task.corpus]
-        said += [task.query, task.tools, task.system, images]
+        said += [task.query, task.tools, task.system, images, *([task.choices] if task.choices else [])]
         digest.update(json.dumps(said).encode() + b"\n")
     return digest.hexdigest()
 

@@ -211,11 +211,16 @@ def _append(file: Any, record: Mapping[str, Any]) -> None:
 
 
 def scores_of(predictions: Iterable[Mapping[str, Any]]) -> dict[str, list]:
-    """``{"ids", "f1", "em", "splits"}``, one entry a prediction."""
+    """``{"ids", "f1", "em", "splits", "groups", "categories"}``, one entry a prediction.
+
+    What has no group is one by itself, what has no category has an empty one.
+    """
     predictions = list(predictions)
     return {
         "ids": [record["id"] for record in predictions],
         "f1": [record["f1"] for record in predictions],
         "em": [record["em"] for record in predictions],
         "splits": [record["split"] for record in predictions],
+        "groups": [record.get("group", record["id"]) for record in predictions],
+        "categories": [record.get("category", "") for record in predictions],
     }

@@ -22,6 +22,7 @@ def ask(
     attempts: int,
     on_end: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda line: None,
+    note: Callable[[], str] = lambda: "",
 ) -> None:
     """Asks items and writes down how each ends; returns when each is answered or has been tried ``attempts`` times.
 
@@ -34,8 +35,9 @@ def ask(
       attempts: how often an item is asked that an infrastructure failure ends.
       on_end: called behind each item that ended and is written down; what it raises ends the call.
       tell: takes a line for people now and then.
+      note: what else such a line says.
     """
-    progress = _Progress(benchmark.name, len(numbers), tell)
+    progress = _Progress(benchmark.name, len(numbers), tell, note)
     pending = list(numbers)
     for attempt in range(1, attempts + 1):
         failed: list[int] = []
@@ -59,7 +61,11 @@ def ask(
             policy([Item(number, tasks[number]) for number in pending], end)
         pending = sorted(failed)
         if pending and attempt < attempts:
-            tell(f"{benchmark.name}: {len(pending)} items ended by a fault of the tools; attempt {attempt + 1} of them")
+            ended = f"{len(pending)} items ended by an infrastructure failure"
+            tell(f"{benchmark.name}: {ended}; attempt {attempt + 1} of them")
+
+
+OF_ITEM = ("category", "group")  # what a benchmark says of an item, kept with its prediction
 
 
 def prediction_of(trajectory: Trajectory) -> dict:
@@ -70,13 +76,15 @@ def prediction_of(trajectory: Trajectory) -> dict:
         "pred_answer": trajectory.answer,
         "answers": list(trajectory.task.answers),
         "split": trajectory.task.split,
+        **({"choices": list(trajectory.task.choices)} if trajectory.task.choices else {}),
+        **{key: trajectory.task.extra[key] for key in OF_ITEM if isinstance(trajectory.task.extra.get(key), str)},
         "f1": trajectory.rewards["f1"],
         "em": trajectory.rewards["em"],
         "status": trajectory.status.value,
         "n_turns": len(trajectory.turns),
         "n_tool_calls": sum(turn.call is not None for turn in trajectory.turns),
         "tool_seconds": round(sum(seen.seconds for seen in observations), 3),
-    }
+    } | ({"reason": trajectory.info["reason"]} if "reason" in trajectory.info else {})
 
 
 def reason_of(trajectory: Trajectory) -> str:
@@ -95,12 +103,13 @@ class _Progress:
       name: of the benchmark.
       total: items to ask.
       tell: takes a line.
+      note: what else it says; empty: nothing.
     """
 
     EVERY_S = 5.0
 
-    def __init__(self, name: str, total: int, tell: Callable[[str], None]):
-        self._name, self._total, self._tell = name, total, tell
+    def __init__(self, name: str, total: int, tell: Callable[[str], None], note: Callable[[], str] = lambda: ""):
+        self._name, self._total, self._tell, self._note = name, total, tell, note
         self._begin = self._last = time.monotonic()
         self._n_ended, self._n_infra, self._f1, self._em = 0, 0, 0.0, 0.0
 
@@ -124,4 +133,5 @@ class _Progress:
         if n_answered:
             parts.append(f"F1 {100 * self._f1 / n_answered:.1f}  EM {100 * self._em / n_answered:.1f}")
         left = format_seconds((self._total - n_answered) / pace)
-        return "  ".join([*parts, f"infra {self._n_infra}", f"{pace:.2f} items/s", f"ETA {left}"])
+        parts += [f"infra {self._n_infra}", f"{pace:.2f} items/s", f"ETA {left}"]
+        return "  ".join([*parts, *filter(None, [self._note()])])

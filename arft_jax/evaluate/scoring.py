@@ -6,13 +6,15 @@ Visual-ARFT (arXiv 2505.14246), MAT benchmark and the multi-hop QA sets.
 import json
 import pathlib
 
-from arft_jax.rewards import aggregate, text
+from arft_jax.data import flashrag
+from arft_jax.rewards import aggregate, choice, text
 
 # items of the simple half, for files that carry no split; None: no halves
-BENCHMARKS = {"mat_coding": 70, "mat_search": 75, "qa": None}
-N_ITEMS = {"mat_coding": 200, "mat_search": 150, "qa": None}  # of the whole benchmark; qa: sets of any size
+BENCHMARKS = {"mat_coding": 70, "mat_search": 75, "qa": None} | dict.fromkeys(flashrag.NAMES)
+# of the whole benchmark; qa: sets of any size
+N_ITEMS = {"mat_coding": 200, "mat_search": 150, "qa": None} | flashrag.N_ITEMS
 _GOLD = ("gt", "answers", "answer", "golden_answers")
-_SPLITS = ("simple", "hard")
+_SPLITS = ("simple", "hard", "")
 _KIND = "kind of the trajectory's task"  # no key of a user's record
 _OF_EVALUATION = ("question_id", "benchmark", "n_items")  # what launch/evaluate.py writes, all of them
 
@@ -76,6 +78,7 @@ def _of_trajectory(record: dict) -> dict:
     if "item" in info:
         kept |= {"id": info["item"] + 1, "question_id": task.get("id"), "kind": task.get("kind")}
         kept |= {"benchmark": info.get("benchmark"), "n_items": info.get("n_items")}
+        kept |= {"choices": task.get("choices"), "group": task.get("extra", {}).get("group")}
     return kept
 
 
@@ -127,7 +130,7 @@ def _check_benchmark(records: list[dict], benchmark: str, n_items: int | None) -
     named = next((name for name in map(_benchmark_of, records) if name not in (None, benchmark)), None)
     if named is not None:
         raise ValueError(f"predictions must be of {benchmark}: got some of the benchmark {named!r}")
-    kind = benchmark.removeprefix("mat_")
+    kind = "coding" if benchmark == "mat_coding" else "search"
     other = next((record[_KIND] for record in records if record.get(_KIND) not in (None, kind)), None)
     if other is not None and benchmark in BENCHMARKS:
         raise ValueError(f"trajectories must be of the {kind} agent for {benchmark}: got some of kind {other!r}")
@@ -160,12 +163,22 @@ def _splits(records: list[dict], n_simple: int) -> list[str]:
     if any(split is not None for split in given):
         for place, split in enumerate(given):
             if split not in _SPLITS:
-                raise ValueError(f"'split' must be 'simple' or 'hard' in every record: got {split!r} at place {place}")
+                raise ValueError(
+                    f"'split' must be 'simple' or 'hard' in every record, or empty: got {split!r} at place {place}"
+                )
         return given
     # the benchmarks number their items in order from 1, so an id tells the half even in a shuffled file
     ids = _ids(records)
     places = [i - min(1, min(ids)) for i in ids] if ids else range(len(records))
     return ["simple" if place < n_simple else "hard" for place in places]
+
+
+def _score(prediction: str | None, answers: list[str], record: dict, benchmark: str) -> tuple[float, float]:
+    if benchmark not in BENCHMARKS and record.get("choices"):
+        right = choice.score_choice(prediction, record["choices"], answers[0])
+        return right, right
+    chinese = benchmark == "mat_coding" or (benchmark not in BENCHMARKS and record.get("kind") != "search")
+    return text.score_answer(prediction, answers, chinese=chinese)
 
 
 def score_file(path: str, benchmark: str) -> dict[str, object]:
@@ -175,12 +188,13 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
       path: JSON list or JSON Lines of records with ``pred_answer`` (null where none was given) and the accepted
         answers under ``gt``, ``answers``, ``answer`` or ``golden_answers`` (one text or a list); ``id`` and
         ``split`` if known. Or the trajectories of a run, as io/trajectories.py writes them.
-      benchmark: ``mat_coding``, ``mat_search`` or ``qa``, or another one that the records of an evaluation name.
+      benchmark: ``mat_coding``, ``mat_search``, ``qa`` or one of the sets of text by name, or another one that the
+        records of an evaluation name.
 
     Returns:
       ``benchmark``, ``n``, ``n_items`` (of the whole benchmark, None where that is not known), ``missing`` (records
       without an answer), ``absent`` (items without a record, None as ``n_items``) and, for ``simple``, ``hard`` and
-      ``avg`` (qa: ``avg`` alone),
+      ``avg`` (sets of text: ``avg`` alone),
       ``{"n", "f1", "em", "ci95": {"f1": [low, high], "em": [low, high]}}`` in percent.
 
     Raises:
@@ -197,14 +211,15 @@ def score_file(path: str, benchmark: str) -> dict[str, object]:
         if prediction is not None:
             prediction = _as_text(prediction, place, "pred_answer")
         missing += prediction is None or not prediction.strip()
-        chinese = benchmark == "mat_coding" or (benchmark not in BENCHMARKS and record.get("kind") != "search")
-        scores = text.score_answer(prediction, _answers(record, place), chinese=chinese)
+        scores = _score(prediction, _answers(record, place), record, benchmark)
         f1.append(scores[0])
         em.append(scores[1])
-    if benchmark == "qa":
+    if BENCHMARKS.get(benchmark, 0) is None:
         parts = {"avg": aggregate.summarise(f1, em)}
     else:
-        parts = aggregate.by_split(f1, em, _splits(records, BENCHMARKS.get(benchmark, 0)))
+        groups = [record.get("group") or place for place, record in enumerate(records)]
+        splits = _splits(records, BENCHMARKS.get(benchmark, 0))
+        parts = aggregate.by_split(*aggregate.by_group(f1, em, splits, groups))
     absent = None if n_items is None else max(n_items - len(records), 0)
     counts = {"n": len(records), "n_items": n_items, "missing": missing, "absent": absent}
     return {"benchmark": benchmark, **counts, **parts}

@@ -6,7 +6,6 @@ JSON; arrays are base64 of their little-endian bytes, so that tokens and log-pro
 
 import base64
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from arft_jax.data.images import encode_png
 from arft_jax.protocol import Action, Answer, Malformed, ToolCall
 from arft_jax.trajectory import Image, ImageSpan, Observation, Status, Task, ToolStatus, Trajectory, Turn
 
@@ -27,13 +27,6 @@ _OLDER = {
     "Problem": ("diagnose", "problems", "kinds"),
 }
 ARRAYS = ("tokens", "sampler_logps", "completion_mask", "observation_mask", "positions", "versions")
-
-
-def encode_png(image: Image) -> bytes:
-    """The image as PNG, lossless."""
-    stream = io.BytesIO()
-    PIL.Image.fromarray(np.ascontiguousarray(image.pixels)).save(stream, format="PNG")
-    return stream.getvalue()
 
 
 class _ImageStore:
@@ -130,6 +123,7 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
             "tools": list(task.tools),
             "system": task.system,
             "task_set": task.task_set,
+            "choices": list(task.choices),
             "extra": dict(task.extra),
         },
         "row": trajectory.row,
@@ -144,7 +138,7 @@ def _record(trajectory: Trajectory, store: _ImageStore) -> dict[str, Any]:
 
 def _trajectory(record: dict[str, Any], store: _ImageStore) -> Trajectory:
     task = dict(record["task"])
-    task |= {name: tuple(task[name]) for name in ("answers", "problems", "tools") if name in task}
+    task |= {name: tuple(task[name]) for name in ("answers", "problems", "tools", "choices") if name in task}
     task["images"] = tuple(store.get(image) for image in task["images"])
     spans = (ImageSpan(**span | {"grid": tuple(span["grid"])}) for span in record["images"])
     return Trajectory(

@@ -10,7 +10,9 @@ from typing import Any
 from arft_jax.evaluate import published
 from arft_jax.evaluate.ledger import predictions_of, read_record, scores_of
 from arft_jax.evaluate.scoring import N_ITEMS
+from arft_jax.remote.costs import told
 from arft_jax.report import table
+from arft_jax.rewards import aggregate
 
 HEADER = ("benchmark", "system", "tools", *table.HEADER[2:])
 _NAMED = 10  # items that are missing, at most
@@ -26,17 +28,38 @@ def title_of(name: str, figures: Mapping[str, Any]) -> str:
 
 
 def rows_of(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The cells under :data:`HEADER`: of each benchmark our row, then those of the paper, then the comparison."""
+    """The cells under :data:`HEADER`: of each benchmark our rows, then those of the paper, then the comparison."""
     rows = []
     for name, figures in results["benchmarks"].items():
-        tools = "yes" if results["tools"] == "on" else "no"
-        rows.append((title_of(name, figures), results["system"], tools, *table.cells_of(figures["table"])))
-        for row in published.rows_of(name):
-            rows.append(("", row.system, "yes" if row.tools else "no", *table.cells_of(row.figures[name])))
+        rows += own_rows(title_of(name, figures), results, figures) + published_rows(name)
         if delta := results.get("compare", {}).get("benchmarks", {}).get(name):
             label = f"difference to {results['compare']['system']}, {delta['n']} items"
             rows.append(("", label, "", *table.cells_of(delta["delta"], signed=True)))
     return rows
+
+
+def own_rows(title: str, results: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The row of one evaluation and, below it, one for each category of a benchmark that has some.
+
+    Args:
+      title: what the first cell says.
+      results: of the evaluation.
+      figures: those of one of its benchmarks.
+    """
+    tools = "yes" if results["tools"] == "on" else "no"
+    rows = [(title, results["system"], tools, *table.cells_of(figures["table"]))]
+    return rows + [
+        ("", f"of {category}", tools, *table.cells_of(entry))
+        for category, entry in figures.get("categories", {}).items()
+    ]
+
+
+def published_rows(name: str) -> list[tuple[str, ...]]:
+    """The rows of the paper for a benchmark; none for one that it does not have."""
+    return [
+        ("", row.system, "yes" if row.tools else "no", *table.cells_of(row.figures[name]))
+        for row in published.rows_of(name)
+    ]
 
 
 def missing_text(results: Mapping[str, Any]) -> str:
@@ -61,7 +84,8 @@ def notes(results: Mapping[str, Any]) -> str:
         for name, figures in results["benchmarks"].items()
         if published.rows_of(name) and figures["n_items"] != N_ITEMS[name]
     ]
-    return "\n".join([*lines, *filter(None, [missing_text(results)])])
+    costs = told(results["costs"]) if "costs" in results else ""
+    return "\n".join([*lines, *filter(None, [missing_text(results), costs])])
 
 
 def plain(results: Mapping[str, Any]) -> str:
@@ -126,12 +150,14 @@ def compare(
     return {"folder": str(other), "system": record["system"], "benchmarks": found}
 
 
-_COLUMNS = ("f1", "em", "splits")
+_COLUMNS = ("f1", "em", "splits", "groups")
 
 
 def _by_id(items: Mapping[str, Sequence]) -> dict[int, tuple]:
-    return dict(zip(items["ids"], zip(*(items[key] for key in _COLUMNS), strict=True), strict=True))
+    with_groups = {"groups": items["ids"], **items}
+    return dict(zip(items["ids"], zip(*(with_groups[key] for key in _COLUMNS), strict=True), strict=True))
 
 
 def _items(rows: Sequence[tuple]) -> dict[str, list]:
-    return {key: [row[i] for row in rows] for i, key in enumerate(_COLUMNS)}
+    columns = ([row[place] for row in rows] for place in range(len(_COLUMNS)))
+    return dict(zip(("f1", "em", "splits"), aggregate.by_group(*columns), strict=True))

@@ -83,6 +83,13 @@ def _turn(number: int, turn: Turn) -> str:
     return "".join(parts)
 
 
+def _lengths(trajectory: Trajectory) -> str:
+    """Its tokens; of one that a server played what the server has counted, over the requests of all turns."""
+    if usage := trajectory.info.get("usage"):
+        return f"{usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out, in all of its requests"
+    return f"{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt"
+
+
 def _section(title: str, trajectory: Trajectory) -> str:
     """One trajectory; its verdict and rewards where there is a true answer to hold it against."""
     has_truth = bool(trajectory.task.answers or trajectory.rewards)
@@ -100,7 +107,7 @@ def _section(title: str, trajectory: Trajectory) -> str:
         + (f' <span class="{tone}">({verdict})</span>' if has_truth else "")
         + f' · ended: <span class="{tone_end}">{status}</span></p>'
         + (f'<p class="dim">rewards: {rewards}</p>' if has_truth else "")
-        + f'<p class="dim">{len(trajectory.tokens)} tokens, {trajectory.prompt_len} of them prompt</p>'
+        + f'<p class="dim">{page.text(_lengths(trajectory))}</p>'
         f"{turns}</section>"
     )
 
@@ -112,7 +119,7 @@ def _article(number: int, trajectory: Trajectory, before: Trajectory | None, tit
     problems = f" · image: {page.text(', '.join(task.problems))}" if task.problems else ""
     corpus = f" · corpus: {page.text(task.corpus)}" if task.corpus else ""
     true_answer = f"<p>true answer: <b>{page.text(' | '.join(task.answers))}</b></p>" if task.answers else ""
-    split = f" · {page.text(task.split)}" if task.answers else ""
+    split = f" · {page.text(task.split)}" if task.answers and task.split else ""
     return (
         f'<article data-kind="{page.attribute(task.kind)}" data-split="{page.attribute(task.split)}"'
         f' data-status="{page.attribute(trajectory.status.value)}" data-verdict="{_verdict(trajectory)}">'

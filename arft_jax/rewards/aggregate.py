@@ -5,7 +5,7 @@ bootstrap over items (Efron and Tibshirani 1993, chapter 13); for runs from seve
 first and items within each (Davison and Hinkley 1997, section 3.8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -67,6 +67,28 @@ def summarise(
         "em": float(centre[1]),
         "ci95": {"f1": interval(means[:, 0]), "em": interval(means[:, 1])},
     }
+
+
+def by_group(
+    f1: Sequence[float], em: Sequence[float], splits: Sequence[str], groups: Sequence[Hashable]
+) -> tuple[list[float], list[float], list[str]]:
+    """One entry a group in place of one an item: the means of its items, whose errors are not independent.
+
+    HR-Bench asks each question four times, with its options in turn; its figure is the mean over the four, which is the
+    mean over the questions of these means.
+
+    Args:
+      f1, em, splits: as in :func:`by_split`; items of one group are of one split.
+      groups: the group of each item.
+
+    >>> by_group([1.0, 0.0, 1.0], [1.0, 0.0, 1.0], ["", "", ""], ["q1", "q1", "q2"])
+    ([0.5, 1.0], [0.5, 1.0], ['', ''])
+    """
+    members: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    means = [[float(np.mean([scores[i] for i in places])) for places in members.values()] for scores in (f1, em)]
+    return means[0], means[1], [splits[places[0]] for places in members.values()]
 
 
 def by_split(

@@ -8,7 +8,7 @@ Visual-ARFT (arXiv 2505.14246), section 3. Departures, both because the tools ru
 
 from collections.abc import Sequence
 
-from arft_jax.rewards import text
+from arft_jax.rewards import choice, text
 from arft_jax.trajectory import Trajectory
 
 _ROTATIONS = ("rotation90", "rotation180")
@@ -24,7 +24,7 @@ def count_words(answer: str) -> int:
 
 
 def answer_score(trajectory: Trajectory, *, max_answer_words: int = 0) -> tuple[float, float]:
-    """(F1, EM) of the final answer, the best over the task's answers.
+    """(F1, EM) of the final answer, the best over the task's answers; of a multiple choice both are 1 or 0 (choice.py).
 
     Args:
       trajectory: an ended rollout; without an answer it scores 0.
@@ -36,6 +36,9 @@ def answer_score(trajectory: Trajectory, *, max_answer_words: int = 0) -> tuple[
     answer = trajectory.answer
     if answer is None or (max_answer_words and count_words(answer) > max_answer_words):
         return 0.0, 0.0
+    if trajectory.task.choices:
+        right = choice.score_choice(answer, trajectory.task.choices, trajectory.task.answers[0])
+        return right, right
     return text.score_answer(answer, trajectory.task.answers, chinese=trajectory.task.kind != "search")
 
 

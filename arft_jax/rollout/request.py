@@ -35,13 +35,36 @@ class RolloutLimits:
 class Request:
     """One task to roll out: ``number`` seeds its rows ``0 .. n_rows-1`` together with the run's rng.
 
-    ``rng``: uint32[2], a key of its own in place of the run's.
+    Args:
+      task: what is asked, and what its tools see.
+      number: of the task.
+      n_rows: trajectories.
+      rng: uint32[2], a key of its own in place of the run's.
+      own: limits and sampling of its own in place of the run's; None: the run's.
     """
 
     task: Task
     number: int
     n_rows: int
     rng: np.ndarray | None = None
+    own: "OwnTerms | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTerms:
+    """What a request may have of its own where rows of different callers share the slots.
+
+    Args:
+      limits: its budgets; the sizes are those of the slots.
+      temperature: 0 is greedy.
+      top_p: 1 is off.
+      prompt: in place of the task's.
+    """
+
+    limits: RolloutLimits
+    temperature: float = 0.0
+    top_p: float = 1.0
+    prompt: Segment | None = None
 
 
 OnGroup = Callable[[int, list[Trajectory]], Request | None]  # place of a request, its rows -> what takes its place

@@ -197,6 +197,21 @@ class Row:
         """Tokens of the turn in the making, as far as reports were read."""
         return sum(len(part[0]) for part in self._turn)
 
+    @property
+    def turn_tokens(self) -> np.ndarray:
+        """int32[n], the turn in the making, as far as reports were read."""
+        return np.concatenate([np.zeros(0, np.int32), *(part[0] for part in self._turn)])
+
+    @property
+    def turn_logps(self) -> np.ndarray:
+        """float32[n], log-probs of :attr:`turn_tokens`."""
+        return np.concatenate([np.zeros(0, np.float32), *(part[1] for part in self._turn)])
+
+    def cut_turn(self, n: int) -> None:
+        """Keeps the first ``n`` tokens of the turn in the making."""
+        whole = (np.concatenate(parts)[:n] for parts in zip(*self._turn, strict=True))
+        self._turn = [tuple(whole)]
+
     def pieces(self, max_features: int) -> list[Feed]:
         """The whole stream, the turn in the making included, to be fed once more, its last token left out.
 

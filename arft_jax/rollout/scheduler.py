@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import logging
 
 from arft_jax.data import chat
-from arft_jax.protocol import Answer, Malformed
+from arft_jax.protocol import Malformed
 from arft_jax.rollout import trace
+from arft_jax.rollout.outcome import status_after
 from arft_jax.rollout.prefill import Feeder
 from arft_jax.rollout.renderer import Renderer
 from arft_jax.rollout.request import Group, OnGroup, Request, RolloutLimits, check_prompt, check_rows
@@ -23,9 +23,9 @@ from arft_jax.rollout.rerender import rerendered
 from arft_jax.rollout.row import Feed, Injection, Row
 from arft_jax.rollout.slots import SlotMachine
 from arft_jax.rollout.trace import RolloutCosts, Timeline
-from arft_jax.steps.sampler import DecodeReport
-from arft_jax.steps.state import BUDGET, STOPPED
-from arft_jax.tools.toolbox import Toolbox, resolved
+from arft_jax.steps.sampler import DecodeReport, RowSampling
+from arft_jax.steps.state import BUDGET, NO_STOP, STOPPED
+from arft_jax.tools.toolbox import Toolbox, observed, resolved
 from arft_jax.trajectory import Observation, Status, ToolStatus, Trajectory
 from arft_jax.words import CONTEXTS
 
@@ -38,12 +38,13 @@ class Scheduler:
       renderer: makes prompts and observations model input.
       limits: sizes and budgets.
       toolbox: serves the actions.
-      temperature: 0 is greedy.
+      temperature: 0 is greedy; None: each request has its own terms, sampling among them.
       held: slots of rows that are not this scheduler's and stand still.
       overlap: the next decode call is dispatched before the last one is read.
       on_finish: called with each trajectory as it ends.
       on_group: called with a group's number, counted in the order of :meth:`begin`, and its rows as soon as all of them
         have ended; a request that it returns takes the group's place and is queued. None: the group stays.
+      watch: called with a row whose turn has grown; returns how many of its tokens to keep if it must end, else None.
       timeline: records the states of every slot.
       context: ``append``: an observation stands behind the turn that asked for it. ``rerender``: each turn has a prompt
         of its own; a trajectory is then its last prompt and turn, earlier turns being texts without a span.
@@ -58,25 +59,26 @@ class Scheduler:
         renderer: Renderer,
         limits: RolloutLimits,
         toolbox: Toolbox,
-        temperature: float,
+        temperature: float | None,
         *,
         held: frozenset[int] = frozenset(),
         overlap: bool = True,
         on_finish: Callable[[Trajectory], None] | None = None,
         on_group: OnGroup | None = None,
+        watch: Callable[[Row], int | None] | None = None,
         timeline: Timeline | None = None,
         context: str = "append",
     ):
         if context not in CONTEXTS:
             raise ValueError(f"context must be append or rerender: got {context!r} (config.rollout.context)")
-        if context == "rerender" and temperature > 0:
+        if context == "rerender" and temperature != 0:
             raise ValueError(
                 f"temperature must be 0 where context is rerender: got {temperature} (config.rollout.context)"
             )
         self.slots, self.renderer, self.limits = slots, renderer, limits
         self.toolbox, self.temperature, self.context = toolbox, temperature, context
         self._held, self._overlap = held, overlap
-        self._on_finish, self._on_group, self._timeline = on_finish, on_group, timeline
+        self._on_finish, self._on_group, self._watch, self._timeline = on_finish, on_group, watch, timeline
         self.params, self.version = None, 0
         self.groups: dict[int, Group] = {}  # in the order of their begin
         self._n_begun = 0
@@ -92,17 +94,24 @@ class Scheduler:
         self._feeder: Feeder | None = None
         self._common = np.zeros(2, np.uint32)  # key of requests that have none of their own
         self._keys = np.zeros((limits.n_slots, 2), np.uint32)
+        self._own = np.tile(np.array([[0.0], [1.0]], np.float32), (1, limits.n_slots))  # temperature, top_p by slot
         self._keys_put: jax.Array | None = None  # None: they have changed since they were
-        self._dispatched = False
+        self._how: float | RowSampling = 0.0  # they are sampled, as the device has it
+        self.bell: concurrent.futures.Future | None = None
+        self._dispatched = self._is_halted = False  # halted: a row has left its slot, and the device does not know
 
     # ------------------------------------------------------------ groups in, out
 
     def serve_with(self, toolbox: Toolbox, temperature: float) -> None:
         """From now on tool calls go to this toolbox, and turns are sampled at this temperature."""
-        self.toolbox, self.temperature = toolbox, temperature
+        self.toolbox, self.temperature, self._keys_put = toolbox, temperature, None
 
-    def begin(self, requests: Sequence[Request], rng: jax.Array | None) -> None:
-        """Queues requests behind those that are there.
+    def hang_bell(self) -> None:
+        """From now on whoever waits for a tool goes on when :attr:`bell` is done."""
+        self.bell = concurrent.futures.Future()
+
+    def begin(self, requests: Sequence[Request], rng: jax.Array | None) -> range:
+        """Queues requests behind those that are there; returns the numbers that they are given.
 
         Args:
           requests: tasks in order.
@@ -111,13 +120,35 @@ class Scheduler:
         Raises:
           ValueError: a prompt that does not fit.
         """
+        first = self._n_begun
         if not requests:
-            return
+            return range(first, first)
         self._common = np.asarray(jax.device_get(jax.random.key_data(rng)))
         segments = [self._prompt(request) for request in requests]
         for request, segment in zip(requests, segments, strict=True):
             self._queue_up(self._n_begun, Group.of(request, segment, self._common))
             self._n_begun += 1
+        return range(first, self._n_begun)
+
+    def leave(self, number: int) -> None:
+        """Ends a request for which nobody waits any more: its rows leave their slots and are forgotten."""
+        self._read_all()
+        if self.groups.pop(number, None) is None:
+            return
+        slots = {slot for slot, row in self.rows.items() if row.request == number}
+        self.queue = deque(waiting for waiting in self.queue if waiting != number)
+        self.feeds = deque(feed for feed in self.feeds if feed.slot not in slots)
+        self.forks = [(source, targets) for source, targets in self.forks if source not in slots]
+        self.waiting = {future: slot for future, slot in self.waiting.items() if slot not in slots}
+        self.running -= slots
+        for slot in slots:
+            self.rows.pop(slot).context.close()
+            self.free.append(slot)
+        self._is_halted = self._is_halted or bool(slots)
+
+    def _limits_of(self, row: Row) -> RolloutLimits:
+        own = self.groups[row.request].request.own
+        return self.limits if own is None else own.limits
 
     def _queue_up(self, number: int, group: Group) -> None:
         self.groups[number] = group
@@ -167,8 +198,7 @@ class Scheduler:
 
     def pause(self) -> None:
         """Reads what is on its way; rows that are left then stand still, whoever else uses the slots."""
-        while self.unread:
-            self.read_report(*self.unread.popleft())
+        self._read_all()
         if self.rows:
             self.slots.free_all()
         self.params = self._feeder = None  # the next step brings its own; a copy of these must not outlive this one
@@ -180,8 +210,9 @@ class Scheduler:
 
     def _prompt(self, request: Request) -> chat.Segment:
         check_rows(request, self.limits.n_slots - len(self._held - set(self.rows)))
-        prompt = self.renderer.prompt(request.task)
-        check_prompt(request.task, prompt, self.renderer.n_pixels(prompt), self.limits)
+        own = request.own
+        prompt = own.prompt if own and own.prompt is not None else self.renderer.prompt(request.task)
+        check_prompt(request.task, prompt, self.renderer.n_pixels(prompt), own.limits if own else self.limits)
         return prompt
 
     # ---------------------------------------------------------------- slots in
@@ -198,6 +229,8 @@ class Scheduler:
             source = self._source(i)
             slots = [self.free.pop() for _ in range(min(len(self.free), group.request.n_rows - group.n_begun))]
             self._keys[slots], self._keys_put = group.key, None
+            if own := group.request.own:
+                self._own[0, slots], self._own[1, slots] = own.temperature, own.top_p
             prompt = self.renderer.injection(group.segment)
             for slot, row in zip(slots, group.begin(len(slots), self.version), strict=True):
                 self.rows[slot] = Row(group.request.task, group.request.number, row, i, slot)
@@ -212,7 +245,8 @@ class Scheduler:
 
     def _inject(self, row: Row, injection: Injection) -> Feed:
         feed = row.inject(injection)
-        row.open_turn(self.limits.max_turn_tokens, self.limits.max_tokens)
+        limits = self._limits_of(row)
+        row.open_turn(limits.max_turn_tokens, limits.max_tokens)
         return feed
 
     def _source(self, group: int) -> int | None:
@@ -229,25 +263,27 @@ class Scheduler:
         mode, timeout = concurrent.futures.FIRST_COMPLETED, 0
         if not self.running and not self.feeds and not self.unread:
             timeout = None
+        bell = set() if self.bell is None else {self.bell}
         with self.costs.waiting("tool_wait_s"):
-            ready = concurrent.futures.wait(self.waiting, timeout=timeout, return_when=mode).done
-        for future in ready:
-            self._observe(self.rows[self.waiting.pop(future)], _answer(future))
+            ready = concurrent.futures.wait({*self.waiting, *bell}, timeout=timeout, return_when=mode).done
+        for future in ready - bell:
+            self._observe(self.rows[self.waiting.pop(future)], observed(future))
 
     def _observe(self, row: Row, observation) -> None:
         observation = row.attach(observation)
         if observation.status == ToolStatus.INFRA:
             return self._finish(row, Status.INFRA)
         renderer, rerender = self.renderer, self.context == "rerender"
+        limits = self._limits_of(row)
         if rerender:
             segment = renderer.prompt(rerendered(row.task, row.turns, renderer.can_show))
         else:
             segment = renderer.observation(observation)
         n_images, n_pixels, length = (0, 0, 0) if rerender else (row.n_images, row.n_pixels, row.length)
         n_images, n_pixels = n_images + len(segment.images), n_pixels + renderer.n_pixels(segment)
-        if segment.images and not self.limits.allows_images(n_images, n_pixels):
+        if segment.images and not limits.allows_images(n_images, n_pixels):
             return self._finish(row, Status.IMAGES)
-        if length + len(segment.tokens) + 1 > self.limits.max_tokens:
+        if length + len(segment.tokens) + 1 > limits.max_tokens:
             return self._finish(row, Status.TOKENS)  # a whole observation or none
         if rerender:
             row.restart()
@@ -279,15 +315,20 @@ class Scheduler:
 
     def decode(self) -> None:
         """Dispatches a decode call, unless every row must have reached its limit in those that were not read yet."""
+        if self._is_halted:
+            self._read_all()
+            self.slots.set_running(self.running)
+            self._is_halted = False
         live = [self.rows[slot] for slot in self.running if self.rows[slot].bound < self.rows[slot].limit]
         if not live:
             return
         for row in live:
             row.expect(self.slots.decode_steps)
         if self._keys_put is None:
-            self._keys_put = self.slots.put(self._keys.copy())
+            self._keys_put, how = self.slots.put((self._keys.copy(), RowSampling(*self._own.copy())))
+            self._how = how if self.temperature is None else self.temperature
         longest = max(row.bound for row in live)
-        report = self.slots.decode(self.params, self._keys_put, self.temperature, longest)
+        report = self.slots.decode(self.params, self._keys_put, self._how, longest)
         self.unread.append((self.costs.n_decodes, report))
         self.costs.count("n_decodes")
         self._dispatched = True
@@ -299,7 +340,10 @@ class Scheduler:
         ending = any(self.rows[slot].bound >= self.rows[slot].limit for slot in self.running)
         keep = int(self._overlap and self._dispatched and not ending)
         self._dispatched = False
-        while len(self.unread) > keep:
+        self._read_all(keep)
+
+    def _read_all(self, but: int = 0) -> None:
+        while len(self.unread) > but:
             self.read_report(*self.unread.popleft())
 
     def read_report(self, number: int, report: DecodeReport) -> None:
@@ -314,30 +358,29 @@ class Scheduler:
             if row.live_from > number:  # the report is of the slot before the row ran in it
                 continue
             row.grow(tokens[slot], logps[slot], int(length[slot]), self.version)
-            if status[slot] == STOPPED:
+            is_stopped, why = bool(status[slot] == STOPPED), int(code[slot])
+            keep = None if self._watch is None else self._watch(row)
+            if keep is not None:
+                row.cut_turn(keep)
+                self._is_halted, why = self._is_halted or not is_stopped, NO_STOP
+            if is_stopped or keep is not None:
                 self.running.discard(slot)
                 row.end_turn()
-                self._act(row, int(code[slot]))
+                self._act(row, why)
 
     def _act(self, row: Row, code: int) -> None:
-        eos, limits = self.renderer.tokenizer.eos_id, self.limits
         action = row.read_turn(self.renderer.tokenizer, self.renderer.syntax, is_cut=code == BUDGET)
         self.costs.count("n_sampled", row.turns[-1].end - row.turns[-1].start)
-        if isinstance(action, Answer):
-            self._finish(row, Status.ANSWERED)
-        elif code == BUDGET and isinstance(action, Malformed):
-            self._finish(row, Status.TOKENS if row.length >= limits.max_tokens else Status.TURN_TOKENS)
-        elif isinstance(action, Malformed) and not action.tell:
-            self._finish(row, Status.NO_ACTION if row.last_token[0] == eos else Status.MALFORMED)
-        elif len(row.turns) >= limits.max_turns:
-            self._finish(row, Status.TURN_LIMIT)
+        is_ended = row.last_token[0] == self.renderer.tokenizer.eos_id
+        status = status_after(action, self._limits_of(row), row, is_cut=code == BUDGET, is_ended=is_ended)
+        if status is not None:
+            return self._finish(row, status)
+        self._mark([row.slot], trace.PAUSED)
+        if isinstance(action, Malformed):
+            future = resolved(Observation(action.reason, (), ToolStatus.ERROR))
         else:
-            self._mark([row.slot], trace.PAUSED)
-            if isinstance(action, Malformed):
-                future = resolved(Observation(action.reason, (), ToolStatus.ERROR))
-            else:
-                future = self.toolbox.submit(action, row.context)
-            self.waiting[future] = row.slot
+            future = self.toolbox.submit(action, row.context)
+        self.waiting[future] = row.slot
 
     def _finish(self, row: Row, status: Status) -> None:
         self._mark([row.slot], trace.IDLE)
@@ -353,13 +396,3 @@ class Scheduler:
             again = self._on_group(row.request, group.rows)
             if again is not None:  # nothing of the old group is in a slot: its number is free
                 self._queue_up(row.request, Group.of(again, self._prompt(again), self._common))
-
-
-def _answer(future: concurrent.futures.Future) -> Observation:
-    """What a tool returned; a call that was cancelled or raised, which none should, is an infrastructure failure."""
-    if future.cancelled():
-        return Observation("the call was cancelled", (), ToolStatus.INFRA)
-    if (fault := future.exception()) is not None:
-        logging.error("a tool call raised: %r", fault, exc_info=fault)
-        return Observation(f"the call raised {type(fault).__name__}", (), ToolStatus.INFRA)
-    return future.result()

@@ -7,7 +7,7 @@ import numpy as np
 
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.sharding import Placement
-from arft_jax.steps.sampler import DecodeReport, Extension, Rules, Sampler, UnstackedParams, column_counts
+from arft_jax.steps.sampler import DecodeReport, Extension, RowSampling, Rules, Sampler, UnstackedParams, column_counts
 from arft_jax.steps.state import FREE, RUNNING, SlotState
 
 
@@ -52,7 +52,7 @@ class SlotMachine:
         self.n_lanes, self._whole = (1, None) if placement is None else (placement.n_lanes, placement.whole)
         self.sampler, self.rules, self.limits, self._bucket_columns = sampler, rules, limits, bucket_columns
         self._state = state
-        self._warm: set[tuple[str | float, int | None]] = set()
+        self._warm: set[tuple[str | float | None, int | None]] = set()
 
     @property
     def state(self) -> SlotState:
@@ -68,6 +68,10 @@ class SlotMachine:
     def fork_rows(self) -> int:
         """Rows that one fork call can fill."""
         return max(self.limits.group_size - 1, 1)
+
+    def obey(self, rules: Rules) -> None:
+        """Decoding follows other rules from now on; where their shapes differ, it is traced again."""
+        self.rules = rules
 
     def put(self, arrays):
         """Host arrays on every device."""
@@ -87,17 +91,25 @@ class SlotMachine:
             return self.sampler.unstack(params)
         return params
 
-    def warm_up(self, params, temperature: float) -> None:
-        """Compiles decode and extend for every number of columns, where there are several; changes no row."""
+    def warm_up(self, params, temperature: float | None) -> None:
+        """Compiles decode and extend for every number of columns, where there are several; changes no row.
+
+        Args:
+          params: the policy.
+          temperature: 0 is greedy; None: each slot has its own.
+        """
         if not self._bucket_columns:
             return
+        how = temperature
+        if temperature is None:
+            how = self.put(RowSampling(*np.ones((2, self.limits.n_slots), np.float32)))
         keys = self.put(np.zeros((self.limits.n_slots, 2), np.uint32))
         for columns in column_counts(self._bucket_columns, self.limits.max_tokens):
             if ("extend", columns) not in self._warm:
                 nothing = self.put(self.empty_extension())
                 self._state = self.sampler.extend(params, self._state, nothing, columns=columns)
             if (temperature, columns) not in self._warm:  # no row runs: the loop ends at once
-                self._decode(params, keys, temperature, columns)
+                self._decode(params, keys, how, columns)
             self._warm |= {("extend", columns), (temperature, columns)}
 
     def encode(self, params, patches: np.ndarray, layout, feature_rows: np.ndarray) -> None:
@@ -147,13 +159,13 @@ class SlotMachine:
         slots[:n], numbers[:n] = targets, rows
         self._state = self.sampler.fork(self._state, *self.put((np.int32(source), slots, numbers, begin)))
 
-    def decode(self, params, keys: jax.Array, temperature: float, length: int) -> DecodeReport:
+    def decode(self, params, keys: jax.Array, temperature: float | RowSampling, length: int) -> DecodeReport:
         """Samples on in every running row.
 
         Args:
           params: the policy.
           keys: uint32[n_slots, 2] on the devices, by slot.
-          temperature: 0 is greedy.
+          temperature: of all slots, or of each; 0 is greedy.
           length: no row gets longer by this call.
 
         Returns:
@@ -161,8 +173,9 @@ class SlotMachine:
         """
         return self._decode(params, keys, temperature, self.columns_for(length))
 
-    def _decode(self, params, keys: jax.Array, temperature: float, columns: int | None) -> DecodeReport:
-        self._state, report = self.sampler.decode(params, self._state, self.rules, keys, temperature, columns=columns)
+    def _decode(self, params, keys: jax.Array, how: float | RowSampling, columns: int | None) -> DecodeReport:
+        decode = self.sampler.decode_each if isinstance(how, RowSampling) else self.sampler.decode
+        self._state, report = decode(params, self._state, self.rules, keys, how, columns=columns)
         return report
 
     def set_running(self, slots: Iterable[int]) -> None:

@@ -53,7 +53,7 @@ def _check(logits: jax.Array, allowed: jax.Array, temperature: float, top_k: int
         raise ValueError(f"top_p must be in (0, 1] (1 is off): got {top_p} (config.rollout.top_p)")
 
 
-def _keep_top_p(logits: jax.Array, top_p: float) -> jax.Array:
+def _keep_top_p(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
     """bool[..., V]: the likeliest tokens whose mass first reaches top_p, and all that tie with the last of them."""
     probs = jax.nn.softmax(logits, axis=-1)
     ordered = -jnp.sort(-probs, axis=-1)
@@ -164,3 +164,42 @@ def pick(
     total = weights.sum(axis=-1)
     tokens = _draw(keys, weights) if temperature > 0 else jnp.argmax(values, axis=-1).astype(jnp.int32)
     return tokens, jnp.take_along_axis(below, tokens[:, None], axis=-1)[:, 0] - jnp.log(total)
+
+
+def pick_each(
+    keys: jax.Array, logits: jax.Array, allowed: jax.Array, temperature: jax.Array, top_p: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`pick` with a temperature and a top-p of its own for each row, as data: one program serves them all.
+
+    Rows that keep every token pay for no sort where none of the batch is truncated.
+
+    Args:
+      keys, logits, allowed: as for :func:`pick`.
+      temperature: float32[B], at least 0; 0 takes the likeliest token.
+      top_p: float32[B] in (0, 1]; 1 is off.
+
+    Returns:
+      tokens int32[B]; logps float32[B], nats, of each row's own distribution.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    if not temperature.shape == top_p.shape == logits.shape[:1]:
+        raise ValueError(
+            f"temperature and top_p must be float32[B] for B={logits.shape[0]}: got {temperature.shape}, {top_p.shape}"
+        )
+    greedy = temperature <= 0
+    values = scores(logits, allowed) / jnp.where(greedy, 1.0, temperature)[:, None]
+    values = jnp.where(allowed[None, :], values, LOG_ZERO)
+    top_p = jnp.where(greedy, 1.0, top_p)[:, None]
+    values = jax.lax.cond(
+        (top_p < 1).any(),
+        lambda v: jnp.where((_keep_top_p(v, top_p) | (top_p >= 1)) & allowed[None, :], v, LOG_ZERO),
+        lambda v: v,
+        values,
+    )
+    below = values - values.max(axis=-1, keepdims=True)
+    weights = jnp.exp(below)
+    likeliest = jnp.argmax(values, axis=-1).astype(jnp.int32)
+    tokens = jax.lax.cond(greedy.all(), lambda: likeliest, lambda: jnp.where(greedy, likeliest, _draw(keys, weights)))
+    return tokens, jnp.take_along_axis(below, tokens[:, None], axis=-1)[:, 0] - jnp.log(weights.sum(axis=-1))

@@ -37,6 +37,13 @@ class Rules(NamedTuple):
     eos: jax.Array
 
 
+class RowSampling(NamedTuple):
+    """How each slot is sampled, as data: temperature float32[N], 0 being greedy, and top_p float32[N], 1 being off."""
+
+    temperature: jax.Array
+    top_p: jax.Array
+
+
 class Extension(NamedTuple):
     """One chunk for each of R slots; C tokens.
 
@@ -194,8 +201,11 @@ def _row_keys(rng, state: SlotState) -> jax.Array:
     return jax.vmap(one)(rng, state.task, state.row, state.length)
 
 
-def _decode_one(model, layers, state: SlotState, rules: Rules, rng, temperature, top_k, top_p, columns):
-    """One token for every running row: (state, tokens int32[N], logps float32[N]), the latter 0 in rows that stand."""
+def _decode_one(model, layers, state: SlotState, rules: Rules, rng, choose, columns):
+    """One token for every running row: (state, tokens int32[N], logps float32[N]), the latter 0 in rows that stand.
+
+    ``choose(keys, logits, allowed)`` gives the tokens and their log-probs.
+    """
     n_slots, length = state.tokens.shape
     every = jnp.arange(n_slots, dtype=jnp.int32)
     running = state.status == RUNNING
@@ -204,7 +214,7 @@ def _decode_one(model, layers, state: SlotState, rules: Rules, rng, temperature,
     positions = jnp.broadcast_to((state.next_position - 1)[:, None, None], (n_slots, 3, 1))
     embeds = model.embed(token[:, None], state.features, jnp.full((n_slots, 1), -1, jnp.int32))
     hidden, cache = model.hidden_cached(embeds, positions, state.cache, None, here[:, None], columns, layers)
-    new, logps = pick.pick(_row_keys(rng, state), model.logits(hidden[:, 0]), rules.allowed, temperature, top_k, top_p)
+    new, logps = choose(_row_keys(rng, state), model.logits(hidden[:, 0]), rules.allowed)
     automaton = rules.next_state[state.automaton, new].astype(jnp.int32)
     hit = rules.hit_of[automaton]
     code = jnp.where(hit >= 0, hit, jnp.where(new == rules.eos, jnp.max(rules.hit_of) + 1, NO_STOP))
@@ -233,7 +243,7 @@ def _decode(
     state: SlotState,
     rules: Rules,
     rng,
-    temperature: float,
+    temperature: float | RowSampling,
     *,
     n_steps,
     top_k,
@@ -243,8 +253,12 @@ def _decode(
     """Up to ``n_steps`` tokens; every row advances at its own length and freezes at a stop.
 
     Only the cache's first ``columns`` are read, which must hold every running row to the end of the segment. ``rng`` is
-    one key, or one for each slot.
+    one key, or one for each slot. With a :class:`RowSampling` no top_k or top_p of the run's is applied.
     """
+    if isinstance(temperature, RowSampling):
+        choose = functools.partial(pick.pick_each, temperature=temperature.temperature, top_p=temperature.top_p)
+    else:
+        choose = functools.partial(pick.pick, temperature=temperature, top_k=top_k, top_p=top_p)
     model, layers = _merged(graphdef, params, state.cache)  # once for all steps
     n_slots, cache, begin = state.length.shape[0], state.cache, state.length - 1
     is_cut = cache.is_unstacked and columns is not None and columns < cache.length
@@ -257,7 +271,7 @@ def _decode(
 
     def body(carry):
         i, state, tokens, logps = carry
-        state, new, new_logps = _decode_one(model, layers, state, rules, rng, temperature, top_k, top_p, columns)
+        state, new, new_logps = _decode_one(model, layers, state, rules, rng, choose, columns)
         return i + 1, state, tokens.at[:, i].set(new), logps.at[:, i].set(new_logps)
 
     seen = jnp.zeros((n_slots, n_steps), jnp.int32), jnp.zeros((n_slots, n_steps), jnp.float32)
@@ -318,19 +332,22 @@ def column_counts(size: int, length: int) -> tuple[int | None, ...]:
 class Sampler(NamedTuple):
     """The compiled programs; ``params`` and ``state`` lead every call but fork and unstack.
 
-    Decode is traced once a temperature, decode and extend once a number of ``columns``.
+    Decode is traced once a temperature, decode and extend once a number of ``columns``. ``decode_each`` is decode with
+    a :class:`RowSampling` in the place of the temperature, for rows of different callers.
     """
 
     encode: jax.stages.Wrapped
     extend: jax.stages.Wrapped
     fork: jax.stages.Wrapped
     decode: jax.stages.Wrapped
+    decode_each: jax.stages.Wrapped
     unstack: Callable[[Any], Any]  # params as the others read them; not counted among the programs
     decode_steps: int  # tokens of a segment at most
 
     def n_compiled(self) -> int:
         """Programs traced so far; constant after warm-up."""
-        return sum(program._cache_size() for program in (self.encode, self.extend, self.fork, self.decode))
+        programs = (self.encode, self.extend, self.fork, self.decode, self.decode_each)
+        return sum(program._cache_size() for program in programs)
 
 
 def make_sampler(
@@ -355,7 +372,8 @@ def make_sampler(
     Returns:
       Programs: encode(params, state, patches, layout, rows), extend(params, state, extension, columns=None),
       fork(state, source, targets, rows, begin), decode(params, state, rules, rng, temperature, columns=None) with a
-      static temperature; each returns the new state, decode a :class:`DecodeReport` beside it, and consumes the old.
+      static temperature, decode_each with a :class:`RowSampling` there; each returns the new state, the last two a
+      :class:`DecodeReport` beside it, and consumes the old.
       ``columns`` is static too: None reads the whole cache.
     """
     decode = functools.partial(_decode, graphdef, n_steps=decode_steps, top_k=top_k, top_p=top_p)
@@ -365,17 +383,13 @@ def make_sampler(
         fork = fork_slot_split if placement.n_lanes > 1 else fork_slot
     jit = functools.partial(jax.jit, out_shardings=places)
     named = {"static_argnames": "columns"}
+    reported = None if places is None else (places, DecodeReport(*[told] * len(DecodeReport._fields)))
     return Sampler(
         encode=jit(functools.partial(_encode, graphdef), donate_argnums=1),
         extend=jit(functools.partial(_extend, graphdef), donate_argnums=1, **named),
         fork=jit(functools.partial(fork), donate_argnums=0),  # a new function: its count is this sampler's own
-        decode=jax.jit(
-            decode,
-            donate_argnums=1,
-            static_argnums=4,
-            out_shardings=None if places is None else (places, DecodeReport(*[told] * len(DecodeReport._fields))),
-            **named,
-        ),
+        decode=jax.jit(decode, donate_argnums=1, static_argnums=4, out_shardings=reported, **named),
+        decode_each=jax.jit(functools.partial(decode), donate_argnums=1, out_shardings=reported, **named),
         unstack=functools.partial(unstack, jax.jit(_one_by_one), layers),
         decode_steps=decode_steps,
     )

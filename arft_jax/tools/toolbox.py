@@ -6,6 +6,8 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 
+from absl import logging
+
 from arft_jax.protocol import ToolCall
 from arft_jax.syntax.spec import BadCall, check_arguments
 from arft_jax.tools.context import ToolContext
@@ -24,6 +26,16 @@ def resolved(observation: Observation) -> "concurrent.futures.Future[Observation
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_result(observation)
     return future
+
+
+def observed(future: "concurrent.futures.Future[Observation]") -> Observation:
+    """What a tool returned; a call that was cancelled or raised, which none should, is an infrastructure failure."""
+    if future.cancelled():
+        return Observation("the call was cancelled", (), ToolStatus.INFRA)
+    if (raised := future.exception()) is not None:
+        logging.error("a tool call raised: %r", raised, exc_info=raised)
+        return Observation(f"the call raised {type(raised).__name__}", (), ToolStatus.INFRA)
+    return future.result()
 
 
 class Toolbox:

@@ -12,6 +12,7 @@ from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.run_record import differences, flatten, versions, write_json
 from arft_jax.objective_keys import filled
 
+NOT_OF_A_RUN = "openai."  # group of keys that a run does not read: it is written without them
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
 # May differ between a run and its resumption, and from process to process.
 FREE_KEYS = ("compilation_cache", "workdir", "distributed.coordinator", "distributed.process", "eval.attempts")
@@ -33,7 +34,8 @@ class RunDir:
             self._open(config)
 
     def _open(self, config) -> None:
-        mine = {key: value for key, value in flatten(filled(config).to_dict()).items() if key not in FREE_KEYS}
+        flat = flatten(filled(config).to_dict())
+        mine = {key: value for key, value in flat.items() if key not in FREE_KEYS and not key.startswith(NOT_OF_A_RUN)}
         mine = json.loads(json.dumps(mine))
         written = self.path / "config.json"
         if written.exists():

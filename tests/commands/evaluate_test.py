@@ -132,7 +132,8 @@ def test_the_same_command_asks_nothing_again_and_builds_nothing(run, evaluated, 
     out, _ = evaluated
     before = {path: path.read_bytes() for path in out.glob("*/*.jsonl")}
     monkeypatch.setattr(command.native, "open_native", refuse)
-    assert cli.main(flags(run, f"--out={out}", "--limit=4")) == 0
+    of_others = "--config.openai.model=gpt-4o"  # which this policy does not read
+    assert cli.main(flags(run, f"--out={out}", "--limit=4", of_others)) == 0
     assert "mat_search: 4 of 4 items are answered, 0 are asked" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in out.glob("*/*.jsonl")} == before
 
@@ -256,9 +257,9 @@ def test_published_weights_under_an_adapter_are_evaluated_as_they_are(run, tmp_p
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        (["--benchmark=mat_chess"], "benchmark must be among mat_coding, mat_search, mini_coding, mini_search, each"),
+        (["--benchmark=mat_chess"], "benchmark must be among mat_coding, mat_search, mini_coding, mini_search, "),
         (["--benchmark="], "--benchmark must be given"),
-        (["--policy=openai"], "policy must be native: got 'openai' (--policy)"),
+        (["--policy=other"], "policy must be native or openai: got 'other' (--policy)"),
         (["--config.data.dir="], "https://huggingface.co/datasets/laolao77/MAT has them: got none (config.data.dir)"),
         (["--checkpoint=none"], "a folder must be given where no run is evaluated: got none (--out)"),
         (["--compare=/nowhere"], "the folder must hold an evaluation: /nowhere/run.json is not its record"),

@@ -26,7 +26,7 @@ class Programs:
 
     def __init__(self):
         self.calls = []
-        self.sampler = Sampler(self.encode, self.extend, self.fork, self.decode, lambda params: params, 4)
+        self.sampler = Sampler(self.encode, self.extend, self.fork, self.decode, self.decode, lambda params: params, 4)
 
     def _next(self, name, state, *noted):
         self.calls.append((name, *noted))

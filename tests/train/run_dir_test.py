@@ -121,3 +121,12 @@ def test_a_run_keeps_the_files_of_its_weights_and_an_older_one_gets_them(config,
         RunDir(config)
         assert sorted(os.listdir(tmp_path / "b" / "hf")) == ["config.json", "tokenizer.json"]
         shutil.rmtree(tmp_path / "b" / "hf")
+
+
+def test_whom_an_evaluation_asks_is_no_part_of_a_run(config):
+    RunDir(config)
+    config.openai.model, config.openai.extra = "gpt-4o", {"seed": 1}
+    directory = RunDir(config)
+    assert not any(
+        key.startswith("openai.") for key in json.loads((directory.path / "config.json").read_text())["config"]
+    )

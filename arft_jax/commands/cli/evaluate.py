@@ -3,13 +3,17 @@
     arft-evaluate --config=CONFIG --benchmark=mat_coding,mat_search --config.data.dir=DIR
     arft-evaluate --workdir=RUN --benchmark=mini_coding --tools=off --compare=RUN/evaluations/step_220
     arft-evaluate --config=qwen7b_tpu --checkpoint=none --config.weights=DIR --benchmark=mat_coding --out=DIR
+    arft-evaluate --config=qwen7b_tpu --policy=openai --config.openai.model=gpt-4o --benchmark=mat_coding --out=DIR
 
 The policy is the newest good checkpoint of the work directory, that of --workdir or of config.workdir. With
 --checkpoint=none it is the Hugging Face directory config.weights as it is, under the PEFT adapter
-config.model.lora.adapter where one is named. Answers are greedy, and written as they come to
-OUT/BENCHMARK/predictions.jsonl and trajectories.jsonl: the same command goes on where another one ended, and asks
-nothing twice. Ends with results.json and table.md in OUT. Exit status 1: an infrastructure failure ended some items
-in every attempt, and the table is over the others; the same command tries them again. 2: bad input, one sentence.
+config.model.lora.adapter where one is named. With --policy=openai it is a model behind a server that speaks OpenAI's
+chat completions API: config.openai says which, OUT/requests.jsonl what was sent.
+
+Answers are greedy, and written as they come to OUT/BENCHMARK/predictions.jsonl and trajectories.jsonl: the same command
+goes on where another one ended, and asks nothing twice. Ends with results.json and table.md in OUT. Exit status 1: an
+infrastructure failure ended some items in every attempt, and the table is over the others; the same command tries them
+again. 2: bad input, one sentence. 3: the budget of config.openai is spent; the same command with a larger one goes on.
 128 plus the signal's number: a signal ended it.
 """
 
@@ -23,9 +27,10 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    text = "mat_coding, mat_search, mini_coding, mini_search, a set of config.data.tasks by name; several by commas."
+    text = "mat_coding, mat_search, hotpotqa, vstar, .. (docs/mat.md), a set of config.data.tasks; several by commas."
     flags.DEFINE_list("benchmark", [], text, flag_values=values)
-    flags.DEFINE_string("policy", "native", "Who answers: native, this package's own.", flag_values=values)
+    text = "Who answers: native, this package's own; openai, a chat completions server (config.openai)."
+    flags.DEFINE_string("policy", "native", text, flag_values=values)
     text = "run: the newest good checkpoint of the work directory; none: config.weights as they are."
     flags.DEFINE_enum("checkpoint", "run", ("run", "none"), text, flag_values=values)
     flags.DEFINE_enum("tools", "on", ("on", "off"), "off: every call is refused.", flag_values=values)
@@ -44,6 +49,8 @@ def _evaluate(f: flags.FlagValues, words: list[str]) -> int:
     if not f.workdir and not f.config:
         raise ValueError("--config must be given, or --workdir")
     command_line.require(f, "benchmark")
+    if f.policy == "openai":
+        command_line.on_cpu()  # the accelerator may be the server's
     from arft_jax.commands.evaluate import Asked, evaluate  # after the flags: bad input costs no import of jax
     from arft_jax.train.preemption import Stopped
 

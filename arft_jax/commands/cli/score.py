@@ -22,7 +22,7 @@ from arft_jax.io import terminal
 
 
 def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    text = "mat_coding, mat_search or qa; for the files of an evaluation its own benchmark."
+    text = "mat_coding, mat_search, qa, a set of text by name; for the files of an evaluation its own benchmark."
     flags.DEFINE_string("benchmark", None, text, flag_values=values)
     text = "File of predictions, JSON list or JSON Lines."
     flags.DEFINE_string("predictions", None, text, flag_values=values)

@@ -4,6 +4,8 @@ Visual-ARFT (arXiv 2505.14246) names eight kinds: see :data:`arft_jax.protocol.K
 does not depend on the image, so that which repair to choose is all there is to learn.
 """
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
@@ -16,7 +18,7 @@ PROBLEM_SETS = tuple((kind,) for kind in protocol.KINDS) + PAIRS
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in 0..1000 of width and height
 
-_REPAIR = {
+_REPAIR: Mapping[str, str] = {
     "rotation90": "x = cv2.rotate(x, cv2.ROTATE_90_COUNTERCLOCKWISE)\n",
     "rotation180": "x = cv2.rotate(x, cv2.ROTATE_180)\n",
     "dark": "x = cv2.convertScaleAbs(x, alpha=6)\n",
@@ -67,12 +69,13 @@ def degrade_all(pixels: np.ndarray, kinds: tuple[str, ...], rng: np.random.Gener
     return pixels
 
 
-def repair_code(kinds: tuple[str, ...], box: Box | None = None) -> str:
+def repair_code(kinds: tuple[str, ...], box: Box | None = None, repairs: Mapping[str, str] = _REPAIR) -> str:
     """Python source that undoes the kinds, photometric ones first.
 
     Args:
       kinds: kinds of protocol.KINDS.
       box: what to cut out; needed where ``crop`` is among the kinds.
+      repairs: the lines that undo a kind; those of this module where none are given.
 
     Raises:
       ValueError: crop without a box, or an unknown kind.
@@ -86,9 +89,9 @@ def repair_code(kinds: tuple[str, ...], box: Box | None = None) -> str:
             lines.append("h, w = x.shape[:2]\n")
             lines.append(f"x = x[h*{y0}//1000:h*{y1}//1000, w*{x0}//1000:w*{x1}//1000]\n")
         elif kind != "none":
-            if kind not in _REPAIR:
+            if kind not in repairs:
                 raise ValueError(f"kind must be one of {protocol.KINDS}: got {kind!r}")
-            lines.append(_REPAIR[kind])
+            lines.append(repairs[kind])
     return (
         f"import cv2\nx = cv2.imread('{protocol.INPUT_NAME}')\n"
         + "".join(lines)

@@ -1,0 +1,1 @@
+"""A client of servers that speak OpenAI's chat completions API: retries, limits, costs, a log of every request."""

@@ -1,0 +1,1 @@
+"""A trained agent behind the OpenAI chat completions API."""
