@@ -43,8 +43,9 @@ class Memory:
           call: id of the call in it, by which a client refers to the turn.
         """
         with self._lock:
-            self._n_tokens += len(ids) - len(self._ids.pop((before, text), ()))
-            self._ids[before, text] = ids
+            for shown in dict.fromkeys((text, text.rstrip())):  # clients cut what their last token holds behind a tag
+                self._n_tokens += len(ids) - len(self._ids.pop((before, shown), ()))
+                self._ids[before, shown] = ids
             if call:
                 self._calls[call] = text
             while self._n_tokens > self._max_tokens:

@@ -89,6 +89,9 @@ def test_a_turn_that_was_sampled_here_comes_back_with_the_ids_that_were_sampled(
     follow = [*question, Message("assistant", (text,)), Message("user", ("Sure?",))]
     known, unknown = tokens_of(tokenizer, follow, memory=memory).tokens, tokens_of(tokenizer, follow).tokens
     assert tokenizer.decode(known) == tokenizer.decode(unknown) and len(known) > len(unknown)
+    spaced = np.array([*odd, *tokenizer.encode("\n")], np.int32)  # as a last token may hold more than the tag
+    memory.keep(Conversation(question, (), memory).before, f"{text}\n", spaced)
+    assert len(tokens_of(tokenizer, follow, memory=memory).tokens) == len(known) + len(spaced) - len(odd)
     other = [Message("user", ("What?",)), *follow[1:]]  # the same text behind another question is another turn
     assert len(tokens_of(tokenizer, other, memory=memory).tokens) == len(tokens_of(tokenizer, other).tokens)
 
