@@ -122,9 +122,7 @@ def read_request(body: bytes, open_image: OpenImage) -> ChatRequest:
         raise BadRequest("the body must be a JSON object")
     _check_keys(values)
     stop = values.get("stop") or ()
-    options = values.get("stream_options") or {}
-    if not isinstance(options, dict):
-        raise BadRequest("stream_options must be an object", "stream_options")
+    options = _object(values, "stream_options")
     wanted = values.get("max_completion_tokens", values.get("max_tokens"))
     return ChatRequest(
         model=_text(values, "model", ""),
@@ -141,7 +139,7 @@ def read_request(body: bytes, open_image: OpenImage) -> ChatRequest:
         logprobs=_flag(values, "logprobs"),
         return_token_ids=_flag(values, "return_token_ids"),
         corpus=_text(values, "corpus", ""),
-        metadata=values.get("metadata") or {},
+        metadata=_object(values, "metadata"),
     )
 
 
@@ -169,6 +167,13 @@ def _text(values: Mapping[str, Any], key: str, default: str) -> str:
     if value is not None and not isinstance(value, str):
         raise BadRequest(f"{key} must be text: got {_shown(value)}", key)
     return value or default
+
+
+def _object(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = values.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise BadRequest(f"{key} must be an object: got {_shown(value)}", key)
+    return value or {}
 
 
 def _flag(values: Mapping[str, Any], key: str) -> bool:

@@ -65,6 +65,7 @@ def test_tool_choice_none_hides_the_tools():
         (dict(stop=[""]), "stop"),
         (dict(stream=1), "stream"),
         (dict(stream_options=[1]), "stream_options"),
+        (dict(metadata=[["a", "b"]]), "metadata"),
         (dict(logit_bias={"5": 1}), "logit_bias"),
         (dict(top_logprobs=2), "top_logprobs"),
         (dict(tool_choice="required"), "tool_choice"),
