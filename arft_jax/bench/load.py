@@ -1,4 +1,4 @@
-"""Clients of a chat completions server, all asking at once: a process of its own, which imports the standard library.
+"""Clients of a chat completions server, all asking at once: a process of its own, which imports no JAX.
 
     python -m arft_jax.bench.load URL N_CLIENTS SECONDS < BODIES      (a JSON list of bodies)
 
@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import urllib.parse
+
+from arft_jax.io import terminal
 
 
 class _Client(threading.Thread):
@@ -71,7 +73,7 @@ def main() -> None:
         "n_tokens": sum(client.n_tokens for client in clients),
         "latency_s": {f"p{share}": latencies[len(latencies) * share // 100] for share in (50, 90, 99) if latencies},
     }
-    print(json.dumps(told))
+    terminal.say(json.dumps(told))
 
 
 if __name__ == "__main__":
