@@ -7,9 +7,6 @@ import pathlib
 import socket
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported
-# Most of a test's time is compilation. The last stage of it, LLVM's, is made quick: what XLA makes of a program before
-# stays the same. A run with the programs as users have them: JAX_DISABLE_MOST_OPTIMIZATIONS=false.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import numpy as np
@@ -42,11 +39,6 @@ def _is_loopback(host: str | bytes | None) -> bool:
         return ipaddress.ip_address(host.split("%")[0]).is_loopback
     except ValueError:
         return False
-
-
-def pytest_collection_modifyitems(items):
-    """The longest file begins first: several workers then end together, and the sandbox's tests come later."""
-    items.sort(key=lambda item: item.path.name != "sharded_run_test.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
