@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.util
-import ipaddress
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ from arft_jax.evaluate.benchmarks import Benchmark
 from arft_jax.evaluate.chat_agent import Asking, play
 from arft_jax.evaluate.policy import Item, OnEnd, Policy
 from arft_jax.io import hosts
+from arft_jax.io.addresses import is_loopback
 from arft_jax.openai_checks import FILE, QUESTION
 from arft_jax.remote import log
 from arft_jax.remote.costs import Meter, told
@@ -98,7 +98,7 @@ def check_server_named(config, enabled: bool) -> None:
 def _key(config) -> str:
     o = config.openai
     key = os.environ.get(o.key_env, "").strip() if o.key_env else ""
-    if not key and o.key_env and not _is_loopback(o.base_url):
+    if not key and o.key_env and not is_loopback(urllib.parse.urlsplit(o.base_url).hostname or ""):
         raise ValueError(
             f"the environment variable {o.key_env} must hold the server's key: it is not set; an empty "
             "config.openai.key_env sends none (config.openai.key_env)"
@@ -108,14 +108,6 @@ def _key(config) -> str:
             f"the environment variable {o.key_env} must hold printable ASCII without spaces (config.openai.key_env)"
         )
     return key
-
-
-def _is_loopback(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _question(config) -> Callable[[Task], str]:
@@ -306,8 +298,12 @@ async def _ask_all(client, items, one, on_end: OnEnd, n_workers: int) -> BaseExc
     while not ended.empty():
         found = ended.get_nowait()
         if isinstance(found, tuple) and found[1] is not None:
-            with contextlib.suppress(Exception, SystemExit):
+            try:
                 on_end(*found)
+            except SystemExit:  # a stop that was asked for already; the item is written down by then
+                pass
+            except Exception as error:  # the item is lost, which outweighs what ended the asking
+                failure = error
     return failure
 
 

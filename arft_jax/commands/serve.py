@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import dataclasses
-import ipaddress
 import json
 import os
 import pathlib
@@ -21,11 +20,11 @@ from arft_jax.build.plan import plan_policy
 from arft_jax.build.search_indices import index_paths
 from arft_jax.commands import native_policy as native
 from arft_jax.commands.agent import load_policy, the_index
-from arft_jax.config import JSONL, task_set_name
+from arft_jax.config import task_set_name
 from arft_jax.config_checks import validate
-from arft_jax.data import source
 from arft_jax.data.images import encode_png
 from arft_jax.io import terminal
+from arft_jax.io.addresses import is_loopback
 from arft_jax.rollout.service import Service
 from arft_jax.serve.app import Server, Terms
 from arft_jax.serve.door import Door
@@ -70,9 +69,7 @@ def serve(config, serving: Serving) -> int:
     with contextlib.ExitStack() as stack:
         stack.callback(listening.close)
         set_up_jax(config)
-        own = [entry for entry in config.data.tasks if entry.startswith(JSONL)]
-        splits = source.load_splits(own, "", seed=config.seed, n_train=config.data.n_train)
-        tasks = [task for parts in splits.values() for part in parts.values() for task in part]
+        tasks = native.own_tasks(config)
         planned = plan_policy(config, own_tasks=tasks)
         parts = make(planned)
         params = parts.first_params() if weights.step is None else load_policy(config, parts)[0]
@@ -90,7 +87,7 @@ def serve(config, serving: Serving) -> int:
         if recorder:
             stack.callback(recorder.close)
         terms = Terms(key, serving.max_body_mb << 20, serving.timeout_s)
-        server = Server(service, door, planned.tokenizer, terms, recorder, stamp | toolbox.stamp(), limits.n_slots)
+        server = Server(service, door, planned.tokenizer, terms, recorder, stamp | toolbox.stamp())
         terminal.say(f"{weights.system}: {describe(parts)}; {toolbox.line}")
         return _run(server, service, door, listening, serving.grace_s)
 
@@ -100,20 +97,13 @@ def _check(serving: Serving) -> str:
     key = os.environ.get(serving.key_env, "") if serving.key_env else ""
     if serving.key_env and not key:
         raise ValueError(f"the environment variable {serving.key_env} must hold the key: it is empty (--key_env)")
-    if not key and not _is_loopback(serving.host):
+    if not key and not is_loopback(serving.host):
         raise ValueError(
             f"a server that others can reach must have a key: got host {serving.host} without --key_env (--host)"
         )
     if serving.files and not pathlib.Path(serving.files).is_dir():
         raise ValueError(f"the folder of files must exist: got {serving.files} (--files)")
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(serving: Serving) -> socket.socket:

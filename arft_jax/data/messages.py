@@ -57,7 +57,7 @@ class LineImages:
             raise wrong(self._where, key, "be a path or a data: URI, nothing is downloaded", source)
         try:
             if source.startswith("data:"):
-                return decode_image(_decoded(source), name)
+                return decode_image(data_uri_content(source), name)
             return FileImage(self._files, safe_path(self._folder, source), name, self._where)
         except ValueError as error:
             raise ValueError(f"{self._where}: {key}: {error}") from error
@@ -77,12 +77,13 @@ class LineImages:
         return tuple(self.next("images") for _ in range(len(self._listed)))
 
 
-def _decoded(source: str) -> bytes:
+def data_uri_content(source: str) -> bytes:
+    """The bytes of an image's ``data:`` URI; empty where it is none, which the door for images refuses."""
     found = _DATA_URI.fullmatch(source)
     try:
         return base64.b64decode(found.group(1), validate=True) if found else b""
     except (binascii.Error, ValueError):
-        return b""  # no image of any format: the door for images says so
+        return b""
 
 
 def messages_of(item: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:

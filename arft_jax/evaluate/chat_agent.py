@@ -17,10 +17,11 @@ import numpy as np
 
 from arft_jax.data import chat
 from arft_jax.data.images import ImageProcessor, encode_png
-from arft_jax.protocol import Answer, Malformed
+from arft_jax.protocol import Malformed
 from arft_jax.remote.costs import Usage
 from arft_jax.remote.faults import Meaning, Refused, Unanswered
 from arft_jax.remote.replies import Reply
+from arft_jax.rollout.outcome import read_turn, status_after
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.rollout.rerender import rerendered
 from arft_jax.syntax.spec import Syntax
@@ -139,23 +140,14 @@ class _Talk:
         if self.asking.sends_stops and not stopped and not reply.is_cut:
             text, stopped = restored(reply, syntax.stops)
         is_cut = reply.is_cut and not stopped
-        action = syntax.parse(text)
+        action, in_form = read_turn(text, syntax, is_cut)
         if reply.refusal is not None:
-            action = Malformed(f"the model declined: {reply.refusal}")
-        elif is_cut and isinstance(action, Answer):
-            action = Malformed("the turn was cut by its budget")
-        in_form = not isinstance(action, Malformed) and syntax.is_well_formed(text)
+            action, in_form = Malformed(f"the model declined: {reply.refusal}"), False
         self.turns.append(Turn(text, action, 0, 0, in_form=in_form))
         self.messages.append({"role": "assistant", "content": text})
         if reply.refusal is not None:
             return self.ended(Status.NO_ACTION, action.reason)
-        if isinstance(action, Answer):
-            return Status.ANSWERED
-        if is_cut and isinstance(action, Malformed):
-            return Status.TURN_TOKENS
-        if isinstance(action, Malformed) and not action.tell:
-            return Status.MALFORMED if stopped else Status.NO_ACTION
-        return Status.TURN_LIMIT if len(self.turns) >= self.asking.limits.max_turns else None
+        return status_after(action, self.asking.limits, 0, len(self.turns), is_cut=is_cut, is_ended=not stopped)
 
     async def observe(self, observation: Observation) -> Status | None:
         """Takes in what came back for the last turn; returns how it ends the trajectory, None where it goes on."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from arft_jax.data.chat import Segment
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.protocol import Action, Answer, Malformed
+from arft_jax.protocol import Action
+from arft_jax.rollout.outcome import read_turn
 from arft_jax.syntax.spec import Syntax
 from arft_jax.tools.context import ToolContext
 from arft_jax.trajectory import ImageSpan, Observation, Status, Task, Trajectory, Turn
@@ -260,10 +261,7 @@ class Row:
         """
         tokens = self._tokens[-1]
         text = tokenizer.decode([t for t in tokens.tolist() if t != tokenizer.eos_id])
-        action = syntax.parse(text)
-        if is_cut and isinstance(action, Answer):
-            action = Malformed("the turn was cut by its budget")
-        in_form = not isinstance(action, Malformed) and syntax.is_well_formed(text)
+        action, in_form = read_turn(text, syntax, is_cut)
         self.turns.append(Turn(text, action, self.length - len(tokens), self.length, in_form=in_form))
         return action
 

@@ -115,7 +115,7 @@ class Scheduler:
 
         Args:
           requests: tasks in order.
-          rng: PRNG key of those that have none of their own.
+          rng: PRNG key of those that have none of their own; None: all have one.
 
         Raises:
           ValueError: a prompt that does not fit.
@@ -123,7 +123,8 @@ class Scheduler:
         first = self._n_begun
         if not requests:
             return range(first, first)
-        self._common = np.asarray(jax.device_get(jax.random.key_data(rng)))
+        if rng is not None:
+            self._common = np.asarray(jax.device_get(jax.random.key_data(rng)))
         segments = [self._prompt(request) for request in requests]
         for request, segment in zip(requests, segments, strict=True):
             self._queue_up(self._n_begun, Group.of(request, segment, self._common))
@@ -371,8 +372,8 @@ class Scheduler:
     def _act(self, row: Row, code: int) -> None:
         action = row.read_turn(self.renderer.tokenizer, self.renderer.syntax, is_cut=code == BUDGET)
         self.costs.count("n_sampled", row.turns[-1].end - row.turns[-1].start)
-        is_ended = row.last_token[0] == self.renderer.tokenizer.eos_id
-        status = status_after(action, self._limits_of(row), row, is_cut=code == BUDGET, is_ended=is_ended)
+        how = dict(is_cut=code == BUDGET, is_ended=row.last_token[0] == self.renderer.tokenizer.eos_id)
+        status = status_after(action, self._limits_of(row), row.length, len(row.turns), **how)
         if status is not None:
             return self._finish(row, status)
         self._mark([row.slot], trace.PAUSED)

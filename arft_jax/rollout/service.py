@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
-import jax
 import numpy as np
 
 from arft_jax.rollout.engine import Engine
@@ -46,13 +45,10 @@ class Listener(Protocol):
 
 @dataclasses.dataclass
 class ServiceCounts:
-    """What a service has done since it began: requests and tokens."""
+    """What a service has done since it began: requests that ended, that were left, and sampled tokens."""
 
-    n_begun: int = 0
     n_ended: int = 0
     n_left: int = 0
-    n_failed: int = 0
-    n_refused: int = 0
     n_sampled: int = 0
 
     def add(self, name: str, n: int) -> None:
@@ -94,6 +90,11 @@ class Service:
         return len(self._incoming) + len(self._scheduler.queue)
 
     @property
+    def n_slots(self) -> int:
+        """Slots that there are."""
+        return self._engine.limits.n_slots
+
+    @property
     def n_busy(self) -> int:
         """Slots in use."""
         return len(self._scheduler.rows)
@@ -123,7 +124,6 @@ class Service:
             if self._is_closed:
                 raise Closed("the server is stopping")
             if self.n_waiting >= self._max_waiting:
-                self.counts.add("n_refused", 1)
                 raise Full(f"{self.n_waiting} requests wait for a slot already")
             ticket = next(self._tickets)
             self._incoming.append((ticket, request, listener))
@@ -207,13 +207,11 @@ class Service:
 
     def _begin(self, ticket: int, request: Request, listener: Listener) -> None:
         try:
-            [number] = self._scheduler.begin([request], jax.random.key(0))
+            [number] = self._scheduler.begin([request], None)
         except ValueError as error:  # a prompt that does not fit
-            self.counts.add("n_failed", 1)
             listener.failed(error)
             return
         self._listeners[number], self._numbers[ticket] = (ticket, listener), number
-        self.counts.add("n_begun", 1)
 
     def _drop(self, ticket: int) -> None:
         number = self._numbers.pop(ticket)

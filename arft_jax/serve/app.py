@@ -78,11 +78,11 @@ class Server:
         terms: Terms,
         recorder: Recorder | None = None,
         stamp: Mapping[str, Any] | None = None,
-        n_slots: int = 0,
     ):
         self._service, self._door, self._tokenizer, self._terms = service, door, tokenizer, terms
+        self._pieces = tokenizer.token_bytes()
         self._recorder, self._stamp, self._begun = recorder, dict(stamp or {}), int(time.time())
-        self.metrics = Metrics(service, n_slots)
+        self.metrics = Metrics(service)
 
     def app(self) -> Starlette:
         """The application."""
@@ -129,7 +129,7 @@ class Server:
             except BadRequest as bad:
                 raise Refused(400, tell.error(str(bad), "invalid_request_error", bad.param)) from None
             model = asked.chat.model or self._door.name
-            replies = Replies(asked, identity, int(time.time()), model, self._tokenizer)
+            replies = Replies(asked, identity, int(time.time()), model, self._pieces)
             waiting = Waiting(asyncio.get_running_loop(), replies)
             ticket = self._submit(asked, waiting)
             if asked.chat.stream:

@@ -12,10 +12,9 @@ class Metrics:
 
     Args:
       service: whose slots and tokens are counted.
-      n_slots: there are.
     """
 
-    def __init__(self, service: Service, n_slots: int):
+    def __init__(self, service: Service):
         self._registry = registry = prometheus_client.CollectorRegistry()
         self.requests = prometheus_client.Counter(
             "arft_requests", "Requests by HTTP status.", ["status"], registry=registry
@@ -29,7 +28,7 @@ class Metrics:
         gauges = {
             "arft_requests_waiting": ("Requests that wait for a slot.", lambda: service.n_waiting),
             "arft_slots_busy": ("Slots in use.", lambda: service.n_busy),
-            "arft_slots": ("Slots.", lambda: n_slots),
+            "arft_slots": ("Slots.", lambda: service.n_slots),
             "arft_sampled_tokens": ("Tokens sampled in requests that ended.", lambda: service.counts.n_sampled),
             "arft_requests_left": ("Requests whose client went away.", lambda: service.counts.n_left),
         }

@@ -1,18 +1,14 @@
 """Images of requests: ``data:`` URIs, and files below one folder where the server allows one. Nothing is downloaded."""
 
-import base64
-import binascii
 import pathlib
-import re
 import urllib.parse
 from typing import Any
 
 from arft_jax.data.image_files import safe_path
 from arft_jax.data.images import BadImage, decode_image
+from arft_jax.data.messages import data_uri_content
 from arft_jax.serve.requests import BadRequest
 from arft_jax.trajectory import Image
-
-_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,(.*)", re.DOTALL | re.ASCII)
 
 
 class Pictures:
@@ -40,11 +36,8 @@ class Pictures:
             raise BadRequest(f"{where}: {error}", where) from None
 
     def _content(self, source: str, where: str) -> bytes | pathlib.Path:
-        if found := _DATA_URI.fullmatch(source):
-            try:
-                return base64.b64decode(found.group(1), validate=True)
-            except (binascii.Error, ValueError):
-                raise BadRequest(f"{where}: a data: URI must be base64", where) from None
+        if source.startswith("data:"):
+            return data_uri_content(source)
         if not source.startswith("file://"):
             told = "a data: URI of an image, in base64" + ("" if self._folder is None else ", or file://PATH")
             raise BadRequest(f"{where} must be {told}; nothing is downloaded: got {source[:40]!r}", where)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.protocol import ToolCall
 from arft_jax.serve.door import Asked
 from arft_jax.serve.turn_text import TurnText
@@ -24,12 +23,11 @@ class Replies:
       identity: ``chatcmpl-...``.
       created: Unix time, seconds.
       model: its name, for the client.
-      tokenizer: of the policy.
+      pieces: bytes of each token id; none for control tokens.
     """
 
-    def __init__(self, asked: Asked, identity: str, created: int, model: str, tokenizer: Tokenizer):
-        self.asked, self._tokenizer = asked, tokenizer
-        self._pieces = tokenizer.token_bytes()
+    def __init__(self, asked: Asked, identity: str, created: int, model: str, pieces: Sequence[bytes]):
+        self.asked, self._pieces = asked, pieces
         self.identity = identity
         self._head = {"id": identity, "created": created, "model": model}
 
@@ -97,7 +95,7 @@ class Replies:
         """Log-probs of sampled tokens under the distribution that they were sampled from."""
         content = []
         for token, logp in zip(tokens.tolist(), logps.tolist(), strict=True):
-            piece = self._pieces[token] or self._tokenizer.decode([token]).encode()
+            piece = self._pieces[token]
             text = piece.decode("utf-8", "replace")
             content.append({"token": text, "logprob": logp, "bytes": list(piece), "top_logprobs": []})
         return {"content": content, "refusal": None}

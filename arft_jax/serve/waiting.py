@@ -14,8 +14,9 @@ from arft_jax.trajectory import Trajectory
 class Waiting:
     """The listener of a request.
 
-    Events in ``queue``: ``("text", row, text, tokens int32[n], logps float32[n])`` where the client streams,
-    ``("thought", row, text)`` of an agent, then ``("ended", rows)`` or ``("failed", error)``.
+    Events in ``queue``: ``("begun",)`` with the first token; where the client streams
+    ``("text", row, text, tokens int32[n], logps float32[n])``, of an agent ``("thought", row, text)``; then
+    ``("ended", rows)`` or ``("failed", error)``.
 
     Args:
       loop: of the server.

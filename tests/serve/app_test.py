@@ -64,7 +64,6 @@ class Served:
             Terms(**dict(key=KEY) | terms),
             self.recorder,
             {"model": "tiny"},
-            6,
         )
         self.http = uvicorn.Server(uvicorn.Config(server.app(), port=0, log_level="error", lifespan="off"))
         self.threads = [threading.Thread(target=self.service.run), threading.Thread(target=self._serve)]

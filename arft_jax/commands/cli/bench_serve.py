@@ -8,6 +8,7 @@ a server in a process of its own, with as many slots, is asked by clients in a t
 status 2.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,16 @@ def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     config_flag.define_config(values, argv)
 
 
-def _bench(f: flags.FlagValues, words: list[str]) -> None:
+def _of_config(given: Sequence[str]) -> list[str]:
+    """The words of a command line that say the configuration, a value behind its flag included."""
+    found = []
+    for place, word in enumerate(given):
+        if word == "--config" or word.startswith(("--config=", "--config.")):
+            found += [word] if "=" in word else [word, *given[place + 1 : place + 2]]
+    return found
+
+
+def _bench(f: flags.FlagValues, words: list[str], given: Sequence[str]) -> None:
     if f.format not in ("text", "json"):
         raise ValueError(f"format must be text or json: got {f.format!r} (--format)")
     if not f.config:
@@ -40,8 +50,7 @@ def _bench(f: flags.FlagValues, words: list[str]) -> None:
     validate(config)
     asked = serving.bodies(config.seed, f.max_tokens)
     rate = serving.engine_rate(config, asked, n_times=8)
-    own = [word for word in sys.argv[1:] if word.startswith("--config")]
-    own += ["--checkpoint=none", f"--config.rollout.n_slots={config.rollout.n_slots}"]
+    own = [*_of_config(given), "--checkpoint=none", f"--config.rollout.n_slots={config.rollout.n_slots}"]
     load = serving.server_load(own, asked, f.clients, f.seconds, lambda line: terminal.say(line, file=sys.stderr))
     result = {"engine_tokens_per_s": rate, "server": load, "ratio": load["tokens_per_s"] / rate}
     terminal.say(json.dumps(result) if f.format == "json" else serving.format_text(result))
@@ -49,4 +58,5 @@ def _bench(f: flags.FlagValues, words: list[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    return command_line.run(__doc__, _define, _bench, arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return command_line.run(__doc__, _define, functools.partial(_bench, given=given), arguments)
