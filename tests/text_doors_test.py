@@ -162,6 +162,18 @@ def attacks(pattern, n):
     return [text.encode("latin-1", "replace") for text in made] if as_bytes else list(made)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def room():
+    """Room in this process's heap, a string of every few pages kept so that it is not handed back.
+
+    In a heap that is full each call would be charged the page faults of the strings that it makes, round after round.
+    """
+    strings = [str(number) for number in range(1_000_000)]
+    kept = strings[::200]
+    del strings
+    yield kept
+
+
 def timed(call):
     """Seconds of the processor: what else runs on the machine adds none."""
     started = time.thread_time()

@@ -18,7 +18,6 @@ An item's ``extra`` has its ``category`` and, of HR-Bench, its ``group``: the ro
 import json
 import os
 import pathlib
-import re
 import string
 from typing import Any
 
@@ -31,7 +30,6 @@ VSTAR_PAGE = "https://huggingface.co/datasets/craigwu/vstar_bench"
 HR_PAGE = "https://huggingface.co/datasets/DreamMr/HR-Bench"
 _VSTAR_KEYS = ("image", "text", "category", "label", "question_id")
 _HR_COLUMNS = ("index", "question", "answer", "category", "A", "B", "C", "D")
-_OPTION = re.compile(r"^\(([A-Z])\) ?(.*)$", re.MULTILINE)
 _ASK = "Answer with the letter of the right option alone."
 
 
@@ -54,7 +52,7 @@ def load_vstar(data_dir: str | os.PathLike) -> list[Task]:
         identity = items.id_of({"id": item["question_id"]}, where)
         items.check_different(where_by_id, identity, where)
         question = items.text_of(item, "text", where)
-        options = dict(_OPTION.findall(question))
+        options = _options(question)
         if len(options) < 2 or "".join(options) != string.ascii_uppercase[: len(options)]:
             raise items.wrong(where, "text", "hold options as lines (A) .., (B) ..", question)
         answer = _letter(item["label"], "label", len(options), where)
@@ -62,6 +60,12 @@ def load_vstar(data_dir: str | os.PathLike) -> list[Task]:
         category = items.text_of(item, "category", where)
         tasks.append(_task(identity, question, image, answer, tuple(options.values()), {"category": category}))
     return tasks
+
+
+def _options(question: str) -> dict[str, str]:
+    """The lines ``(A) text`` of a question: texts by letter."""
+    lines = [line for line in question.split("\n") if line[:1] == "(" and line[2:3] == ")"]
+    return {line[1]: line[3:].removeprefix(" ") for line in lines if line[1] in string.ascii_uppercase}
 
 
 def hr_file(size: str, data_dir: str | os.PathLike) -> pathlib.Path:

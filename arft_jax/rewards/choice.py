@@ -22,7 +22,6 @@ from arft_jax.rewards import text
 _BEGIN = re.compile(r"\(?([A-Za-z])(?:[).:,]|$)")
 _SAID = re.compile(r"\b(?:answer|option|choice)(?: is)?:? ?\(?([A-Z])\b", re.IGNORECASE)
 _BRACKETS = re.compile(r"\(([A-Z])\)")
-_CAPITAL = re.compile(r"\b([A-Z])\b")
 
 
 def letter_of(answer: str, choices: Sequence[str]) -> str | None:
@@ -41,7 +40,7 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
     if begin and begin[1].upper() in letters and {begin[1].upper()} >= set(_BRACKETS.findall(answer)) & set(letters):
         return begin[1].upper()
     said = {letter.upper() for letter in _SAID.findall(answer)}
-    alone = set(_CAPITAL.findall(answer)) & set(letters)
+    alone = _words(answer) & set(letters)
     for found in (said, set(_BRACKETS.findall(answer)), set() if alone == {"A"} else alone):
         found &= set(letters)
         if found:
@@ -49,6 +48,11 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
     words = f" {text.normalise(answer)} "
     named = [letter for letter, choice in zip(letters, choices, strict=True) if _is_in(text.normalise(choice), words)]
     return named[0] if len(named) == 1 else None
+
+
+def _words(answer: str) -> set[str]:
+    """Runs of letters, digits and underscores."""
+    return set("".join(char if char.isalnum() or char == "_" else " " for char in answer).split())
 
 
 def _is_in(choice: str, words: str) -> bool:
