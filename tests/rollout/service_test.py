@@ -9,6 +9,7 @@ import pytest
 
 from arft_jax.rollout.request import OwnTerms
 from arft_jax.rollout.service import Closed, Full, Service
+from arft_jax.steps.state import RUNNING
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.babble import World, assert_same, flat, reply
 
@@ -98,6 +99,22 @@ def test_a_request_that_is_left_frees_its_slots_and_changes_no_other(world):
         rows = staying.get() + late.get()
     assert not leaving.done.is_set() and service.counts.n_left == 1
     assert_same(rows, apart(world, own(world, world.requests[0], 1)) + apart(world, own(world, world.requests[2], 3)))
+
+
+def test_rows_that_were_left_or_cut_stand_still_on_the_device(world):
+    playing = Playing(world)
+    slots = playing.service._engine.slots
+    slots.obey(tiny.rules_with_stops(world.tokenizer, ["no turn ends so"]))
+    with playing as service:
+        leaving, cut, late = Waiting(), Waiting(lambda tokens: 2 if len(tokens) >= 2 else None), Waiting()
+        ticket = service.submit(own(world, world.requests[0], 2, max_turn_tokens=90, max_turns=1), leaving)
+        assert leaving.grew.wait(120)
+        service.leave(ticket)
+        service.submit(own(world, world.requests[1], 3, max_turn_tokens=90, max_turns=1), cut)
+        cut.get()
+        service.submit(dataclasses.replace(own(world, world.requests[2], 4, max_turn_tokens=9), n_rows=1), late)
+        late.get()
+    assert not np.any(np.asarray(slots.state.status) == RUNNING)
 
 
 def test_a_turn_ends_where_its_listener_says_and_the_slot_serves_the_next_request(world):

@@ -248,16 +248,27 @@ def test_health_models_and_metrics_are_told(served):
     assert sampled == served.service.counts.n_sampled > 0
 
 
-def test_a_client_that_goes_away_frees_its_slot(served):
-    n = served.service.counts.n_left
-    stream = served.ask("Much?", stream=True)
-    next(iter(stream))
-    stream.close()
-    body = json.dumps({"messages": [{"role": "user", "content": "Much?"}], "n": 6}).encode()
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port)) as connection:
-        connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {KEY}"})
-    served.wait_until_idle()
-    assert served.service.counts.n_left >= n and served.ask("Who?").choices[0].message.content == "Ann is here."
+def test_a_client_that_goes_away_frees_its_slots(stage, tmp_path):
+    with Served(stage, tmp_path) as slow:
+        play = slow.service._scheduler.round
+
+        def late():  # a turn takes some seconds
+            time.sleep(0.2)
+            play()
+
+        slow.service._scheduler.round = late
+        stream = slow.ask("Much?", stream=True)
+        next(iter(stream))
+        stream.close()
+        messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Much?"}]
+        body = json.dumps({"messages": messages, "n": 5}).encode()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", slow.port)) as connection:
+            connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {KEY}"})
+            while slow.service.n_busy < 5:
+                time.sleep(0.01)
+        slow.wait_until_idle()
+        assert slow.service.counts.n_left == 2 and slow.service.counts.n_ended == 0
+        assert slow.ask("Who?").choices[0].message.content == "Ann is here."
 
 
 def test_a_full_server_says_when_to_come_again_and_a_slow_one_gives_up(stage, tmp_path):

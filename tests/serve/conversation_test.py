@@ -55,6 +55,13 @@ def test_turns_and_observations_have_the_tokens_of_a_rollout(tokenizer, syntax):
         np.testing.assert_array_equal(tokens_of(tokenizer, [*told, Message("tool", ("red", second))]).tokens, rollout)
 
 
+def test_a_turn_is_encoded_by_itself(tokenizer, monkeypatch):
+    encoded, encode = [], tokenizer.encode  # other tokenizers have a token for the line breaks before and in it
+    monkeypatch.setattr(tokenizer, "encode", lambda text: encoded.append(text) or encode(text))
+    tokens_of(tokenizer, [Message("user", ("a",)), Message("assistant", ("\nred",)), Message("user", ("b",))])
+    assert "\nred" in encoded and "assistant\n" in encoded
+
+
 def test_tools_and_their_replies_stand_as_the_chat_template_writes_them(tokenizer):
     calls = (("c1", "look", {"at": "left"}), ("c2", "look", {"at": "é"}))
     ours = tokens_of(
