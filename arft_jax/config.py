@@ -273,6 +273,23 @@ def _rewards() -> ml_collections.ConfigDict:
             max_answer_words=32,  # longer answers score 0
             query="f1",  # how a recorded step's query is compared: f1, or minilm (the paper), a package of its own
             extra=Pairs(),  # {"my_module:my_reward": weight}: functions of (trajectory, task), added to the total
+            judge=dict(  # a model behind a chat completions server that grades answers
+                weight=0.0,  # of its score in the total; 0: it is not asked in training
+                model="",  # name by which the server knows the model
+                base_url="https://api.openai.com/v1",  # of the server, without /chat/completions
+                key_env="OPENAI_API_KEY",  # environment variable that holds the key; empty: the server takes none
+                rubric="",  # text with {question}, {answers}, {answer}, or file:PATH of one; empty: the package's
+                temperature=0.0,  # of sampling; below 0: not sent
+                max_tokens=512,  # tokens of a reply; 0: not sent
+                max_tokens_name="max_tokens",  # or max_completion_tokens, as the server calls it; empty: not sent
+                extra=Pairs(),  # {"reasoning_effort": "low"}: more fields of each request, JSON values
+                concurrency=16,  # answers that a process has graded at once
+                timeout_s=60.0,  # one request
+                n_tries=4,  # of one request
+                prices=Pairs(),  # as config.openai.prices
+                budget_dollars=0.0,  # the judge is not asked beyond it, earlier sessions included; 0: no limit
+                budget_tokens=0,  # the same in tokens of prompts and replies; 0: no limit
+            ),
         )
     )
 
@@ -325,7 +342,7 @@ def default_config() -> ml_collections.ConfigDict:
             model=_model(),
             weights="",  # Hugging Face directory, or GGUF file, to start from; empty: drawn from the seed
             chat_template="",  # hermes: tools.syntax may be hermes though the template of the weights is not
-            tokenizer="",  # directory with tokenizer.json; empty: the weights', without weights the embedded tiny one
+            tokenizer="",  # directory with tokenizer.json or tokenizer.model; empty: the weights', else the tiny one
             system_prompt="full",  # full, or short for models that read little
             system_prompts=Pairs(),  # {name of a task set: its system prompt, or file:PATH of one}, in its place
             data=_data(),  # tasks and their images

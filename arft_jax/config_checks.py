@@ -6,7 +6,7 @@ import re
 
 from arft_jax.config import JSONL, MINI_TASKS, STEP_TASKS, TASK_NAMES, default_config, task_set_name
 from arft_jax.objective_keys import NAMED, contradictions, filled
-from arft_jax.openai_checks import check_openai
+from arft_jax.openai_checks import check_judge, check_openai
 from arft_jax.train_checks import check_train
 from arft_jax.words import CACHE_MODES, OF_KEY, REMOTE_SEARCHES
 
@@ -40,6 +40,7 @@ _AT_LEAST = {
         max_tokens=0, concurrency=1, n_tries=1, backoff_s=0, max_backoff_s=0, requests_per_min=0, tokens_per_min=0,
         budget_dollars=0, budget_tokens=0,
     ),
+    "rewards.judge": dict(weight=0, max_tokens=0, concurrency=1, n_tries=1, budget_dollars=0, budget_tokens=0),
     "report": dict(n_trajectories=0),
 }  # fmt: skip
 
@@ -59,6 +60,7 @@ def _check_minima(config) -> list[str]:
     above_0 = {f"train.{key}": config.train[key] for key in ("clip_norm", "importance_cap")}
     above_0 |= {f"tools.{key}": tools[key] for key in ("timeout_s", "deadline_s", "trajectory_deadline_s")}
     above_0 |= {"tools.search.deadline_s": tools.search.deadline_s, "openai.timeout_s": config.openai.timeout_s}
+    above_0 |= {"rewards.judge.timeout_s": config.rewards.judge.timeout_s}
     for key, value in above_0.items():
         if not value > 0:
             problems.append(f"{key.split('.')[-1]} must be above 0: got {value} (config.{key})")
@@ -306,6 +308,7 @@ def validate(config) -> None:
     problems += _check_tasks(tuple(config.data.tasks), config.rollout.max_turns) or _check_warm_start(config)
     problems += _check_pairs(config) or _check_names(config)
     problems += check_openai(config.openai)
+    problems += check_judge(config.rewards.judge)
     problems += _check_search(config.tools.search, tuple(config.data.tasks)) + _check_sandbox(config.tools.sandbox)
     if not 0 <= config.seed < 2**29:  # a key of training holds 8 * seed in 32 bits
         problems.append(f"seed must lie in [0, 2**29): got {config.seed} (config.seed)")

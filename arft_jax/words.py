@@ -43,6 +43,7 @@ OF_KEY = {
     "tools.search.backend": ("local", *REMOTE_SEARCHES),
     "tools.search.cache_mode": CACHE_MODES,
     "tools.sandbox.wrapper": ("bwrap", ""),
+    "rewards.judge.max_tokens_name": ("max_tokens", "max_completion_tokens", ""),
     "rewards.query": ("f1", "minilm"),
     "train.moments": MOMENTS,
     "train.param_rounding": ROUNDINGS,

@@ -1,16 +1,18 @@
 """From a config to what scores a trajectory: the weights of R_total, and the user's own functions by import path."""
 
 import inspect
+import pathlib
 import traceback
 
+from arft_jax.build.judge import KEYS, check_named, make_judge, read_rubric
 from arft_jax.build.settings import overlong, query_embedding, reward_weights
 from arft_jax.io import terminal
 from arft_jax.io.import_path import load_object
-from arft_jax.rewards import length
-from arft_jax.rewards.combine import PARTS, Scorer
+from arft_jax.rewards import judge, length
+from arft_jax.rewards.combine import PARTS, Graded, Scorer
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, RewardFunction, reward_names
 
-KEY = "config.rewards.extra"
+EXTRA_KEY = "config.rewards.extra"
 
 
 def make_scorer(config) -> Scorer:
@@ -18,10 +20,10 @@ def make_scorer(config) -> Scorer:
 
     Raises:
       ValueError: weights out of range, an extra reward that cannot be imported or called with (trajectory, task), or
-        dynamic sampling by a reward that there is not.
+        dynamic sampling by a reward that there is not, a judge that cannot be asked.
     """
-    paths, penalty = [path for path, _ in config.rewards.extra], overlong(config)
-    parts = PARTS if penalty is None else (*PARTS, length.NAME)
+    paths, penalty, judged = [path for path, _ in config.rewards.extra], overlong(config), _graded(config)
+    parts = (*PARTS, *((length.NAME,) if penalty else ()), *((judge.NAME,) if judged else ()))
     names = reward_names(paths, parts)
     metric = config.train.dynamic_sampling.metric
     if metric not in (*parts, *names):
@@ -33,8 +35,16 @@ def make_scorer(config) -> Scorer:
         ExtraReward(name, load_reward(path), float(weight))
         for name, (path, weight) in zip(names, config.rewards.extra, strict=True)
     ]
-    told = _FirstFailure() if extra else None
-    return Scorer(reward_weights(config), query_embedding(config), tuple(extra), told, penalty)
+    told = _FirstFailure() if extra or judged else None
+    return Scorer(reward_weights(config), query_embedding(config), tuple(extra), told, penalty, judged)
+
+
+def _graded(config) -> Graded | None:
+    if not config.rewards.judge.weight:
+        return None
+    check_named(config, f"{KEYS}.weight")
+    folder = pathlib.Path(config.workdir) / judge.NAME
+    return Graded(make_judge(config, folder), read_rubric(config), float(config.rewards.judge.weight))
 
 
 def load_reward(path: str) -> RewardFunction:
@@ -43,17 +53,18 @@ def load_reward(path: str) -> RewardFunction:
     Raises:
       ValueError: nothing to be imported there, or nothing that is called with (trajectory, task) and returns at once.
     """
-    function = load_object(path, KEY)
+    function = load_object(path, EXTRA_KEY)
     if inspect.isclass(function) or not callable(function):
         kind = "a class" if inspect.isclass(function) else f"a {type(function).__name__}"
-        raise ValueError(f"a reward must be a function of (trajectory, task): got {kind} at {path!r} ({KEY})")
+        raise ValueError(f"a reward must be a function of (trajectory, task): got {kind} at {path!r} ({EXTRA_KEY})")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise ValueError(f"a reward must be a plain function, no coroutine or generator: got {path!r} ({KEY})")
+        raise ValueError(f"a reward must be a plain function, no coroutine or generator: got {path!r} ({EXTRA_KEY})")
     try:
         inspect.signature(function).bind(None, None)
     except TypeError as error:
         got = f"{path.rpartition(':')[2]}{inspect.signature(function)}"
-        raise ValueError(f"a reward must take (trajectory, task): got {got} at {path!r}, {error} ({KEY})") from error
+        said = f"a reward must take (trajectory, task): got {got} at {path!r}, {error} ({EXTRA_KEY})"
+        raise ValueError(said) from error
     except ValueError:  # a function written in C that tells no signature
         pass
     return function

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 
+from arft_jax.build.judge import check_named, make_judge, read_rubric
 from arft_jax.build.search_indices import data_dir
 from arft_jax.commands import native_policy as native
 from arft_jax.commands import openai_policy as remote
 from arft_jax.config_checks import validate
 from arft_jax.evaluate import benchmarks as sets
+from arft_jax.evaluate import judging
 from arft_jax.evaluate import ledger as files
 from arft_jax.evaluate.benchmarks import Benchmark
 from arft_jax.evaluate.results import results_of
@@ -23,6 +25,7 @@ from arft_jax.io.disk import naming_write_faults
 from arft_jax.io.run_record import flatten, write_json
 from arft_jax.objective_keys import filled
 from arft_jax.report import evaluation as report
+from arft_jax.rewards.judge import NAME
 from arft_jax.train.preemption import Stopped, StopRequest
 from arft_jax.train.run_dir import FREE_KEYS
 from arft_jax.trajectory import Task
@@ -51,13 +54,14 @@ class Asked:
     limit: int = 0
     out: str = ""
     compare: str = ""
+    judge: bool = False
 
 
 def evaluate(config, asked: Asked) -> int:
     """Evaluates one policy on benchmarks, or goes on with an evaluation that ended early, and prints the table.
 
     Returns:
-      The exit status: 1 where items were not answered for a fault of ours, else 0.
+      The exit status: 1 where items were not answered for a fault of ours, or not judged, else 0.
 
     Raises:
       ValueError: bad input, before any item is asked.
@@ -83,6 +87,7 @@ def evaluate(config, asked: Asked) -> int:
         told = {"system": _system(asked, entrant.system), **entrant.told}
         described = {b.name: {"n_items": b.n_items, "sha256": b.sha256, "halves": b.halves} for b in benchmarks}
         hosts.in_turn(lambda: files.open_record(out, same, told, described))
+        judge = make_judge(config, out / NAME) if asked.judge and hosts.is_first() else None
         # ----------------------------------------------------- ask, write down
         if enabled and taken.tools.search.backend == "local":
             hosts.in_turn(lambda: native.make_indices(taken, entries))
@@ -92,12 +97,26 @@ def evaluate(config, asked: Asked) -> int:
         results = {"system": told["system"], "tools": same["tools"], "image": asked.image, "benchmarks": {}}
         for benchmark in benchmarks:
             figures = results_of(benchmark, picked[benchmark.name], out / benchmark.name, config.eval.bootstrap)
+            if judge is not None:
+                figures["judge"] = _judged(config, judge, benchmark, out / benchmark.name, figures)
             results["benchmarks"][benchmark.name] = figures
+        if judge is not None:
+            more |= {"judge_costs": judge.totals()}
         if other is not None:
             results["compare"] = report.compare(results, pathlib.Path(asked.compare), other, config.eval.bootstrap)
         if hosts.is_first():
             _tell(results | more, out)
-    return int(any(figures["missing"] for figures in results["benchmarks"].values()))
+    return int(any(f["missing"] or f.get("judge", {}).get("missing") for f in results["benchmarks"].values()))
+
+
+def _judged(config, judge, benchmark: Benchmark, folder: pathlib.Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The judge's figures of the answered items, see judging.judged."""
+    predictions = files.predictions_of(folder)
+    answered = [(number, predictions[number]) for number in (i - 1 for i in figures["items"]["ids"])]
+    found = judging.judged(
+        judge, read_rubric(config), benchmark, answered, n_resamples=config.eval.bootstrap, tell=hosts.print_once
+    )
+    return {"model": config.rewards.judge.model, **found}
 
 
 def _check(config, asked: Asked) -> dict[str, str]:
@@ -117,6 +136,8 @@ def _check(config, asked: Asked) -> dict[str, str]:
         raise ValueError("a folder must be given where no run is evaluated: got none (--out)")
     if asked.compare:
         files.read_record(pathlib.Path(asked.compare), "--compare")
+    if asked.judge:
+        check_named(config, "--judge")
     return entries
 
 
@@ -142,6 +163,7 @@ def _identity(config, asked: Asked, enabled: bool, policy: Mapping[str, Any]) ->
     flat = flatten(filled(config).to_dict())
     if asked.policy != "openai":
         free |= {key for key in flat if key.startswith("openai.")}
+    free |= {key for key in flat if key.startswith("rewards.judge.")}  # a score of the judge carries its own identity
     keys = {key: value for key, value in flat.items() if key not in free}
     return {"policy": dict(policy), "tools": "on" if enabled else "off", "image": asked.image, "config": keys}
 

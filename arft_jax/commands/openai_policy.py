@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
-import importlib.util
 import json
-import os
 import pathlib
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,9 +19,8 @@ from arft_jax.evaluate.benchmarks import Benchmark
 from arft_jax.evaluate.chat_agent import Asking, play
 from arft_jax.evaluate.policy import Item, OnEnd, Policy
 from arft_jax.io import hosts
-from arft_jax.io.addresses import is_loopback
 from arft_jax.openai_checks import FILE, QUESTION
-from arft_jax.remote import log
+from arft_jax.remote import access, log
 from arft_jax.remote.costs import Meter, told
 from arft_jax.syntax.plain import PlainSyntax
 from arft_jax.tools.offer import Offer
@@ -41,6 +37,7 @@ FREE_KEYS = tuple(
         "tokens_per_min", "prices", "budget_dollars", "budget_tokens",
     )
 )  # fmt: skip
+KEYS = "config.openai"
 BUDGET_CODE = 3  # exit status where the budget is spent
 
 
@@ -74,40 +71,13 @@ def check_server_named(config, enabled: bool) -> None:
       enabled: whether tools are on.
     """
     o = config.openai
-    if importlib.util.find_spec("openai") is None:
-        raise ValueError("the openai package must be installed: pip install 'arft_jax[openai]' (--policy=openai)")
-    if not o.model:
-        raise ValueError("a model must be named: got none (config.openai.model)")
+    access.check_access(o, KEYS, "--policy=openai")
     if o.prompt != "agent" and enabled:
         raise ValueError(
             f"tools must be off where the prompt does not announce them: got prompt={o.prompt!r} (--tools=off, "
             "config.openai.prompt)"
         )
-    try:
-        is_url = bool(urllib.parse.urlsplit(o.base_url).hostname) and urllib.parse.urlsplit(o.base_url).port != 0
-    except ValueError:  # a port that is no number
-        is_url = False
-    if not is_url:
-        raise ValueError(
-            f"base_url must be http://host... or https://host...: got {o.base_url!r} (config.openai.base_url)"
-        )
-    _key(config)
     _question(config)
-
-
-def _key(config) -> str:
-    o = config.openai
-    key = os.environ.get(o.key_env, "").strip() if o.key_env else ""
-    if not key and o.key_env and not is_loopback(urllib.parse.urlsplit(o.base_url).hostname or ""):
-        raise ValueError(
-            f"the environment variable {o.key_env} must hold the server's key: it is not set; an empty "
-            "config.openai.key_env sends none (config.openai.key_env)"
-        )
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError(
-            f"the environment variable {o.key_env} must hold printable ASCII without spaces (config.openai.key_env)"
-        )
-    return key
 
 
 def _question(config) -> Callable[[Task], str]:
@@ -321,7 +291,7 @@ def _server(config, asking: Asking):
     return Server(
         base_url=o.base_url,
         model=o.model,
-        key=_key(config),
+        key=access.key_of(o, KEYS),
         key_env=o.key_env,
         fields=fields,
         timeout_s=o.timeout_s,

@@ -31,11 +31,11 @@ from arft_jax.remote.replies import BadReply, Reply, encodable, reply_of
 MAX_REPLY_BYTES = 16 << 20
 LONGEST_WAIT_S = 3600.0  # a server that asks for more is not waited for
 MAX_REFUSED = 5  # requests that are refused for an unknown reason before any is answered: more are not sent
-_KEYS = {  # of fields that a server may refuse
-    "max_tokens": "config.openai.max_tokens_name",
-    "max_completion_tokens": "config.openai.max_tokens_name",
-    "temperature": "config.openai.temperature",
-    "'stop'": "config.openai.stops",
+_KEYS = {  # of fields that a server may refuse, within Server.keys
+    "max_tokens": "max_tokens_name",
+    "max_completion_tokens": "max_tokens_name",
+    "temperature": "temperature",
+    "'stop'": "stops",
 }
 # What these say below a warning holds messages, images and headers of responses.
 _LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
@@ -53,7 +53,7 @@ class Hopeless(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """Whom to ask, and how; see config.openai.
+    """Whom to ask, and how; see config.openai and config.rewards.judge.
 
     Args:
       base_url: without ``/chat/completions``.
@@ -65,6 +65,7 @@ class Server:
       n_tries: of one request.
       backoff_s, max_backoff_s: waits between them.
       requests_per_min, tokens_per_min: 0: no limit.
+      keys: the group of the configuration that says so, for messages.
     """
 
     base_url: str
@@ -78,6 +79,7 @@ class Server:
     max_backoff_s: float = 60.0
     requests_per_min: float = 0.0
     tokens_per_min: float = 0.0
+    keys: str = "config.openai"
 
 
 @dataclasses.dataclass
@@ -101,10 +103,10 @@ class ChatClient:
     Args:
       server: whom.
       meter: takes what every request costs, and has the budget.
-      requests: takes a line for every request.
+      requests: takes a line for every request; None: none is sent but that of :meth:`check`.
     """
 
-    def __init__(self, server: Server, meter: Meter, requests: RequestLog):
+    def __init__(self, server: Server, meter: Meter, requests: RequestLog | None):
         self.server, self._meter, self._requests = server, meter, requests
         self._pace = Pace(server.requests_per_min, server.tokens_per_min)
         self._api: openai.AsyncOpenAI | None = None
@@ -135,7 +137,7 @@ class ChatClient:
         except (openai.APIConnectionError, TimeoutError) as error:
             late = isinstance(error, (TimeoutError, openai.APITimeoutError))
             got = "nothing in time" if late else self._hide(_cause(error))
-            raise Hopeless(f"a server must answer: got {got} from {s.base_url} (config.openai.base_url)") from None
+            raise Hopeless(f"a server must answer: got {got} from {s.base_url} ({s.keys}.base_url)") from None
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise Hopeless(
@@ -148,7 +150,7 @@ class ChatClient:
             shown = ", ".join(map(str, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise Hopeless(
                 f"model must be one that the server has: got {s.model!r}, {s.base_url} has {self._hide(shown)} "
-                "(config.openai.model)"
+                f"({s.keys}.model)"
             )
 
     async def _has_model(self) -> bool:
@@ -203,7 +205,7 @@ class ChatClient:
         """Ends the item, or the evaluation where every other item would end the same."""
         if ended.meaning is Meaning.IMAGES and shows and not self._n_image_replies:
             raise Hopeless(
-                f"model must take images: got {ended.error} from {self.server.model!r} (config.openai.model)"
+                f"model must take images: got {ended.error} from {self.server.model!r} ({self.server.keys}.model)"
             ) from None
         if ended.meaning is Meaning.FATAL:
             raise Hopeless(self._sentence(ended.status, ended.error)) from None
@@ -212,7 +214,7 @@ class ChatClient:
             if not self._n_replies and self._n_refused >= MAX_REFUSED:
                 raise Hopeless(
                     f"the server must take the requests: got {ended.error} for each of the first {MAX_REFUSED} "
-                    "(config.openai)"
+                    f"({self.server.keys})"
                 ) from None
         raise Refused(ended.meaning, ended.error) from None
 
@@ -220,13 +222,13 @@ class ChatClient:
         s = self.server
         if status == 401:
             of = f"the environment variable {s.key_env}" if s.key else "no environment variable"
-            return f"the server must take the key: got {said} for that of {of} (config.openai.key_env)"
+            return f"the server must take the key: got {said} for that of {of} ({s.keys}.key_env)"
         if status in (404, 405):
             return (
                 f"the server must have the model and chat completions: got {said} for model={s.model!r} from "
-                f"{s.base_url} (config.openai.model, config.openai.base_url)"
+                f"{s.base_url} ({s.keys}.model, {s.keys}.base_url)"
             )
-        keys = dict.fromkeys(key for field, key in _KEYS.items() if field in said) or ["config.openai"]
+        keys = dict.fromkeys(f"{s.keys}.{key}" for field, key in _KEYS.items() if field in said) or [s.keys]
         return (
             f"the server must take the requests: got {said} for model={s.model!r} from {s.base_url} ({', '.join(keys)})"
         )

@@ -89,6 +89,7 @@ class Meter:
       prices: by model, in dollars per million tokens: (prompt, reply) or (prompt, reply, cached prompt).
       budget_dollars, budget_tokens: of all sessions; 0: no limit.
       n_processes: that share what the earlier sessions have left of the budget.
+      keys: the group of the configuration that has the budget, for messages.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Meter:
         budget_dollars: float = 0.0,
         budget_tokens: int = 0,
         n_processes: int = 1,
+        keys: str = "config.openai",
     ):
         self._prices, self._n_processes = {name: tuple(price) for name, price in prices.items()}, n_processes
+        self._keys = keys
         self._budget_dollars, self._budget_tokens = budget_dollars, budget_tokens
         self._earlier: dict[str, Counts] = {}
         self._now: dict[str, Counts] = {}
@@ -138,8 +141,8 @@ class Meter:
     @property
     def budget(self) -> str:
         """The budget in words, with its key."""
-        parts = [f"{self._budget_dollars:g} dollars (config.openai.budget_dollars)"] if self._budget_dollars else []
-        parts += [f"{self._budget_tokens} tokens (config.openai.budget_tokens)"] if self._budget_tokens else []
+        parts = [f"{self._budget_dollars:g} dollars ({self._keys}.budget_dollars)"] if self._budget_dollars else []
+        parts += [f"{self._budget_tokens} tokens ({self._keys}.budget_tokens)"] if self._budget_tokens else []
         return " or ".join(parts) or "no limit"
 
     def totals(self) -> dict[str, dict[str, Any]]:
@@ -167,11 +170,11 @@ def _short(total: Mapping[str, Any]) -> str:
     return f"{tokens} tokens" if total["dollars"] is None else f"${total['dollars']:.2f}"
 
 
-def told(totals: Mapping[str, Mapping[str, Any]]) -> str:
-    """The totals for people, a line for each model."""
+def told(totals: Mapping[str, Mapping[str, Any]], keys: str = "config.openai") -> str:
+    """The totals for people, a line for each model; ``keys``: the group of the configuration that has the prices."""
     lines = []
     for model, total in totals.items():
-        cost = "at an unknown price (config.openai.prices)" if total["dollars"] is None else f"${total['dollars']:.4f}"
+        cost = f"at an unknown price ({keys}.prices)" if total["dollars"] is None else f"${total['dollars']:.4f}"
         lines.append(
             f"{model}: {total['requests']} requests, {total['prompt_tokens']} tokens in ({total['cached_tokens']} "
             f"cached), {total['completion_tokens']} out ({total['reasoning_tokens']} reasoning), {cost}"

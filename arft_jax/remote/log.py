@@ -44,7 +44,7 @@ class RequestLog:
     def __init__(self, folder: pathlib.Path, process: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{NAME}{'' if process is None else f'.{process}'}.jsonl"
-        _drop_cut_line(path)
+        drop_cut_line(path)
         self._file = open(path, "a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class RequestLog:
         self._file.close()
 
 
-def _drop_cut_line(path: pathlib.Path) -> None:
+def drop_cut_line(path: pathlib.Path) -> None:
     """Takes off a last line that a kill cut short."""
     if not path.exists():
         return
@@ -76,7 +76,7 @@ def join_logs(folder: pathlib.Path) -> None:
     target = folder / f"{NAME}.jsonl"
     for path in sorted(folder.glob(f"{NAME}.*.jsonl")):
         for part in (path, target):
-            _drop_cut_line(part)
+            drop_cut_line(part)
         whole, more = target.read_bytes() if target.exists() else b"", path.read_bytes()
         if not whole.endswith(more):  # else it was joined, and the process ended before the part was deleted
             temporary = target.with_name(target.name + ".tmp")

@@ -85,7 +85,26 @@ def notes(results: Mapping[str, Any]) -> str:
         if published.rows_of(name) and figures["n_items"] != N_ITEMS[name]
     ]
     costs = told(results["costs"]) if "costs" in results else ""
-    return "\n".join([*lines, *filter(None, [missing_text(results), costs])])
+    judge_costs = told(results["judge_costs"], "config.rewards.judge") if "judge_costs" in results else ""
+    return "\n".join([*lines, *filter(None, [judge_text(results), missing_text(results), costs, judge_costs])])
+
+
+def judge_text(results: Mapping[str, Any]) -> str:
+    """A line for each benchmark whose answers a judge has graded; empty where there was none."""
+    lines = []
+    for name, figures in results["benchmarks"].items():
+        if not (judged := figures.get("judge")):
+            continue
+        shown = "no item"
+        if judged["n"]:
+            low, high = judged["ci95"]
+            shown = f"{judged['mean']:.2f} [{low:.2f}, {high:.2f}] over {judged['n']} items"
+        lines.append(f"{name}: graded by {judged['model']}: {shown}")
+        if missing := judged["missing"]:
+            named = "; ".join(f"{item['question_id']}: {item['reason']}" for item in missing[:_NAMED])
+            more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            lines.append(f"{name}: {len(missing)} items have no grade, the same command asks again: {named}{more}")
+    return "\n".join(lines)
 
 
 def plain(results: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Visual-ARFT (arXiv 2505.14246), section 3, equation R_total(q, o) = R_format(o) 
 import dataclasses
 from collections.abc import Callable
 
-from arft_jax.rewards import form, length, outcome, recorded, text
+from arft_jax.rewards import form, judge, length, outcome, recorded, text
 from arft_jax.rewards.extra import ExtraReward, RewardFailure, score_extra
 from arft_jax.rewards.length import Overlong
 from arft_jax.trajectory import Status, Trajectory
@@ -87,6 +87,38 @@ def score_trajectory(
 
 
 @dataclasses.dataclass(frozen=True)
+class Graded:
+    """The judge's score as a part of the total.
+
+    Args:
+      judge: who is asked.
+      rubric: what it is told, see judge.rendered.
+      weight: of its score in the total.
+    """
+
+    judge: judge.Judge
+    rubric: str
+    weight: float
+
+    def begin(self, trajectory: Trajectory, max_answer_words: int) -> None:
+        """Starts to ask, unless the trajectory is worth 0 unasked."""
+        if (prompt := judge.prompt_for(trajectory, self.rubric, max_answer_words)) is not None:
+            self.judge.begin(prompt)
+
+    def __call__(self, trajectory: Trajectory, max_answer_words: int) -> float:
+        """In [0, 1].
+
+        Raises:
+          RewardFailure: none can be had.
+        """
+        prompt = judge.prompt_for(trajectory, self.rubric, max_answer_words)
+        try:
+            return 0.0 if prompt is None else self.judge.score(prompt)
+        except judge.JudgeFailure as failure:
+            raise RewardFailure(f"{failure}, for task {trajectory.task.id!r}, row {trajectory.row}") from None
+
+
+@dataclasses.dataclass(frozen=True)
 class Scorer:
     """Gives ended trajectories their rewards: R_total, and on top the penalty on length and the user's own functions.
 
@@ -96,6 +128,7 @@ class Scorer:
       extra: the user's functions; the total gains weight times value of each.
       on_failure: told of every failure of such a function.
       overlong: the penalty on length, which the total gains with its weight; None: there is none.
+      graded: by the judge; None: there is none.
     """
 
     weights: RewardWeights = RewardWeights()
@@ -103,12 +136,18 @@ class Scorer:
     extra: tuple[ExtraReward, ...] = ()
     on_failure: Callable[[RewardFailure], None] | None = None
     overlong: Overlong | None = None
+    graded: Graded | None = None
+
+    def begin(self, trajectory: Trajectory) -> None:
+        """Starts what takes time, as soon as a trajectory has ended: the judge is asked while others are decoded."""
+        if self.graded is not None and trajectory.status is not Status.INFRA:
+            self.graded.begin(trajectory, self.weights.max_answer_words)
 
     def __call__(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory with its rewards; as it is after an infrastructure failure.
 
-        Where an extra reward fails, no score is worth anything: the row is masked by status ``infra`` and its info
-        says why under ``reward_failed``.
+        Where the judge or an extra reward fails, no score is worth anything: the row is masked by status ``infra`` and
+        its info says why under ``reward_failed``.
         """
         if trajectory.status is Status.INFRA:
             return trajectory
@@ -117,6 +156,9 @@ class Scorer:
             rewards[length.NAME] = self.overlong(trajectory)
             rewards["total"] += self.overlong.weight * rewards[length.NAME]
         try:
+            if self.graded is not None:
+                rewards[judge.NAME] = self.graded(trajectory, self.weights.max_answer_words)
+                rewards["total"] += self.graded.weight * rewards[judge.NAME]
             for extra in self.extra:
                 found = score_extra(extra, trajectory)
                 rewards |= found

@@ -135,6 +135,7 @@ class Engine:
         version: int,
         max_age: int,
         rebuild: bool = False,
+        on_finish: Callable[[Trajectory], None] | None = None,
     ) -> list[list[Trajectory]]:
         """Begins requests beside what earlier calls left, and rolls on until ``n_groups`` groups are finished.
 
@@ -149,6 +150,7 @@ class Engine:
           max_age: versions that a group's first token may be behind when the group is returned.
           rebuild: the cache of rows that resume is computed again under these weights; else it is kept as older
             weights made it.
+          on_finish: called with each trajectory as it ends; the same in every call that goes on from another.
 
         Returns:
           Trajectories by group and row, the group that began first first: those that had to be finished, then the
@@ -157,7 +159,7 @@ class Engine:
         Raises:
           ValueError: a prompt that does not fit, or fewer groups under way than ``n_groups``; before any compute.
         """
-        scheduler = self._left or self._scheduler(self.limits, toolbox, temperature)
+        scheduler = self._left or self._scheduler(self.limits, toolbox, temperature, on_finish=on_finish)
         scheduler.serve_with(toolbox, float(temperature))
         n = len(scheduler.groups) + len(requests)
         if n < n_groups:

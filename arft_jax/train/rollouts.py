@@ -124,7 +124,7 @@ class TrainRollouts:
         numbers = self._draw(n_new * n_processes, first=step * config.train.prompts + before)
         requests = [*again, *(self._request(number) for number in numbers[share(len(numbers))])]
         key = engine.put(stream_key(config.seed, Stream.ROLLOUT, step))
-        options = dict(rng=key, temperature=r.temperature, version=step - 1)
+        options = dict(rng=key, temperature=r.temperature, version=step - 1, on_finish=self.scorer.begin)
         if config.train.dynamic_sampling.enabled:
             on_group = self._filter(step, numbers)
             engine.run(policy, requests, self.toolbox, on_group=on_group, **options)

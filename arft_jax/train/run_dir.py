@@ -15,7 +15,11 @@ from arft_jax.objective_keys import filled
 NOT_OF_A_RUN = "openai."  # group of keys that a run does not read: it is written without them
 HF_FILES = "hf"  # folder with the weights' config.json, tokenizer and processor files
 # May differ between a run and its resumption, and from process to process.
-FREE_KEYS = ("compilation_cache", "workdir", "distributed.coordinator", "distributed.process", "eval.attempts")
+_OF_JUDGE = ("base_url", "key_env", "concurrency", "timeout_s", "n_tries", "prices", "budget_dollars", "budget_tokens")
+FREE_KEYS = (
+    "compilation_cache", "workdir", "distributed.coordinator", "distributed.process", "eval.attempts",
+    *(f"rewards.judge.{key}" for key in _OF_JUDGE),
+)  # fmt: skip
 
 
 class RunDir:

@@ -75,7 +75,8 @@ def test_the_loss_of_the_default_config_is_the_default_loss(config):
 def test_reward_weights_follow_the_config(config):
     config.rewards.update(format=0.5, accuracy=2.0, step=0.25, max_answer_words=9)
     weights = dataclasses.asdict(settings.reward_weights(config))
-    assert weights.pop("any_order") is False and weights | {"query": "f1", "extra": ()} == config.rewards.to_dict()
+    others = {key: config.rewards.to_dict()[key] for key in ("query", "extra", "judge")}
+    assert weights.pop("any_order") is False and weights | others == config.rewards.to_dict()
     config.tools.offer = ("python",)
     assert settings.reward_weights(config).any_order
 

@@ -12,9 +12,9 @@ chat completions API: config.openai says which, OUT/requests.jsonl what was sent
 
 Answers are greedy, and written as they come to OUT/BENCHMARK/predictions.jsonl and trajectories.jsonl: the same command
 goes on where another one ended, and asks nothing twice. Ends with results.json and table.md in OUT. Exit status 1: an
-infrastructure failure ended some items in every attempt, and the table is over the others; the same command tries them
-again. 2: bad input, one sentence. 3: the budget of config.openai is spent; the same command with a larger one goes on.
-128 plus the signal's number: a signal ended it.
+infrastructure failure ended some items in every attempt, or --judge gave some no grade, and the table is over the
+others; the same command tries them again. 2: bad input, one sentence. 3: the budget of config.openai is spent; the same
+command with a larger one goes on. 128 plus the signal's number: a signal ended it.
 """
 
 import sys
@@ -42,6 +42,8 @@ def _define(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string("out", "", text, flag_values=values)
     text = "The --out of another evaluation: paired differences to it, over the items that both have."
     flags.DEFINE_string("compare", "", text, flag_values=values)
+    text = "Has every answer graded as well by the model of config.rewards.judge."
+    flags.DEFINE_bool("judge", False, text, flag_values=values)
     config_flag.define_config_or_workdir(values, argv)
 
 
@@ -63,6 +65,7 @@ def _evaluate(f: flags.FlagValues, words: list[str]) -> int:
         limit=f.limit,
         out=f.out,
         compare=f.compare,
+        judge=f.judge,
     )
     try:
         return evaluate(f.config, asked)

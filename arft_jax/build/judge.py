@@ -1,0 +1,81 @@
+"""From a config to the model that grades answers."""
+
+import json
+import pathlib
+
+import jax
+
+from arft_jax.openai_checks import ANSWER, FILE
+from arft_jax.remote import access, log
+from arft_jax.remote.costs import Meter
+from arft_jax.rewards.judge import RUBRIC
+
+KEYS = "config.rewards.judge"
+
+
+def read_rubric(config) -> str:
+    """The text that the judge is given.
+
+    Raises:
+      ValueError: a file that cannot be read, or has no place for the answer.
+    """
+    rubric = config.rewards.judge.rubric
+    if not rubric.startswith(FILE):
+        return rubric or RUBRIC
+    path = pathlib.Path(rubric.removeprefix(FILE)).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"a rubric must be a readable file: got {path} ({error}) ({KEYS}.rubric)") from error
+    if ANSWER not in text:
+        raise ValueError(f"a rubric must hold {ANSWER}: {path} does not ({KEYS}.rubric)")
+    return text
+
+
+def check_named(config, asked_by: str) -> None:
+    """Raises a ValueError where no judge can be asked or its rubric not be read; sends nothing.
+
+    Args:
+      config: of the run.
+      asked_by: the key or flag that wants the judge, for messages.
+    """
+    access.check_access(config.rewards.judge, KEYS, asked_by)
+    read_rubric(config)
+
+
+def make_judge(config, folder: pathlib.Path):
+    """The judge of a run or an evaluation; its server is asked whether it is there, takes the key and has the model.
+
+    Args:
+      config: of the run.
+      folder: where scores and the log of requests are kept; nothing is written before the first question.
+
+    Raises:
+      ValueError: no such server or model, a key that it does not take.
+    """
+    from arft_jax.remote.client import Server  # needs the openai package
+    from arft_jax.remote.judge import RemoteJudge
+
+    j = config.rewards.judge
+    fields = json.loads(json.dumps(dict(j.extra)))
+    if j.temperature >= 0:
+        fields["temperature"] = j.temperature
+    if j.max_tokens and j.max_tokens_name:
+        fields[j.max_tokens_name] = j.max_tokens
+    server = Server(
+        base_url=j.base_url,
+        model=j.model,
+        key=access.key_of(j, KEYS),
+        key_env=j.key_env,
+        fields=fields,
+        timeout_s=j.timeout_s,
+        n_tries=j.n_tries,
+        keys=KEYS,
+    )
+    n_processes = jax.process_count()
+    meter = Meter(dict(j.prices), j.budget_dollars, j.budget_tokens, n_processes, KEYS)
+    for record in log.read_log(folder):
+        log.count(meter, record, earlier=True)
+    judge = RemoteJudge(server, meter, folder, j.concurrency, jax.process_index() if n_processes > 1 else None)
+    judge.check()
+    return judge
