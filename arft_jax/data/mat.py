@@ -13,7 +13,8 @@ Image paths are relative to the folder of their JSON file and may not lead out o
 the image: rotation90, rotation180, dark, overexposure, blur, noise, crop or none. The image shown is
 ``processed_image_path``, but ``ori_image_path`` where the first type is crop; the other one need not be there.
 The benchmark's own files, ``MAT-Benchmark/MAT-Coding.json`` with ``MAT-Coding-image/`` and
-``MAT-Benchmark/MAT-Search.json`` with ``MAT-Search-image/``, serve as test split where ``test.json`` is not there.
+``MAT-Benchmark/MAT-Search.json`` with ``MAT-Search-image/``, serve as test split where ``test.json`` is not there; the
+questions of MAT-Training serve as training split where ``train.json`` is not there (recorded_items.py).
 """
 
 import json
@@ -28,6 +29,8 @@ from arft_jax.trajectory import Task
 
 NAMES = ("mat_coding", "mat_search")
 CORPUS = "mat_search/corpus.jsonl"
+RECORDED = {"mat_coding": "rft_agent_code_1_2k.json", "mat_search": "rft_agent_search_20.json"}
+_RECORDED_FOLDERS = ("mat_training", "MAT-Training")
 _BENCHMARK = {"mat_coding": "MAT-Coding", "mat_search": "MAT-Search"}
 _KEYS = {
     "mat_coding": ("id", "question", "answers", "ori_image_path", "processed_image_path", "type", "split"),
@@ -46,6 +49,17 @@ def split_files(name: str, split: str, data_dir: str | os.PathLike) -> tuple[pat
     return own, own.parent
 
 
+def recorded_file(name: str, data_dir: str | os.PathLike) -> pathlib.Path:
+    """The recorded steps that MAT publishes for training; where there are none, the file that is missed."""
+    paths = [pathlib.Path(data_dir) / folder / RECORDED[name] for folder in _RECORDED_FOLDERS]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def trains_on_recorded(name: str, data_dir: str | os.PathLike) -> bool:
+    """Whether the training split is read from the recorded steps: there is no ``train.json``, and there are they."""
+    return not split_files(name, "train", data_dir)[0].is_file() and recorded_file(name, data_dir).is_file()
+
+
 def missing_files(names: Sequence[str], data_dir: str, searches_here: bool = True) -> list[str]:
     """One sentence where the data directory lacks what the task sets need; none where they need nothing of it.
 
@@ -55,6 +69,8 @@ def missing_files(names: Sequence[str], data_dir: str, searches_here: bool = Tru
       searches_here: the corpus is searched in this machine's own index, not by a service.
     """
     needed = {f"{n}/{s}.json": split_files(n, s, data_dir)[0] for n in names if n in NAMES for s in ("train", "test")}
+    recorded = [n for n in names if n in NAMES and trains_on_recorded(n, data_dir)]
+    needed |= {f"{n}/train.json": recorded_file(n, data_dir) for n in recorded}
     if "mat_search" in names and searches_here:
         needed[CORPUS] = pathlib.Path(data_dir) / CORPUS
     return wrong_with_directory(needed, data_dir)

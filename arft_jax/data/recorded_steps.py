@@ -27,16 +27,20 @@ from arft_jax.trajectory import Task
 
 KINDS = {"mat_training_coding": "coding", "mat_training_search": "search"}
 NAMES = tuple(KINDS)
-FILES = {"mat_training_coding": "rft_agent_code_1_2k.json", "mat_training_search": "rft_agent_search_20.json"}
 TYPES = ("pre_problem", "pre_code", "pre_answer")
-_FOLDERS = ("mat_training", "MAT-Training")
 _TEST = {"mat_training_coding": "mat_coding", "mat_training_search": "mat_search"}
+FILES = {name: mat.RECORDED[test] for name, test in _TEST.items()}
 
 
 def training_file(name: str, data_dir: str | os.PathLike) -> pathlib.Path:
     """The file of recorded steps; where there is none, the one that is missed."""
-    paths = [pathlib.Path(data_dir) / folder / FILES[name] for folder in _FOLDERS]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return mat.recorded_file(_TEST[name], data_dir)
+
+
+def image_folder(path: pathlib.Path) -> pathlib.Path:
+    """Where the images of a file of recorded steps lie."""
+    images = path.parent / f"{path.stem}_images"
+    return images if images.is_dir() else path.parent
 
 
 def missing_files(names: Sequence[str], data_dir: str) -> list[str]:
@@ -74,9 +78,8 @@ def load_split(
     if split == "test":
         return mat.load_split(_TEST[name], "test", data_dir, n_rows, quarantine, on_bad)
     path = training_file(name, data_dir)
-    images = path.parent / f"{path.stem}_images"
-    images, files, tasks = images if images.is_dir() else path.parent, ImageFiles(quarantine=quarantine), []
-    for place, row in enumerate(_read_rows(path)[:n_rows]):
+    images, files, tasks = image_folder(path), ImageFiles(quarantine=quarantine), []
+    for place, row in enumerate(read_rows(path)[:n_rows]):
         owner = f"row {place} of {path}"
         try:
             question, target = _prompt_and_target(row, KINDS[name])
@@ -89,7 +92,12 @@ def load_split(
     return tasks
 
 
-def _read_rows(path: pathlib.Path) -> list:
+def read_rows(path: pathlib.Path) -> list:
+    """What a file of recorded steps holds, a value for each row.
+
+    Raises:
+      ValueError: an unreadable file, or no rows.
+    """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import absl.logging
 
 from arft_jax.config import JSONL, task_set_name
-from arft_jax.data import jsonl_tasks, mat, public_sets, recorded_steps
+from arft_jax.data import jsonl_tasks, mat, public_sets, recorded_items, recorded_steps
 from arft_jax.data.images import Quarantine, decode_image
 from arft_jax.trajectory import Task
 
@@ -97,7 +97,10 @@ def _load_named(
 ) -> list[Task]:
     if name in (*mat.NAMES, *recorded_steps.NAMES):
         load = mat.load_split if name in mat.NAMES else recorded_steps.load_split
-        tasks = load(name, split, data_dir, *((n_train, quarantine) if split == "train" else ()))
+        if name in mat.NAMES and split == "train" and mat.trains_on_recorded(name, data_dir):
+            tasks = recorded_items.load(name, data_dir, n_train, quarantine)
+        else:
+            tasks = load(name, split, data_dir, *((n_train, quarantine) if split == "train" else ()))
         _check_some_readable(tasks, f"{name}/{split}", quarantine)
         return tasks
     import tensorflow_datasets as tfds  # takes seconds
