@@ -28,7 +28,7 @@ arft_jax/rewards/recorded.py, code worth 0.9 whatever it does. Departures:
 7. Nothing is left out of the distribution that is sampled: no top-k.
 """
 
-from arft_jax.presets import qwen_config
+from arft_jax.presets import qwen_config, set_released_recipe
 
 VARIANTS = ("", "search", "smoke", "search_smoke")
 
@@ -37,28 +37,11 @@ def get_config(variant: str = ""):
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS[1:])
         raise ValueError(f"variant must be one of {known}: got {variant!r} (configs/paper_parity.py:{variant})")
-    search, smoke = variant.startswith("search"), variant.endswith("smoke")
-    name = "paper_parity_search" if search else "paper_parity"
+    agent, smoke = "search" if variant.startswith("search") else "coding", variant.endswith("smoke")
+    name = "paper_parity_search" if agent == "search" else "paper_parity"
     config = qwen_config(name, "7b", "gpu h100:8", "smoke" if smoke else "")
-    config.data.tasks = ("mat_training_search",) if search else ("mat_training_coding",)
-    config.rollout.update(
-        group_size=8, temperature=1.0, top_k=0, top_p=1.0, max_turns=1, max_turns_eval=5, context="rerender"
-    )
-    config.rewards.update(format=1.0, accuracy=1.0, step=0.0, max_answer_words=0)
-    config.train.update(
-        learning_rate=1e-6, warmup_steps=0, weight_decay=0.0, adam_b1=0.9, adam_b2=0.999, clip_norm=1.0, beta=0.04,
-        aggregation="sequence", scale_advantages="std",
-    )  # fmt: skip
-    if smoke:
-        return config
-    # 1400 of 10 epochs' 2120 steps, or 200 of 400 epochs' 1600; one update a batch of 16 prompts.
-    config.train.update(steps=1400, decay_to=0.34, prompts=16, rows_per_update=128, micro_tokens=65536, image_chunks=16)
-    config.rollout.update(max_turn_tokens=1024, max_tokens=4096, n_slots=128, extend_rows=16)
-    if search:
-        config.train.update(steps=200, decay_to=0.875)
-        config.rollout.update(max_turn_tokens=2048, max_tokens=6144)
-        config.tools.search.backend = "serper"
-        config.rewards.query = "minilm"
-    config.eval.update(every=100, n_during=50)
-    config.checkpoint.every = 100
+    set_released_recipe(config, agent, smoke)
+    if not smoke:
+        config.rollout.update(n_slots=128, extend_rows=16)
+        config.train.update(micro_tokens=65536, image_chunks=16)
     return config

@@ -10,13 +10,8 @@ Variant ``:smoke``: every stage on a CPU in two minutes, with the weights of ``l
 data of ``launch/make_tiny_data.py``.
 """
 
-from arft_jax.presets import qwen_config
+from arft_jax.presets import fitted_config
 
 
 def get_config(variant: str = ""):
-    config = qwen_config("qwen3b_tpu", "3b", "tpu v5e:4x4", variant)
-    if not variant:
-        config.distributed.enabled = True
-        config.rollout.update(tensor=2, n_slots=32, extend_rows=4)
-        config.train.update(micro_tokens=16384, image_chunks=64)
-    return config
+    return fitted_config("qwen3b_tpu", "3b", "tpu", variant)

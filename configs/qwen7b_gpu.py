@@ -10,12 +10,8 @@ Variant ``:smoke``: every stage on a CPU in two minutes, with the weights of ``l
 data of ``launch/make_tiny_data.py``.
 """
 
-from arft_jax.presets import qwen_config
+from arft_jax.presets import fitted_config
 
 
 def get_config(variant: str = ""):
-    config = qwen_config("qwen7b_gpu", "7b", "gpu h100:8", variant)
-    if not variant:
-        config.rollout.update(n_slots=64, extend_rows=8)
-        config.train.update(micro_tokens=16384, image_chunks=32)
-    return config
+    return fitted_config("qwen7b_gpu", "7b", "gpu", variant)

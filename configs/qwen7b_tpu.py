@@ -10,13 +10,8 @@ Variant ``:smoke``: every stage on a CPU in two minutes, with the weights of ``l
 data of ``launch/make_tiny_data.py``.
 """
 
-from arft_jax.presets import qwen_config
+from arft_jax.presets import fitted_config
 
 
 def get_config(variant: str = ""):
-    config = qwen_config("qwen7b_tpu", "7b", "tpu v5e:8x8", variant)
-    if not variant:
-        config.distributed.enabled = True
-        config.rollout.update(tensor=4, n_slots=16, extend_rows=4)
-        config.train.update(prompts=16, rows_per_update=128)
-    return config
+    return fitted_config("qwen7b_tpu", "7b", "tpu", variant)

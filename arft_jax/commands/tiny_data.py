@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 
+from arft_jax.commands.tiny_steps import write_tiny_steps
 from arft_jax.data.images import encode_png
 from arft_jax.data.mat import CORPUS
 from arft_jax.data.synthetic import coding, search
@@ -15,7 +16,9 @@ from arft_jax.data.synthetic.corpus import make_documents
 from arft_jax.trajectory import Image
 
 
-def make_tiny_data(directory: str | os.PathLike, *, seed: int = 0, n_train: int = 16, n_test: int = 8) -> None:
+def make_tiny_data(
+    directory: str | os.PathLike, *, seed: int = 0, n_train: int = 16, n_test: int = 8, n_chains: int = 0
+) -> None:
     """Writes mat_coding/ and mat_search/ with their images and corpus; whole or not at all.
 
     The items are those of mini_coding and mini_search: cards that were spoilt, emblems of made-up houses.
@@ -25,6 +28,7 @@ def make_tiny_data(directory: str | os.PathLike, *, seed: int = 0, n_train: int 
       seed: of items and corpus.
       n_train: rows of each training split.
       n_test: rows of each test split, simple and hard ones.
+      n_chains: recorded chains of each agent, in the place of the training splits; 0: none.
 
     Raises:
       ValueError: a directory that is not empty, counts out of range.
@@ -41,15 +45,18 @@ def make_tiny_data(directory: str | os.PathLike, *, seed: int = 0, n_train: int 
     try:
         # The first items of a test split are simple, the others hard: some of each.
         spread = {n: np.linspace(0, n - 1, n_test).astype(int).tolist() for n in (coding.N_TEST, search.N_TEST)}
-        for split, wanted in (("train", range(n_train)), ("test", spread[coding.N_TEST])):
+        n_rows = 0 if n_chains else n_train
+        for split, wanted in (("train", range(n_rows)), ("test", spread[coding.N_TEST])):
             _write_coding(folder / "mat_coding", split, [coding.make_item(seed, split, i) for i in wanted])
-        for split, wanted in (("train", range(n_train)), ("test", spread[search.N_TEST])):
-            items = search.make_items(seed, split, wanted[-1] + 1)
+        for split, wanted in (("train", range(n_rows)), ("test", spread[search.N_TEST])):
+            items = search.make_items(seed, split, wanted[-1] + 1 if wanted else 0)
             _write_search(folder / "mat_search", split, [items[i] for i in wanted])
         with open(folder / CORPUS, "w", encoding="utf-8") as lines:
             for number, document in enumerate(make_documents(seed)):
                 row = dict(id=number, title=document.title, text=document.text, corpus=document.corpus)
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if n_chains:
+            write_tiny_steps(folder, seed=seed, n_items=n_chains)
         folder.chmod(0o755)  # mkdtemp's is for its owner alone
         os.rename(folder, directory)  # takes the place of an empty directory
     except BaseException:
@@ -91,4 +98,6 @@ def _write_image(folder: pathlib.Path, name: str, pixels: np.ndarray) -> str:
 
 
 def _write_rows(path: pathlib.Path, rows: list[dict]) -> None:
+    if not rows:
+        return
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
