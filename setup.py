@@ -53,6 +53,8 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "transformers>=5.23,<6",
+        "sentencepiece>=0.2",
+        "protobuf>=4",  # for tokenizer.model files; tensorflow-datasets has it too
         "jinja2>=3.1",  # for chat templates of transformers
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without asking for it

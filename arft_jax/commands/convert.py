@@ -11,6 +11,7 @@ from flax import nnx
 
 from arft_jax.build import model as build
 from arft_jax.build.parts import check_trained_with
+from arft_jax.data import sentencepiece_model
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
 from arft_jax.io import hf_files, params_checkpoint
 from arft_jax.io.checkpoints import Checkpoints
@@ -91,7 +92,8 @@ def import_weights(weights: str, checkpoint: str = "", dtype: str = "float32") -
 
 
 def _check_vocabulary(tokenizer: str, config: Sizes) -> None:
-    if not (pathlib.Path(tokenizer) / FILE_NAME).is_file():
+    folder = pathlib.Path(tokenizer)
+    if not any((folder / name).is_file() for name in (FILE_NAME, sentencepiece_model.FILE_NAME)):
         return
     n_ids = Tokenizer.load(tokenizer).vocab_size
     if n_ids > config.text.vocab_size:

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers with the control tokens of ChatML, from a directory or the embedded tiny one.
+"""BPE tokenizers over bytes with the control tokens of ChatML, from a directory or the embedded tiny one.
 
 Text from outside (questions, tool output, recorded turns) can never become a control token: ``encode`` reads
 ``<|im_end|>`` in a text as ten ordinary characters. Control tokens are placed by id, in ``chat.py`` alone.
@@ -12,11 +12,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tokenizers
 
+from arft_jax.data import sentencepiece_model
+
 _CONTROL = re.compile(r"<\|.*\|>")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte as a piece of its own, in vocabularies of SentencePiece
 _NAMED = {
     "pad_id": "<|endoftext|>",
     "eos_id": "<|im_end|>",
@@ -38,6 +41,22 @@ def _byte_of_char() -> dict[str, int]:
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]
     return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _level_bytes(piece: str) -> bytes | None:
+    """What a piece of a byte-level vocabulary writes; None: it is of none."""
+    table = _byte_of_char()
+    return bytes(table[char] for char in piece) if all(char in table for char in piece) else None
+
+
+def _fallback_bytes(piece: str) -> bytes:
+    """What a piece of a vocabulary with bytes for unknown characters writes.
+
+    >>> _fallback_bytes("▁fox"), _fallback_bytes("<0x0A>")
+    (b' fox', b'\\n')
+    """
+    byte = _BYTE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 
 
 def _with_tokens(text: str, contents: Sequence[str]) -> str:
@@ -64,7 +83,7 @@ class Tokenizer:
       added: control tokens that get ids behind the vocabulary where the file lacks them.
 
     Raises:
-      ValueError: not a byte-level BPE with the control tokens of ChatML.
+      ValueError: not a byte-level BPE, or one with bytes for unknown characters, with the control tokens of ChatML.
     """
 
     pad_id: int
@@ -99,11 +118,18 @@ class Tokenizer:
             )
         for attribute, content in {**_NAMED, **_OF_IMAGES}.items():
             setattr(self, attribute, ids.get(content, -1))
-        self._bytes = self._decode_vocab({entry["id"]: entry["content"] for entry in added}, name)
+        read = _fallback_bytes if layout["model"].get("byte_fallback") else _level_bytes
+        self._bytes = self._decode_vocab({entry["id"]: entry["content"] for entry in added}, read, name)
 
     @classmethod
     def load(cls, directory: str | os.PathLike = "", added: Sequence[str] = ()) -> "Tokenizer":
-        """From a directory that holds ``tokenizer.json``; empty for the embedded tiny one. ``added`` as of the class.
+        """From a directory with ``tokenizer.json`` or, alone, ``tokenizer.model``; empty for the embedded tiny one.
+
+        A SentencePiece model has no control tokens of ChatML: they get ids behind its vocabulary.
+
+        Args:
+          directory: of the file.
+          added: as of the class.
 
         Raises:
           ValueError: no such file, or not a tokenizer of this layout.
@@ -111,9 +137,14 @@ class Tokenizer:
         if not directory:
             return cls.tiny()
         path = pathlib.Path(directory) / FILE_NAME
-        if not path.is_file():
-            raise ValueError(f"tokenizer must be a directory with {FILE_NAME}: got {directory} (config.tokenizer)")
-        return cls(path.read_text(encoding="utf-8"), str(path), added)
+        if path.is_file():
+            return cls(path.read_text(encoding="utf-8"), str(path), added)
+        model = path.with_name(sentencepiece_model.FILE_NAME)
+        if not model.is_file():
+            raise ValueError(
+                f"tokenizer must be a directory with {FILE_NAME} or {model.name}: got {directory} (config.tokenizer)"
+            )
+        return cls(sentencepiece_model.tokenizer_text(model), str(model), (*_NAMED.values(), *added))
 
     @classmethod
     def tiny(cls) -> "Tokenizer":
@@ -121,16 +152,16 @@ class Tokenizer:
         asset = importlib.resources.files("arft_jax.data") / "assets" / "tiny_tokenizer" / FILE_NAME
         return cls(asset.read_text(encoding="utf-8"), "the embedded tiny tokenizer")
 
-    def _decode_vocab(self, added: dict[int, str], name: str) -> list[bytes]:
+    def _decode_vocab(self, added: dict[int, str], read: Callable[[str], bytes | None], name: str) -> list[bytes]:
         vocab = {token: piece for piece, token in self._encoder.get_vocab(with_added_tokens=False).items()}
-        table, pieces = _byte_of_char(), []
+        pieces = []
         for token in range(max([*vocab, *added]) + 1):
             if token in self._control or (token not in vocab and token not in added):
                 pieces.append(b"")
             elif token in added:
                 pieces.append(added[token].encode())
-            elif all(char in table for char in vocab[token]):
-                pieces.append(bytes(table[char] for char in vocab[token]))
+            elif (written := read(vocab[token])) is not None:
+                pieces.append(written)
             else:
                 raise ValueError(f"{name} must be a byte-level BPE: token {token} is {vocab[token]!r}")
         return pieces

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from arft_jax.data import sentencepiece_model
 from arft_jax.data.chat_template import tiny_template
 from arft_jax.data.images import MEAN, STD, TEMPORAL_PATCH
 from arft_jax.data.tokenizer import FILE_NAME, Tokenizer
@@ -46,8 +47,12 @@ def tokenizer_files(directory: str | os.PathLike = "") -> dict[str, bytes]:
     if gguf_file.is_gguf(directory):
         return {FILE_NAME: gguf_file.tokenizer_text(directory).encode()}
     files = side_files(directory)
+    model = pathlib.Path(directory) / sentencepiece_model.FILE_NAME
     if not any(name in files for name in _TOKENIZERS):
-        raise ValueError(f"tokenizer must be a directory with {' or '.join(_TOKENIZERS)}: got {directory}")
+        if not model.is_file():
+            names = " or ".join((*_TOKENIZERS, model.name))
+            raise ValueError(f"tokenizer must be a directory with {names}: got {directory}")
+        files[FILE_NAME] = Tokenizer.load(directory).text.encode()
     return files
 
 
