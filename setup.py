@@ -89,7 +89,14 @@ setup(
         "gguf": ["gguf>=0.17,<1"],
         "search": ["usearch>=2.26,<3", "ddgs>=9"],  # image search; DuckDuckGo
         "notebooks": ["jupyterlab>=4", "ipykernel>=6"],
-        "baselines": ["torch==2.13.0", "trl==1.16.0", "google-tunix==0.1.7"],
+        "baselines": [
+            "torch==2.13.0",
+            "torchvision==0.28.0",
+            "accelerate>=1",
+            "transformers[serving]>=5.23,<6",
+            "trl==1.16.0",
+            "google-tunix==0.1.7",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -22,6 +22,7 @@ from arft_jax.evaluate.policy import Item, OnEnd, Policy
 from arft_jax.io import hosts, params_checkpoint, seal
 from arft_jax.io.fingerprint import sampled_sha256
 from arft_jax.rollout.request import Request
+from arft_jax.tools.record import ToolHost
 from arft_jax.train.random_streams import Stream, stream_key
 from arft_jax.trajectory import Task, Trajectory
 
@@ -136,6 +137,13 @@ def make_indices(config, entries: Mapping[str, str]) -> None:
     search_indices.make_indices(only)
 
 
+def with_made_indices(host: ToolHost) -> ToolHost:
+    """The host with those search indices that are there: what no benchmark searches was not made."""
+    indices = host.search_indices
+    there = indices and {name: path for name, path in indices.items() if path.exists()}
+    return dataclasses.replace(host, search_indices=there)
+
+
 def routed(config, benchmarks: Sequence[Benchmark]) -> dict[str, list[Task]]:
     """The items of each benchmark as the tools take them: each with the corpus of its set."""
     tasks = {benchmark.name: {"test": benchmark.tasks} for benchmark in benchmarks}
@@ -160,9 +168,7 @@ def open_native(planned: PolicyPlan, weights: Weights, tasks: Sequence[Task], en
     policy = parts.for_rollout(params)
     hosts.print_once(f"{weights.system}: {describe(parts)}")
     rng = parts.engine.put(stream_key(config.seed, Stream.EVALUATION, 0))
-    indices = planned.host.search_indices
-    there = None if indices is None else {name: path for name, path in indices.items() if path.exists()}
-    host = dataclasses.replace(planned.host, search_indices=there)
+    host = with_made_indices(planned.host)
     with toolset.open_toolbox(config, planned.offer.only(tasks), host, enabled=enabled) as toolbox:
         hosts.print_once(toolbox.line)
         stamp = toolbox.stamp()

@@ -202,7 +202,9 @@ def open_remote(
             f"{config.openai.model} at {config.openai.base_url}, {config.openai.concurrency} items at once"
         )
         toolbox = stack.enter_context(
-            toolset.open_toolbox(config, planned.offer.only(tasks), planned.host, enabled=enabled)
+            toolset.open_toolbox(
+                config, planned.offer.only(tasks), native.with_made_indices(planned.host), enabled=enabled
+            )
         )
         hosts.print_once(toolbox.line)
         stamp = toolbox.stamp()

@@ -24,6 +24,7 @@ from arft_jax.remote.replies import Reply
 from arft_jax.rollout.outcome import read_turn, status_after
 from arft_jax.rollout.request import RolloutLimits
 from arft_jax.rollout.rerender import rerendered
+from arft_jax.syntax.plain import PlainSyntax
 from arft_jax.syntax.spec import Syntax
 from arft_jax.tools.context import ToolContext
 from arft_jax.tools.toolbox import Toolbox, observed, resolved
@@ -136,6 +137,8 @@ class _Talk:
         self._usage += reply.usage or Usage()
         self.info |= {"model": reply.model} if reply.model else {}
         syntax = self.asking.syntax
+        if syntax.name != PlainSyntax.name:  # whose answer is the text alone
+            reply = dataclasses.replace(reply, text=reply.whole)
         text, stopped = cut(reply.text, syntax.stops)
         if self.asking.sends_stops and not stopped and not reply.is_cut:
             text, stopped = restored(reply, syntax.stops)

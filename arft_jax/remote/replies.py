@@ -5,11 +5,13 @@ names the stop string, an error may come with status 200, a finish reason ``erro
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from arft_jax.remote.costs import Usage, usage_of
 
+_THOUGHT = ("reasoning_content", "reasoning")  # vLLM, transformers, DeepSeek; OpenRouter, newer vLLM
 _NO_END = ("error", "abort")
 
 
@@ -29,6 +31,8 @@ class Reply:
       says_stop: whether the server says which stop string, if any, ended a turn.
       model: that answered, as the server names it.
       usage: None: the server did not say.
+      thought: what the server has taken out of the text as reasoning.
+      calls: what it has taken out as calls of functions, each a JSON object with ``name`` and ``arguments``.
     """
 
     text: str
@@ -38,6 +42,18 @@ class Reply:
     says_stop: bool = False
     model: str = ""
     usage: Usage | None = None
+    thought: str = ""
+    calls: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """The text with thought and calls in their places, as Qwen's chat template writes them.
+
+        >>> Reply("<answer>7</answer>", thought="seen").whole
+        '<think>seen</think>\\n<answer>7</answer>'
+        """
+        thought = f"<think>{self.thought}</think>\n" if self.thought and "<think>" not in self.text else ""
+        return thought + self.text + "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in self.calls)
 
 
 def reply_of(payload: Any) -> Reply:
@@ -71,7 +87,24 @@ def reply_of(payload: Any) -> Reply:
         says_stop="stop_reason" in choice,
         model=encodable(model) if isinstance(model, str) else "",
         usage=usage_of(payload.get("usage")),
+        thought=next((encodable(message[key]) for key in _THOUGHT if isinstance(message.get(key), str)), ""),
+        calls=_calls_in(message),
     )
+
+
+def _calls_in(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """The calls of functions that a server has read in a turn; what has another form is left out."""
+    calls, found = message.get("tool_calls"), []
+    for call in calls if isinstance(calls, list) else []:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            arguments = function.get("arguments")
+            try:
+                arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+            except (ValueError, RecursionError):  # the syntax then says what is wrong with the call
+                pass
+            found.append(encodable(json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)))
+    return tuple(found)
 
 
 def encodable(text: str) -> str:

@@ -199,6 +199,15 @@ def test_a_request_that_is_not_served_ends_the_item_with_its_reason(error, statu
     assert played.status is status and played.info["reason"] == reason and len(played.turns) == 1
 
 
+def test_a_thought_that_the_server_takes_out_is_part_of_the_turn():
+    trajectory, asked = run([Reply("<search>fox</search>", thought="x"), Reply("<answer>7</answer>", thought="y")])
+    assert [turn.text for turn in trajectory.turns] == [
+        "<think>x</think>\n<search>fox</search>",
+        "<think>y</think>\n<answer>7</answer>",
+    ]
+    assert trajectory.status is Status.ANSWERED and all(turn.in_form for turn in trajectory.turns)
+
+
 def test_stop_strings_that_the_server_leaves_out_are_put_back():
     replies = [Reply(f"{THINK}<search>fox", stop="</search>", says_stop=True), Reply(f"{THINK}<answer>7")]
     played, script = run(replies, sends_stops=True)

@@ -12,6 +12,9 @@ def payload(**parts):
     return {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"q": "é"}'}}
+
+
 @pytest.mark.parametrize(
     "body, reply",
     [
@@ -33,11 +36,27 @@ def payload(**parts):
             Reply("", is_cut=True, model="m", usage=Usage(3, 0, 1)),
         ),
         ({"choices": [{"message": {"content": "a"}}]}, Reply("a")),  # nothing but what must be there
+        (
+            payload(message={"content": "a", "reasoning_content": "b"}),
+            Reply("a", thought="b", model="m", usage=Usage(3, 0, 1)),
+        ),
+        (payload(message={"content": "a", "reasoning": "b"}), Reply("a", thought="b", model="m", usage=Usage(3, 0, 1))),
+        (
+            payload(message={"content": None, "tool_calls": [CALL, "x", {"function": {"name": 3}}]}),
+            Reply("", calls=('{"name": "find", "arguments": {"q": "é"}}',), model="m", usage=Usage(3, 0, 1)),
+        ),
         ({"model": "\ud800", "choices": [{"message": {"content": "a\udfff"}}]}, Reply("a?", model="?")),
     ],
 )  # fmt: skip
 def test_a_reply_is_read(body, reply):
     assert reply_of(body) == reply
+
+
+def test_what_a_server_takes_out_of_a_turn_is_put_back():
+    reply = Reply("so", thought="why", calls=('{"name": "a", "arguments": {}}',))
+    assert reply.whole == '<think>why</think>\nso\n<tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>'
+    assert Reply("<think>x</think>so", thought="x").whole == "<think>x</think>so"  # it was left in as well
+    assert Reply("so").whole == "so"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from arft_jax.build.rewards import make_scorer
 from arft_jax.config import default_config
 from arft_jax.data.images import Quarantine
 from arft_jax.data.tokenizer import Tokenizer
-from arft_jax.rewards.combine import REWARD_FAILED
+from arft_jax.rewards.combine import REWARD_FAILED, Graded, Scorer
 from arft_jax.testing import tiny_rollout as tiny
 from arft_jax.testing.chat_server import ChatServer, openai_error, question_of
 from arft_jax.train import rollouts
@@ -37,19 +37,19 @@ def server():
 def step(stage, server, tmp_path):
     """Plays a step of two tasks, one of which the policy answers at once, the other behind a search."""
 
-    def play(**judge):
+    def play(scorer=None):
         config = default_config()
         config.workdir = str(tmp_path / "run")
         config.rollout.update(group_size=2, n_slots=4, max_turns=2)
         config.train.prompts = 2
-        config.rewards.judge.update(weight=2.0, model="judge", base_url=server.url, n_tries=1, **judge)
+        config.rewards.judge.update(weight=2.0, model="judge", base_url=server.url, n_tries=1)
         first, second = tiny.tiny_task(1, "search"), tiny.tiny_task(2, "search")
         tasks = {config.data.tasks[0]: {"train": [first, second], "test": [first]}}
         config.data.tasks = config.data.tasks[:1]
         toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))
         policy = stage.params([(first, [ANSWER]), (second, [SEARCH, ANSWER])])
         found = rollouts.TrainRollouts(
-            config, stage.engine, tasks, toolbox, quarantine=Quarantine(), scorer=make_scorer(config)
+            config, stage.engine, tasks, toolbox, quarantine=Quarantine(), scorer=scorer or make_scorer(config)
         ).step(policy, 1)
         return sorted(found, key=lambda row: row.task.id)
 
@@ -88,3 +88,23 @@ def test_what_the_judge_does_not_grade_is_masked_and_its_group_goes_on(server, s
     assert all(row.status is not Status.INFRA for row in step())
     assert len(server.asked) > n  # a failure is asked about again, what was graded is in the run's folder
     assert (tmp_path / "run" / "judge" / "scores.jsonl").is_file()
+
+
+class Listed:
+    """A judge in this process that notes when it is asked, and when it is waited for."""
+
+    def __init__(self):
+        self.told = []
+
+    def begin(self, prompt):
+        self.told.append("begin")
+
+    def score(self, prompt):
+        self.told.append("score")
+        return 1.0
+
+
+def test_answers_are_asked_about_before_the_rollout_has_ended(step):
+    judge = Listed()
+    n = sum(row.answer is not None for row in step(Scorer(graded=Graded(judge, "{answer}", 1.0))))
+    assert n and judge.told == ["begin"] * n + ["score"] * n
