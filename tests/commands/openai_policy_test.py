@@ -467,3 +467,16 @@ def test_two_processes_ask_their_shares_and_share_the_budget(tmp_path):
     check_once(out, server, 12)
     check_costs(out, server)
     assert [path.name for path in out.glob("requests*")] == ["requests.jsonl"]
+
+
+def test_a_search_index_of_a_set_that_is_not_asked_is_not_needed(tmp_path):
+    (tmp_path / "items.corpus.jsonl").write_text('{"title": "Fox", "text": "A fox is red."}\n')
+    path = write_items(tmp_path, 2, kind="search")
+    turns = {1: "<think>t</think><search>fox</search>", 2: "<think>t</think><answer>red</answer>"}
+    with ChatServer(lambda body: turns[sum(m["role"] == "user" for m in body["messages"])]) as server:
+        words = [word for word in flags(server, path, tmp_path / "out") if "data.tasks" not in word]
+        words += [f"--config.data.tasks=('mini_search', 'jsonl:{path}')", f"--config.data.dir={tmp_path}"]
+        assert cli.main(words) == 0
+        found = [m["content"] for body in server.asked for m in body["messages"][2:] if m["role"] == "user"]
+    assert found and all("A fox is red." in text for text in found)
+    assert not list(tmp_path.glob("mini_search*"))
