@@ -3,8 +3,6 @@
 import json
 import pathlib
 
-import jax
-
 from arft_jax.openai_checks import ANSWER, FILE
 from arft_jax.remote import access, log
 from arft_jax.remote.costs import Meter
@@ -43,12 +41,13 @@ def check_named(config, asked_by: str) -> None:
     read_rubric(config)
 
 
-def make_judge(config, folder: pathlib.Path):
+def make_judge(config, folder: pathlib.Path, process: int | None = None, n_processes: int = 1):
     """The judge of a run or an evaluation; its server is asked whether it is there, takes the key and has the model.
 
     Args:
       config: of the run.
       folder: where scores and the log of requests are kept; nothing is written before the first question.
+      process, n_processes: of those that ask, which share the budget; None: one alone asks.
 
     Raises:
       ValueError: no such server or model, a key that it does not take.
@@ -72,10 +71,9 @@ def make_judge(config, folder: pathlib.Path):
         n_tries=j.n_tries,
         keys=KEYS,
     )
-    n_processes = jax.process_count()
     meter = Meter(dict(j.prices), j.budget_dollars, j.budget_tokens, n_processes, KEYS)
     for record in log.read_log(folder):
         log.count(meter, record, earlier=True)
-    judge = RemoteJudge(server, meter, folder, j.concurrency, jax.process_index() if n_processes > 1 else None)
+    judge = RemoteJudge(server, meter, folder, j.concurrency, process)
     judge.check()
     return judge

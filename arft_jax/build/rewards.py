@@ -4,6 +4,8 @@ import inspect
 import pathlib
 import traceback
 
+import jax
+
 from arft_jax.build.judge import KEYS, check_named, make_judge, read_rubric
 from arft_jax.build.settings import overlong, query_embedding, reward_weights
 from arft_jax.io import terminal
@@ -44,7 +46,9 @@ def _graded(config) -> Graded | None:
         return None
     check_named(config, f"{KEYS}.weight")
     folder = pathlib.Path(config.workdir) / judge.NAME
-    return Graded(make_judge(config, folder), read_rubric(config), float(config.rewards.judge.weight))
+    several = jax.process_count() > 1
+    made = make_judge(config, folder, jax.process_index() if several else None, jax.process_count())
+    return Graded(made, read_rubric(config), float(config.rewards.judge.weight))
 
 
 def load_reward(path: str) -> RewardFunction:

@@ -87,7 +87,7 @@ def evaluate(config, asked: Asked) -> int:
         told = {"system": _system(asked, entrant.system), **entrant.told}
         described = {b.name: {"n_items": b.n_items, "sha256": b.sha256, "halves": b.halves} for b in benchmarks}
         hosts.in_turn(lambda: files.open_record(out, same, told, described))
-        judge = make_judge(config, out / NAME) if asked.judge and hosts.is_first() else None
+        judge = make_judge(config, out / NAME) if asked.judge else None  # every process asks whether it is there
         # ----------------------------------------------------- ask, write down
         if enabled and taken.tools.search.backend == "local":
             hosts.in_turn(lambda: native.make_indices(taken, entries))
@@ -97,7 +97,7 @@ def evaluate(config, asked: Asked) -> int:
         results = {"system": told["system"], "tools": same["tools"], "image": asked.image, "benchmarks": {}}
         for benchmark in benchmarks:
             figures = results_of(benchmark, picked[benchmark.name], out / benchmark.name, config.eval.bootstrap)
-            if judge is not None:
+            if judge is not None and hosts.is_first():
                 figures["judge"] = _judged(config, judge, benchmark, out / benchmark.name, figures)
             results["benchmarks"][benchmark.name] = figures
         if judge is not None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from arft_jax.data import items, mat
 from arft_jax.data.image_files import FileImage, ImageFiles, safe_path
 from arft_jax.data.images import Quarantine
-from arft_jax.data.recorded_steps import image_folder, read_rows
+from arft_jax.data.recorded_steps import TYPES, image_folder, read_rows
 from arft_jax.rewards import recorded
 from arft_jax.trajectory import Task
 
@@ -95,6 +95,8 @@ def _coding_questions(rows: Sequence[object], path: pathlib.Path) -> list[dict]:
     for place, row in enumerate(rows):
         owner = f"row {place} of {path}"
         read = _texts(row, ("image_path", "problem", "solution", "type"), owner)
+        if read["type"] not in TYPES:
+            raise ValueError(f"{owner}: type must be one of {', '.join(TYPES)}: got {read['type']!r}")
         name = pathlib.PurePosixPath(read["image_path"])
         identity = str(name.with_name(_SIDE.sub("", name.stem)))
         question = found.setdefault(identity, {"id": identity, "place": place})

@@ -116,6 +116,7 @@ def test_so_many_questions_as_are_asked_for(folder):
         (dict(solution="<problem> {'fog'} </problem>"), r"row 0 of .*'fog'"),
         (dict(problem=" "), r"row 0 of .*problem must be text: got ' '"),
         (dict(image_path="../blur_1_proc.png"), r"row 0 of .*\.\./blur_1_proc"),
+        (dict(type="answer"), r"row 0 of .*type must be one of pre_problem, pre_code, pre_answer: got 'answer'"),
         (dict(type=None), r"row 0 of .*type must be text: got None"),
     ],
 )
