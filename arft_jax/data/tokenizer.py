@@ -125,7 +125,8 @@ class Tokenizer:
     def load(cls, directory: str | os.PathLike = "", added: Sequence[str] = ()) -> "Tokenizer":
         """From a directory with ``tokenizer.json`` or, alone, ``tokenizer.model``; empty for the embedded tiny one.
 
-        A SentencePiece model has no control tokens of ChatML: they get ids behind its vocabulary.
+        A SentencePiece model has no control tokens of ChatML, nor those that frame an image: they get ids behind its
+        vocabulary.
 
         Args:
           directory: of the file.
@@ -144,7 +145,7 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer must be a directory with {FILE_NAME} or {model.name}: got {directory} (config.tokenizer)"
             )
-        return cls(sentencepiece_model.tokenizer_text(model), str(model), (*_NAMED.values(), *added))
+        return cls(sentencepiece_model.tokenizer_text(model), str(model), (*_NAMED.values(), *_OF_IMAGES.values(), *added))
 
     @classmethod
     def tiny(cls) -> "Tokenizer":

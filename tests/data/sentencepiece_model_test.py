@@ -67,8 +67,9 @@ def test_ids_are_those_of_sentencepiece_and_every_text_round_trips(folder, oracl
 def test_the_frame_of_turns_stands_behind_the_vocabulary(folder, oracle):
     tokenizer = Tokenizer.load(folder)
     n = oracle.get_piece_size()
-    assert {tokenizer.pad_id, tokenizer.eos_id, tokenizer.im_start_id} == {n, n + 1, n + 2}
-    assert tokenizer.vocab_size == n + 3 and tokenizer.image_pad_id == -1
+    frame = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.im_start_id}
+    frame |= {tokenizer.vision_start_id, tokenizer.vision_end_id, tokenizer.image_pad_id, tokenizer.video_pad_id}
+    assert frame == set(range(n, n + 7)) and tokenizer.vocab_size == n + 7
     assert {oracle.bos_id(), oracle.eos_id(), oracle.unk_id()} < tokenizer.control_ids
     assert tokenizer.encode("see <image>")[-1] == oracle.piece_to_id("<image>")
 
