@@ -4,8 +4,8 @@
     python launch/train.py --config=configs/paper_parity.py --config.weights=DIR --config.data.dir=DIR
 
 ``weights`` is a Hugging Face directory of Qwen2.5-VL-7B; ``data.dir`` holds ``MAT-Training`` and ``MAT-Benchmark`` in
-the layouts of arft_jax/data/recorded_steps.py and arft_jax/data/mat.py. Hardware: 8 x H100 80 GB; the coding
-agent's update compile-checked at cf5b037 (61.7 GiB a device), its rollouts and the search agent at ad1809b. Reproduces the
+the layouts of arft_jax/data/recorded_steps.py and arft_jax/data/mat.py. Hardware: 8 x H100 80 GB; the coding agent's
+update compile-checked at cf5b037 (61.7 GiB a device), its rollouts and the search agent at ad1809b. Reproduces the
 training of the coding agent of arXiv 2505.14246 and its evaluation on MAT-Coding, with live tools and five turns.
 Published F1/EM: 60.10/51.43 simple, 45.60/25.38 hard; here: not yet run. Variants: ``:search`` (the search agent;
 published, MAT-Search: 71.78/66.67 and 55.77/44.00), ``:smoke`` and ``:search_smoke`` (every stage on a CPU in minutes,

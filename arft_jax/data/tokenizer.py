@@ -145,7 +145,8 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer must be a directory with {FILE_NAME} or {model.name}: got {directory} (config.tokenizer)"
             )
-        return cls(sentencepiece_model.tokenizer_text(model), str(model), (*_NAMED.values(), *_OF_IMAGES.values(), *added))
+        frame = (*_NAMED.values(), *_OF_IMAGES.values())
+        return cls(sentencepiece_model.tokenizer_text(model), str(model), (*frame, *added))
 
     @classmethod
     def tiny(cls) -> "Tokenizer":
