@@ -18,7 +18,7 @@ def check_access(server, keys: str, asked_by: str) -> None:
     if importlib.util.find_spec("openai") is None:
         raise ValueError(f"the openai package must be installed: pip install 'arft_jax[openai]' ({asked_by})")
     if not server.model:
-        raise ValueError(f"a model must be named: got none ({keys}.model, {asked_by})")
+        raise ValueError(f"a model must be named: got none ({keys}.model)")
     try:
         parts = urllib.parse.urlsplit(server.base_url)
         is_url = bool(parts.hostname) and parts.port != 0

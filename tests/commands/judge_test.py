@@ -105,7 +105,7 @@ def test_a_rubric_of_ones_own_is_used_and_is_another_judge(server, flags, tmp_pa
 @pytest.mark.parametrize(
     "more, reason",
     [
-        ("--config.rewards.judge.model=", r"a model must be named: .*config.rewards.judge.model, --judge"),
+        ("--config.rewards.judge.model=", r"a model must be named: got none .config.rewards.judge.model"),
         ("--config.rewards.judge.model=other", r"got 'other', .* has gpt-4o, judge \(config.rewards.judge.model\)"),
         ("--config.rewards.judge.base_url=http://127.0.0.1:9/v1", r"a server must answer: .*rewards.judge.base_url"),
         ("--config.rewards.judge.rubric=Is it good?", r"rubric must be .*got 'Is it good\?' \(config.rewards.judge.ru"),

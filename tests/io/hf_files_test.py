@@ -25,8 +25,9 @@ def test_known_files_are_copied_and_nothing_else(tmp_path):
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     _write(tmp_path, {"merges.txt": b""})
+    names = "tokenizer.json or vocab.json or tokenizer.model"
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ValueError, match=f"directory with tokenizer.json or vocab.json: got {folder}"):
+        with pytest.raises(ValueError, match=f"directory with {names}: got {folder}"):
             hf_files.tokenizer_files(folder)
 
 
