@@ -127,7 +127,7 @@ class Server:
             try:
                 asked = await asyncio.to_thread(self._door.read, body, identity)
             except BadRequest as bad:
-                raise Refused(400, tell.error(str(bad), "invalid_request_error", bad.param)) from None
+                raise Refused(400, tell.error(str(bad), "invalid_request_error", bad.param, bad.code)) from None
             model = asked.chat.model or self._door.name
             replies = Replies(asked, identity, int(time.time()), model, self._pieces)
             waiting = Waiting(asyncio.get_running_loop(), replies)

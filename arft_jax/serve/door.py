@@ -106,6 +106,7 @@ class Door:
             raise BadRequest(
                 f"the prompt must leave room for an answer: it has {n_prompt} tokens of at most {limits.max_tokens}",
                 "messages",
+                "context_length_exceeded",
             )
         if (n := sum(prompt.image_lens)) > limits.n_features:
             raise BadRequest(f"images must have at most {limits.n_features} tokens: got {n}", "messages")

@@ -37,11 +37,12 @@ class BadRequest(ValueError):
     Args:
       message: one sentence.
       param: which field of the body.
+      code: of OpenAI's, where it has one that clients know.
     """
 
-    def __init__(self, message: str, param: str = ""):
+    def __init__(self, message: str, param: str = "", code: str | None = None):
         super().__init__(message)
-        self.param = param
+        self.param, self.code = param, code
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import uvicorn
 
 from arft_jax.data.tokenizer import Tokenizer
 from arft_jax.io.trajectories import load_trajectories
+from arft_jax.remote.faults import Meaning, meaning_of
 from arft_jax.rollout.service import Service
 from arft_jax.serve.app import Server, Terms
 from arft_jax.serve.door import Door
@@ -228,6 +229,13 @@ def test_bad_requests_name_their_field_and_keep_nothing(served):
             served.client.chat.completions.create(**{"model": "tiny", "messages": messages[1:]} | options)
         assert refused.value.param == param
     assert served.service.n_busy == served.service.n_waiting == 0
+
+
+def test_a_prompt_that_is_too_long_has_the_code_that_clients_know(served):
+    with pytest.raises(openai.BadRequestError, match="must leave room for an answer") as refused:
+        served.ask("word " * 4000)
+    assert (refused.value.param, refused.value.code) == ("messages", "context_length_exceeded")
+    assert meaning_of(400, refused.value.code, str(refused.value)) is Meaning.LENGTH  # as our own client reads it
 
 
 def test_strangers_and_large_bodies_are_refused(served, stage, tmp_path):
