@@ -144,6 +144,7 @@ def test_the_served_policy_gives_the_answers_of_the_native_one_turn_by_turn(imit
     with serving_process(None, f"--workdir={imitator}", "--name=small") as (process, lines):
         url = re.search(r"http://\S+", lines[1]).group()
         server = [f"--config.openai.base_url={url}", "--config.openai.model=small", "--config.openai.key_env="]
+        server += ["--config.openai.images=whole"]  # the server resizes as the policy does; twice may be another size
         assert evaluate.main([*asked, "--policy=openai", *server, f"--out={tmp_path / 'served'}"]) == 0
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
