@@ -150,7 +150,6 @@ def visual_arft_config(agent: str, variant: str = "") -> Any:
     name = "_".join(["visual_arft", agent, size, kind, *(["released"] if recipe == "released" else [])])
     config = fitted_config(name, size, kind, "smoke" if smoke else "")
     (set_released_recipe if recipe == "released" else set_live_recipe)(config, agent, smoke)
-    if recipe == "released" and not smoke:
-        config.train.micro_tokens = 4 * config.rollout.max_tokens
-        config.train.image_chunks = 32
+    if recipe == "released" and not smoke:  # whole rows, and no more tokens than were compiled for the hardware
+        config.train.micro_tokens -= config.train.micro_tokens % config.rollout.max_tokens
     return config

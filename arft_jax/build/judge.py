@@ -1,9 +1,9 @@
 """From a config to the model that grades answers."""
 
-import json
 import pathlib
 
-from arft_jax.openai_checks import ANSWER, FILE
+from arft_jax.build.prompts import text_or_file
+from arft_jax.openai_checks import ANSWER
 from arft_jax.remote import access, log
 from arft_jax.remote.costs import Meter
 from arft_jax.rewards.judge import RUBRIC
@@ -17,17 +17,7 @@ def read_rubric(config) -> str:
     Raises:
       ValueError: a file that cannot be read, or has no place for the answer.
     """
-    rubric = config.rewards.judge.rubric
-    if not rubric.startswith(FILE):
-        return rubric or RUBRIC
-    path = pathlib.Path(rubric.removeprefix(FILE)).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"a rubric must be a readable file: got {path} ({error}) ({KEYS}.rubric)") from error
-    if ANSWER not in text:
-        raise ValueError(f"a rubric must hold {ANSWER}: {path} does not ({KEYS}.rubric)")
-    return text
+    return text_or_file(config.rewards.judge.rubric, "a rubric", f"{KEYS}.rubric", ANSWER) or RUBRIC
 
 
 def check_named(config, asked_by: str) -> None:
@@ -52,28 +42,21 @@ def make_judge(config, folder: pathlib.Path, process: int | None = None, n_proce
     Raises:
       ValueError: no such server or model, a key that it does not take.
     """
-    from arft_jax.remote.client import Server  # needs the openai package
+    from arft_jax.remote.client import Server, fields_of  # needs the openai package
     from arft_jax.remote.judge import RemoteJudge
 
     j = config.rewards.judge
-    fields = json.loads(json.dumps(dict(j.extra)))
-    if j.temperature >= 0:
-        fields["temperature"] = j.temperature
-    if j.max_tokens and j.max_tokens_name:
-        fields[j.max_tokens_name] = j.max_tokens
     server = Server(
         base_url=j.base_url,
         model=j.model,
         key=access.key_of(j, KEYS),
         key_env=j.key_env,
-        fields=fields,
+        fields=fields_of(j.extra, j.temperature, j.max_tokens_name, j.max_tokens),
         timeout_s=j.timeout_s,
         n_tries=j.n_tries,
         keys=KEYS,
     )
-    meter = Meter(dict(j.prices), j.budget_dollars, j.budget_tokens, n_processes, KEYS)
-    for record in log.read_log(folder):
-        log.count(meter, record, earlier=True)
+    meter = log.open_meter(folder, Meter(dict(j.prices), j.budget_dollars, j.budget_tokens, n_processes, KEYS))
     judge = RemoteJudge(server, meter, folder, j.concurrency, process)
     judge.check()
     return judge

@@ -11,11 +11,11 @@ from arft_jax.data import chat, system_prompts
 from arft_jax.data.batch import VisionBucket
 from arft_jax.data.images import ImageProcessor
 from arft_jax.data.tokenizer import Tokenizer
+from arft_jax.openai_checks import FILE
 from arft_jax.tools.offer import Offer
 from arft_jax.trajectory import Task
 
 _N_NAMED = 10
-_FILE = "file:"
 
 
 def system_texts(config, offer: Offer) -> Callable[[Task], str]:
@@ -27,7 +27,9 @@ def system_texts(config, offer: Offer) -> Callable[[Task], str]:
     Raises:
       ValueError: a file of a prompt that cannot be read, or holds nothing.
     """
-    of_set = {name: _prompt_of(text) for name, text in config.system_prompts}
+    of_set = {
+        name: text_or_file(text, "a system prompt", "config.system_prompts") for name, text in config.system_prompts
+    }
 
     def system_text(task: Task) -> str:
         own = task.system or of_set.get(task.task_set)
@@ -36,18 +38,29 @@ def system_texts(config, offer: Offer) -> Callable[[Task], str]:
     return system_text
 
 
-def _prompt_of(text: str) -> str:
-    if not text.startswith(_FILE):
+def text_or_file(text: str, what: str, key: str, must_hold: str = "") -> str:
+    """A text of the configuration; of ``file:PATH`` what is in the file.
+
+    Args:
+      text: the value.
+      what: it is, for messages: a prompt.
+      key: that has it, for messages.
+      must_hold: what has to stand in a file.
+
+    Raises:
+      ValueError: a file that cannot be read, holds nothing, or lacks ``must_hold``.
+    """
+    if not text.startswith(FILE):
         return text
-    path = pathlib.Path(text.removeprefix(_FILE)).expanduser()
+    path = pathlib.Path(text.removeprefix(FILE)).expanduser()
     try:
         read = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"a system prompt must be a readable file: got {path} ({error}) (config.system_prompts)"
-        ) from error
+        raise ValueError(f"{what} must be a readable file: got {path} ({error}) ({key})") from error
+    if must_hold not in read:
+        raise ValueError(f"{what} must hold {must_hold}: {path} does not ({key})")
     if not read:
-        raise ValueError(f"a system prompt must hold text: got an empty {path} (config.system_prompts)")
+        raise ValueError(f"{what} must hold text: got an empty {path} ({key})")
     return read
 
 

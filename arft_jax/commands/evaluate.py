@@ -77,7 +77,7 @@ def evaluate(config, asked: Asked) -> int:
     out = pathlib.Path(asked.out or _default_out(config, asked, entrant.step))
     taken = native.config_to_evaluate(config, entries, "none" if is_remote else asked.checkpoint, out)
     enabled = asked.tools == "on" and config.tools.enabled
-    with naming_write_faults("the evaluation's folder", out, "--out"):
+    with naming_write_faults("the evaluation's folder", out, "--out"), contextlib.ExitStack() as stack:
         benchmarks = hosts.in_turn(lambda: _load(taken, entries))
         other = _other(asked, benchmarks)
         identity = entrant.plan(taken, benchmarks, enabled)
@@ -87,7 +87,9 @@ def evaluate(config, asked: Asked) -> int:
         told = {"system": _system(asked, entrant.system), **entrant.told}
         described = {b.name: {"n_items": b.n_items, "sha256": b.sha256, "halves": b.halves} for b in benchmarks}
         hosts.in_turn(lambda: files.open_record(out, same, told, described))
-        judge = make_judge(config, out / NAME) if asked.judge else None  # every process asks whether it is there
+        judge = None
+        if asked.judge:  # every process asks whether it is there
+            judge = stack.enter_context(contextlib.closing(make_judge(config, out / NAME)))
         # ----------------------------------------------------- ask, write down
         if enabled and taken.tools.search.backend == "local":
             hosts.in_turn(lambda: native.make_indices(taken, entries))

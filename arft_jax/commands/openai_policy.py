@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,14 +11,14 @@ import jax
 
 from arft_jax.build import search_indices, settings
 from arft_jax.build import tools as toolset
-from arft_jax.build.prompts import system_texts
+from arft_jax.build.prompts import system_texts, text_or_file
 from arft_jax.commands import native_policy as native
 from arft_jax.data.images import ImageProcessor
 from arft_jax.evaluate.benchmarks import Benchmark
 from arft_jax.evaluate.chat_agent import Asking, play
 from arft_jax.evaluate.policy import Item, OnEnd, Policy
 from arft_jax.io import hosts
-from arft_jax.openai_checks import FILE, QUESTION
+from arft_jax.openai_checks import QUESTION
 from arft_jax.remote import access, log
 from arft_jax.remote.costs import Meter, told
 from arft_jax.syntax.plain import PlainSyntax
@@ -85,17 +84,8 @@ def _question(config) -> Callable[[Task], str]:
     o = config.openai
     if o.prompt == "agent":
         return lambda task: task.question
-    template = PLAIN if o.prompt == "plain" else o.prompt
-    if template.startswith(FILE):
-        path = pathlib.Path(template.removeprefix(FILE)).expanduser()
-        try:
-            template = path.read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"a prompt must be a readable file: got {path} ({error}) (config.openai.prompt)"
-            ) from error
-        if QUESTION not in template:
-            raise ValueError(f"a prompt must hold {QUESTION}: {path} does not (config.openai.prompt)")
+    given = PLAIN if o.prompt == "plain" else o.prompt
+    template = text_or_file(given, "a prompt", f"{KEYS}.prompt", QUESTION)
     return lambda task: template.replace(QUESTION, task.question)
 
 
@@ -152,19 +142,6 @@ def _check_items(tasks: Sequence[Task], asking: Asking) -> None:
     if bad:
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise ValueError(f"every prompt must have a question and images that fit: got {'; '.join(bad[:10])}{more}")
-
-
-def open_meter(config, out: pathlib.Path) -> Meter:
-    """What earlier sessions in the folder have spent, and the budget.
-
-    Raises:
-      ValueError: a log of requests that is none.
-    """
-    o = config.openai
-    meter = Meter(dict(o.prices), o.budget_dollars, o.budget_tokens, jax.process_count())
-    for record in log.read_log(out):
-        log.count(meter, record, earlier=True)
-    return meter
 
 
 @contextlib.contextmanager
@@ -280,14 +257,11 @@ async def _ask_all(client, items, one, on_end: OnEnd, n_workers: int) -> BaseExc
 
 
 def _server(config, asking: Asking):
-    from arft_jax.remote.client import Server
+    from arft_jax.remote.client import Server, fields_of
 
     o = config.openai
-    fields = json.loads(json.dumps(dict(o.extra)))
-    if o.temperature >= 0:
-        fields["temperature"] = o.temperature
-    if o.max_tokens_name:
-        fields[o.max_tokens_name] = o.max_tokens or config.rollout.max_turn_tokens
+    max_tokens = o.max_tokens or config.rollout.max_turn_tokens
+    fields = fields_of(o.extra, o.temperature, o.max_tokens_name, max_tokens)
     if o.stops == "send" and asking.syntax.stops:
         fields["stop"] = list(asking.syntax.stops)
     return Server(
@@ -302,7 +276,13 @@ def _server(config, asking: Asking):
         max_backoff_s=o.max_backoff_s,
         requests_per_min=o.requests_per_min,
         tokens_per_min=o.tokens_per_min,
+        keys=KEYS,
     )
+
+
+def _meter(config, out: pathlib.Path) -> Meter:
+    o = config.openai
+    return log.open_meter(out, Meter(dict(o.prices), o.budget_dollars, o.budget_tokens, jax.process_count(), KEYS))
 
 
 class RemoteEntrant:
@@ -329,7 +309,7 @@ class RemoteEntrant:
     ) -> contextlib.AbstractContextManager[Policy]:
         """See :func:`open_remote`."""
         hosts.in_turn(lambda: log.join_logs(out) if hosts.is_first() else None)
-        self._meter = open_meter(config, out)
+        self._meter = _meter(config, out)
         return open_remote(config, self._planned, tasks, enabled, out, self._meter, self._run_out)
 
     def _run_out(self) -> None:
@@ -347,7 +327,7 @@ class RemoteEntrant:
         """
         stopped = hosts.any_of(self._out_of_budget)
         hosts.in_turn(lambda: log.join_logs(out) if hosts.is_first() else None)
-        meter = open_meter(config, out)
+        meter = _meter(config, out)
         if stopped:
             raise BudgetReached(
                 f"{told(meter.totals())}\nthe budget of {meter.budget} is spent; what was answered is kept, and the "

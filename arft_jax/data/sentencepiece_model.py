@@ -11,7 +11,7 @@ import pathlib
 
 FILE_NAME = "tokenizer.model"
 _ADDED = "added_tokens.json"  # beside it: {content: id} of tokens behind the vocabulary
-_SPACE = "▁"
+SPACE = "▁"  # of a vocabulary, in place of a space
 _BPE = 2  # of the trainer's model types
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of a piece
 
@@ -38,13 +38,13 @@ def tokenizer_text(path: str | os.PathLike) -> str:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
             ],

@@ -56,7 +56,7 @@ def _fallback_bytes(piece: str) -> bytes:
     (b' fox', b'\\n')
     """
     byte = _BYTE.fullmatch(piece)
-    return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
+    return bytes([int(byte[1], 16)]) if byte else piece.replace(sentencepiece_model.SPACE, " ").encode()
 
 
 def _with_tokens(text: str, contents: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import openai
@@ -80,6 +80,25 @@ class Server:
     requests_per_min: float = 0.0
     tokens_per_min: float = 0.0
     keys: str = "config.openai"
+
+
+def fields_of(
+    extra: Iterable[tuple[str, Any]], temperature: float, max_tokens_name: str, max_tokens: int
+) -> dict[str, Any]:
+    """What every request of a server has beside model and messages.
+
+    Args:
+      extra: more fields, as the configuration has them.
+      temperature: below 0: not sent.
+      max_tokens_name: as the server calls the limit; empty: not sent.
+      max_tokens: of a reply; 0: not sent.
+    """
+    fields = json.loads(json.dumps(dict(extra)))
+    if temperature >= 0:
+        fields["temperature"] = temperature
+    if max_tokens_name and max_tokens:
+        fields[max_tokens_name] = max_tokens
+    return fields
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ asked for again, in whatever session; a request that fails leaves nothing there,
 
 import asyncio
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -18,11 +19,12 @@ from arft_jax.remote.faults import Refused, Unanswered
 from arft_jax.rewards.judge import JudgeFailure, score_of
 
 SCORES = "scores"  # file of the scores, with the number of the process where there are several
+_ASKED = {"judge": True}  # in the lines of the log
 _N_READINGS = 2  # how often a judge is asked whose reply has no score
 
 
 class RemoteJudge:
-    """Scores prompts by one model's word; begun from one thread, asked in another that lives as long as the process.
+    """Scores prompts by one model's word; begun from one thread, asked in another; closed at the end.
 
     Args:
       server: whom to ask.
@@ -36,11 +38,11 @@ class RemoteJudge:
         self, server: Server, meter: Meter, folder: pathlib.Path, concurrency: int = 16, process: int | None = None
     ):
         self._server, self._meter, self._folder, self._process = server, meter, folder, process
-        self._concurrency = concurrency
         self._asked: dict[str, concurrent.futures.Future] = {}
         self._scores: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._said = {"judge": True}
+        self._slots = asyncio.Semaphore(concurrency)
+        self._connection = contextlib.AsyncExitStack()
 
     def check(self) -> None:
         """Asks whether the server is there, takes the key and has the model; writes nothing.
@@ -83,6 +85,26 @@ class RemoteJudge:
                 del self._asked[key]
         return self._scores[key]
 
+    def close(self) -> None:
+        """Ends what is still asked, the connection and the files; without a question there are none."""
+        if self._loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+        self._file.close()
+        self._requests.close()
+
+    async def _end(self) -> None:
+        mine = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._connection.aclose()
+
     def totals(self) -> dict[str, dict]:
         """What was spent, by model; see :meth:`Meter.totals`."""
         return self._meter.totals()
@@ -99,22 +121,17 @@ class RemoteJudge:
         path = self._folder / f"{name}.jsonl"
         log.drop_cut_line(path)
         self._file = open(path, "a", encoding="utf-8")
-        self._loop, ready = asyncio.new_event_loop(), threading.Event()
-        self._client, self._slots = ChatClient(self._server, self._meter, self._requests), None
-
-        async def live() -> None:
-            self._slots = asyncio.Semaphore(self._concurrency)
-            async with self._client.connected():
-                ready.set()
-                await asyncio.Event().wait()  # for ever: the thread ends with the process
-
-        threading.Thread(target=lambda: self._loop.run_until_complete(live()), name="judge", daemon=True).start()
-        ready.wait()
+        self._client, loop = ChatClient(self._server, self._meter, self._requests), asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
+        connected = self._connection.enter_async_context(self._client.connected())
+        asyncio.run_coroutine_threadsafe(connected, loop).result()
+        self._loop = loop
 
     async def _ask(self, key: str, prompt: str) -> float:
         async with self._slots:
             for reading in range(1, _N_READINGS + 1):
-                reply = await self._client.complete([{"role": "user", "content": prompt}], self._said)
+                reply = await self._client.complete([{"role": "user", "content": prompt}], _ASKED)
                 try:
                     score = score_of(reply.text)
                     break

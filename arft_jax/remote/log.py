@@ -105,6 +105,17 @@ def read_log(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+def open_meter(folder: pathlib.Path, meter: Meter) -> Meter:
+    """The meter with what earlier sessions in a folder have spent.
+
+    Raises:
+      ValueError: a log of requests that is none.
+    """
+    for record in read_log(folder):
+        count(meter, record, earlier=True)
+    return meter
+
+
 def count(meter: Meter, record: Mapping[str, Any], earlier: bool = False) -> None:
     """Adds a line of the log to what was spent."""
     usage = Usage(**record["usage"]) if record["usage"] else None

@@ -143,6 +143,11 @@ class Scorer:
         if self.graded is not None and trajectory.status is not Status.INFRA:
             self.graded.begin(trajectory, self.weights.max_answer_words)
 
+    def close(self) -> None:
+        """Lets go of what :meth:`begin` needs."""
+        if self.graded is not None:
+            self.graded.judge.close()
+
     def __call__(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory with its rewards; as it is after an infrastructure failure.
 

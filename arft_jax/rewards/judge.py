@@ -46,6 +46,9 @@ class Judge(Protocol):
           JudgeFailure: none can be had.
         """
 
+    def close(self) -> None:
+        """Ends what is still asked; nothing is begun behind it."""
+
 
 def prompt_for(trajectory: Trajectory, rubric: str = RUBRIC, max_answer_words: int = 0) -> str | None:
     """What the judge is asked of a trajectory; None: it is worth 0 unasked.

@@ -23,6 +23,7 @@ _TEMPLATE = (
 )
 _TEXT = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
 _VISION = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14)
+_CROPPED = dict(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
 _PINPOINTS = [[28, 56], [56, 28], [56, 56]]
 
 
@@ -71,61 +72,44 @@ def _template(image: str) -> str:
 
 
 def _llava() -> tuple[Any, Any]:
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = _tokenizer("<image>")
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(image_size=28, projection_dim=32, **_VISION),
-        text_config=LlamaConfig(vocab_size=len(tokenizer), **_TEXT),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=4,
-    )
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=_template("<image>"),
-    )
-    return LlavaForConditionalGeneration(config), processor
+    config, parts = _clip_and_llama()
+    model = LlavaForConditionalGeneration(LlavaConfig(image_seq_length=4, **config))
+    return model, LlavaProcessor(image_processor=CLIPImageProcessor(**_CROPPED), **parts)
 
 
 def _llava_next() -> tuple[Any, Any]:
     from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
         LlavaNextImageProcessor,
         LlavaNextProcessor,
     )
 
+    config, parts = _clip_and_llama()
+    model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_grid_pinpoints=_PINPOINTS, **config))
+    images = LlavaNextImageProcessor(image_grid_pinpoints=_PINPOINTS, **_CROPPED)
+    return model, LlavaNextProcessor(image_processor=images, **parts)
+
+
+def _clip_and_llama() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the configurations, and what the processors of the first two LLaVAs have in common."""
+    from transformers import CLIPVisionConfig, LlamaConfig
+
     tokenizer = _tokenizer("<image>")
-    config = LlavaNextConfig(
+    config = dict(
         vision_config=CLIPVisionConfig(image_size=28, projection_dim=32, **_VISION),
         text_config=LlamaConfig(vocab_size=len(tokenizer), **_TEXT),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=_PINPOINTS,
     )
-    processor = LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessor(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=_PINPOINTS
-        ),
+    return config, dict(
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=_template("<image>"),
     )
-    return LlavaNextForConditionalGeneration(config), processor
 
 
 def _llava_onevision() -> tuple[Any, Any]:

@@ -112,6 +112,7 @@ def open_run(plan: Plan, directory: RunDir, stack: contextlib.ExitStack) -> Run:
     hosts.print_once(toolbox.line)
     checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints", keep=plan.config.checkpoint.keep))
     state, host = open_state(plan, parts, checkpoints)
+    stack.enter_context(contextlib.closing(plan.scorer))
     rollouts = TrainRollouts.of_plan(plan, parts.engine, tasks, toolbox)
     stop = stack.enter_context(StopRequest())
     rollouts.tell_quarantined()

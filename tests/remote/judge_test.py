@@ -1,6 +1,7 @@
 """The judge behind a server: each prompt once, scores kept between sessions, faults that are no score."""
 
 import json
+import time
 
 import pytest
 
@@ -25,10 +26,15 @@ def make(server, tmp_path):
     def make(meter=None, concurrency=16, process=None, **options):
         usual = dict(base_url=server.url, model="gpt-4o", timeout_s=20.0, n_tries=2, backoff_s=0.001)
         told = Server(**usual | options, keys="config.rewards.judge")
-        return RemoteJudge(told, meter or Meter({}), tmp_path / "judge", concurrency, process)
+        judge = RemoteJudge(told, meter or Meter({}), tmp_path / "judge", concurrency, process)
+        made.append(judge)
+        return judge
 
+    made = []
     make.folder = tmp_path / "judge"
-    return make
+    yield make
+    for judge in made:
+        judge.close()
 
 
 def test_a_prompt_is_asked_once_however_often_it_comes(server, make):
@@ -131,3 +137,18 @@ def test_what_is_wrong_with_the_server_is_said_before_anything_is_written(server
     server.models, server.answer = None, refuse
     with pytest.raises(JudgeFailure, match=r"config.rewards.judge.temperature"):
         make().score("one")
+
+
+def test_closing_ends_what_is_asked_and_may_be_done_without_a_question(server, make):
+    make().close()
+    assert not make.folder.exists()
+    server.faults = lambda number: "timeout"
+    judge, begin = make(timeout_s=60.0), time.monotonic()
+    judge.begin("one")
+    while not server.asked:
+        time.sleep(0.01)
+    judge.close()
+    judge.close()
+    assert time.monotonic() - begin < 3.0
+    [line] = read_log(make.folder)
+    assert line["outcome"] == "cut"

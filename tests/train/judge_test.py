@@ -1,5 +1,6 @@
 """The judge in the rollouts of training: asked while rows are decoded, a part of the reward, its faults masked."""
 
+import contextlib
 import re
 
 import pytest
@@ -48,9 +49,10 @@ def step(stage, server, tmp_path):
         config.data.tasks = config.data.tasks[:1]
         toolbox = tiny.InstantTools(lambda task, action, image: Observation("go on"))
         policy = stage.params([(first, [ANSWER]), (second, [SEARCH, ANSWER])])
-        found = rollouts.TrainRollouts(
-            config, stage.engine, tasks, toolbox, quarantine=Quarantine(), scorer=scorer or make_scorer(config)
-        ).step(policy, 1)
+        with contextlib.closing(scorer or make_scorer(config)) as used:
+            found = rollouts.TrainRollouts(
+                config, stage.engine, tasks, toolbox, quarantine=Quarantine(), scorer=used
+            ).step(policy, 1)
         return sorted(found, key=lambda row: row.task.id)
 
     return play
@@ -98,6 +100,9 @@ class Listed:
 
     def begin(self, prompt):
         self.told.append("begin")
+
+    def close(self):
+        """Nothing is held."""
 
     def score(self, prompt):
         self.told.append("score")
