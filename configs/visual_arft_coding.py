@@ -17,7 +17,7 @@ A variant is words joined by ``_``:
 
 Live: 16 prompts x 8 a step, 225 steps, three times over the questions; rewards on the whole trajectory, format + F1 of
 the answer; one update a step at 1e-6, no KL. Expected: 50 minutes for the steps on v5e:8x8, by the arithmetic of
-docs/compile_check.md, and as much again for ten evaluations at most; the same on 8 x H100 by the same arithmetic.
+docs/compile_check.md, without evaluations; for 8 x H100 nothing was worked out.
 Released: 1,400 steps of 16 recorded steps x 8, KL 0.04; configs/paper_parity.py says what is reproduced and what is
 not; the paper gives no hours for it. Live is as large as configs/qwen7b_tpu.py and its like, which compile; of the
 released recipe the update was compiled for 7b_tpu at e126aa7 (10.5 of 15.75 GiB a device). Neither was run on trained
